@@ -1,0 +1,44 @@
+# make demo | make test | make lint | make bench | make clean
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+# hnswlib compiles from source; an image built on one CPU must run on another.
+export HNSWLIB_NO_NATIVE = 1
+
+.PHONY: demo test lint types unit bench docs clean setup
+.DEFAULT_GOAL := demo
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "kithstream: installing the pinned packages into $(VENV) (the first time takes minutes: torch is large)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server,dev]'
+	@touch $(READY)
+
+demo: $(READY)
+	@$(BIN)/kithstream demo
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: $(READY)
+	$(BIN)/mypy
+
+unit: $(READY)
+	$(BIN)/python -m pytest
+
+test: lint types unit
+
+bench: $(READY)
+	$(BIN)/python -m bench
+
+docs: $(READY)
+	$(BIN)/python -m kithstream.streams.events.schema docs
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,86 @@
+"""The signals: one row each. Ledger, counters, exclusions, schema and documentation are read from this table.
+
+The 18 signals of candidate retrieval are follow, unfollow, mute, block, like, unlike, repost, quote, reply,
+share, bookmark, click, video_watch, not_interested, report, notification_open, notification_tab_click and
+address_book; beside them stand the undos that are no signal of their own (unmute, unblock, ...), `impression`
+(a candidate that was shown), and the controls that carry no edge (profile, deactivation, deletion, retract).
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+from typing import Final, NamedTuple
+
+
+class Kind(Enum):
+    """How the ledger keys a signal."""
+
+    STATE = "state"  # one edge per (actor, family, target[, item]); the winner of the conflict rule counts
+    OCCURRENCE = "occurrence"  # one entry per event id
+    CONTROL = "control"  # about the actor itself, or about another event; no edge
+
+
+class Group(IntEnum):
+    """What a family is to the features: the axis over which counters are summed when they are read."""
+
+    FOLLOW = 0
+    ENGAGE = 1
+    NEGATIVE = 2
+    SILENT = 3  # counted, read by no feature group
+
+
+class Signal(NamedTuple):
+    """One signal; `family` is its number in counter cells and never changes once used."""
+
+    name: str
+    family: int
+    kind: Kind
+    group: Group
+    undo: str | None = None  # the event that takes it back (retract takes back any)
+    trace: bool = False  # the undo is a signal of its own and is counted under its own family
+    item: bool = False  # keyed by item as well
+    excludes: bool = False  # while present, neither account is a candidate for the other
+    follows: bool = False  # while present, the target is no candidate for the actor
+
+
+_STATE, _ONCE, _CONTROL = Kind.STATE, Kind.OCCURRENCE, Kind.CONTROL
+
+SIGNALS: Final[tuple[Signal, ...]] = (
+    Signal("follow", 0, _STATE, Group.FOLLOW, undo="unfollow", trace=True, follows=True),
+    Signal("unfollow", 1, _ONCE, Group.NEGATIVE),
+    Signal("mute", 2, _STATE, Group.NEGATIVE, undo="unmute", excludes=True),
+    Signal("block", 3, _STATE, Group.NEGATIVE, undo="unblock", excludes=True),
+    Signal("like", 4, _STATE, Group.ENGAGE, undo="unlike", trace=True, item=True),
+    Signal("unlike", 5, _ONCE, Group.SILENT),
+    Signal("repost", 6, _STATE, Group.ENGAGE, undo="unrepost", item=True),
+    Signal("quote", 7, _ONCE, Group.ENGAGE),
+    Signal("reply", 8, _ONCE, Group.ENGAGE),
+    Signal("share", 9, _ONCE, Group.ENGAGE),
+    Signal("bookmark", 10, _STATE, Group.ENGAGE, undo="unbookmark", item=True),
+    Signal("click", 11, _ONCE, Group.ENGAGE),
+    Signal("video_watch", 12, _ONCE, Group.ENGAGE),
+    Signal("not_interested", 13, _STATE, Group.NEGATIVE, undo="undo_not_interested", item=True),
+    Signal("report", 14, _STATE, Group.NEGATIVE, undo="withdraw_report", excludes=True),
+    Signal("notification_open", 15, _ONCE, Group.ENGAGE),
+    Signal("notification_tab_click", 16, _ONCE, Group.ENGAGE),
+    Signal("address_book", 17, _STATE, Group.SILENT, undo="address_book_remove"),
+    Signal("impression", 18, _ONCE, Group.SILENT),
+)
+
+CONTROLS: Final[tuple[str, ...]] = (
+    "profile",
+    "account_deactivate",
+    "account_reactivate",
+    "account_delete",
+    "retract",
+)
+
+FAMILIES: Final = len(SIGNALS)
+BY_NAME: Final[dict[str, Signal]] = {s.name: s for s in SIGNALS}
+UNDO_OF: Final[dict[str, Signal]] = {s.undo: s for s in SIGNALS if s.undo is not None}
+NAMES: Final[tuple[str, ...]] = tuple(
+    dict.fromkeys([s.name for s in SIGNALS] + [s.undo for s in SIGNALS if s.undo] + list(CONTROLS))
+)
+GROUP_OF_FAMILY: Final[tuple[int, ...]] = tuple(
+    s.group for s in sorted(SIGNALS, key=lambda signal: signal.family)
+)
