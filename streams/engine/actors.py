@@ -1,0 +1,475 @@
+"""The first stage: events into the out-ledger of their actor, changed edges out to their targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from struct import Struct
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from kithstream.streams.engine import frames
+from kithstream.streams.engine.frames import Frame
+from kithstream.streams.engine.partition import (
+    DELETED,
+    FOLLOWEES,
+    FOLLOWERS,
+    JOB,
+    PROFILE,
+    RETRACTED,
+    ROW_IN,
+    ROW_OUT,
+    SKETCH,
+    Batch,
+    Partition,
+    outbox_key,
+)
+from kithstream.streams.errors import InvalidEvent
+from kithstream.streams.events import wire
+from kithstream.streams.events.signals import SIGNALS, Kind, Signal
+from kithstream.streams.events.wire import Event
+from kithstream.streams.state import ledger, profiles
+from kithstream.streams.state.ledger import DAY, HORIZON, since
+from kithstream.streams.state.protocol import Column, Dropped
+
+
+class Record(NamedTuple):
+    """One record of the log: when it was appended (microseconds), and its bytes."""
+
+    appended: int
+    raw: bytes
+
+
+class DeadLetter(NamedTuple):
+    """A record that could not be used, and why."""
+
+    offset: int
+    reason: str
+    detail: str
+    raw: bytes
+
+
+class Change(NamedTuple):
+    """An edge whose presence or time changed; times in microseconds, -1 for absent."""
+
+    actor: str
+    target: str
+    family: int
+    before: int
+    after: int
+
+
+class Acted(NamedTuple):
+    """What a batch did in its actors' partition."""
+
+    touched: set[str]  # accounts whose row or visibility changed
+    changes: list[Change]  # of state edges
+    dead: list[DeadLetter]
+    accepted: int
+
+
+class _Plan(NamedTuple):
+    """How an event of one name is folded."""
+
+    edge: int  # family of the state edge it decides, -1 for none
+    letter: str
+    undo: int
+    said: int  # family under which the event itself is kept
+    said_letter: str
+    counted: bool  # the event itself is an occurrence
+    item: bool
+
+
+_FOLLOW: Final = 0
+_pack = Struct(">QI").pack
+_day = Struct(">I").pack
+
+
+def _plans(signals: Sequence[Signal]) -> dict[str, _Plan]:
+    plans = {}
+    by_name = {signal.name: signal for signal in signals}
+    for signal in signals:
+        letter = chr(65 + signal.family)
+        state = signal.kind is Kind.STATE
+        occurrence = _Plan(-1, letter, 0, signal.family, letter, True, True)
+        state_edge = _Plan(signal.family, letter, 0, signal.family, letter, False, signal.item)
+        plans.setdefault(signal.name, state_edge if state else occurrence)  # an undo with a trace stays an undo
+        if signal.undo is not None:
+            trace = by_name[signal.undo] if signal.trace else signal
+            plans[signal.undo] = _Plan(
+                signal.family,
+                letter,
+                1,
+                trace.family,
+                chr(65 + trace.family),
+                signal.trace,
+                signal.item,
+            )
+    return plans
+
+
+_PLANS: Final = _plans(SIGNALS)
+_UNDONE_BY: Final = {plan.said: plan.edge for plan in _PLANS.values() if plan.undo and plan.counted}
+
+
+class Actors:
+    """Folds a partition's part of the log, in order."""
+
+    def __init__(self, partition: Partition, route: Mapping[str, int]) -> None:
+        self._partition = partition
+        self._route = route
+
+    def decode(self, records: Sequence[Record], first_offset: int) -> tuple[list[Event], list[DeadLetter]]:
+        """Return the usable events of a poll batch and the dead letters; moves the watermark."""
+        partition = self._partition
+        events: list[Event] = []
+        dead: list[DeadLetter] = []
+        watermark = partition.watermark
+        for offset, (appended, raw) in enumerate(records, first_offset):
+            try:
+                event = wire.decode(raw, now=appended)
+            except InvalidEvent as refused:
+                dead.append(DeadLetter(offset, refused.reason, str(refused), raw))
+                continue
+            if event.time > watermark:
+                watermark = event.time
+            elif event.time < watermark - HORIZON:
+                detail = f"time is {event.time}, expected at least {watermark - HORIZON}"
+                dead.append(DeadLetter(offset, "too_late", detail, raw))
+                continue
+            if partition.deleted and (
+                partition.is_deleted(event.actor) or (event.target and partition.is_deleted(event.target))
+            ):
+                dead.append(DeadLetter(offset, "deleted", "the account was deleted", b""))
+                continue
+            events.append(event)
+        self._roll_days(watermark)
+        partition.watermark = watermark
+        return events, dead
+
+    def _roll_days(self, watermark: int) -> None:
+        """Remember which day-wise entries lie wholly beyond the horizon; the next write drops them."""
+        partition = self._partition
+        if watermark // DAY != partition.watermark // DAY:
+            oldest = max((watermark - HORIZON) // DAY - 1, 0)
+            partition.expired = [
+                Dropped(column, ledger.day_prefix(0), ledger.day_prefix(oldest))
+                for column in (Column.SAID, Column.HEARD)
+            ]
+            partition.expired.append(
+                Dropped(Column.META, RETRACTED + ledger.day_prefix(0), RETRACTED + ledger.day_prefix(oldest))
+            )
+            partition.retracted = {name: day for name, day in partition.retracted.items() if day >= oldest}
+
+    def apply(self, events: Sequence[Event], next_offset: int) -> Acted:
+        """Fold decoded events and write them as one, so that the store's offset becomes `next_offset`.
+
+        An event that needs to read the ledger as it stands (retract, delete) closes the batch before it.
+        """
+        touched: set[str] = set()
+        changes: list[Change] = []
+        start = 0
+        applied = self._partition.applied
+        for place, event in enumerate(events):
+            if event.signal in ("retract", "account_delete"):
+                # Events before it are folded but the offset stays: a crash in between repeats them, to no effect.
+                if place > start:
+                    self._fold(events[start:place], applied, touched, changes)
+                if event.signal == "retract":
+                    self._retract(event, touched, changes)
+                else:
+                    self._delete(event, touched)
+                start = place + 1
+        self._fold(events[start:], next_offset, touched, changes)
+        return Acted(touched, changes, [], len(events))
+
+    def _fold(
+        self, events: Sequence[Event], next_offset: int, touched: set[str], changed: list[Change]
+    ) -> None:
+        partition = self._partition
+        batch = Batch(partition)
+        edges: dict[bytes, bytes | None] = {}
+        said: dict[bytes, bytes | None] = {}
+        work: list[tuple[Event, _Plan, bytes, bytes, bytes]] = []
+        retracted = partition.retracted
+        for event in events:
+            plan = _PLANS.get(event.signal)
+            if plan is None:
+                self._profile(event, batch)
+                continue
+            actor, target, time = event.actor, event.target, event.time
+            item = event.item if plan.item else ""
+            event_id = event.id
+            if retracted and f"{actor}\0{event_id}".encode() in retracted:
+                continue
+            stamp = _pack((event.source == "server") << 63 | time << 1 | plan.undo, crc32(event_id.encode()))
+            said_key = _day(time // DAY) + f"{actor}\0{event_id}\0{plan.said_letter}{target}\0{item}".encode()
+            edge_key = f"{actor}\0{plan.letter}{target}\0{item}".encode() if plan.edge >= 0 else b""
+            work.append((event, plan, stamp, said_key, edge_key))
+            said[said_key] = None
+            if edge_key:
+                edges[edge_key] = None
+        store = partition.store
+        edges.update(zip(edges, store.get(Column.OUT, list(edges)), strict=True))
+        said.update(zip(said, store.get(Column.SAID, list(said)), strict=True))
+        first_edges: dict[bytes, tuple[bytes | None, Event, int]] = {}
+        first_said: dict[bytes, tuple[bytes | None, Event, int]] = {}
+        floor = partition.watermark - HORIZON
+        for event, plan, stamp, said_key, edge_key in work:
+            entry = ledger.NO_EDGE + (_undone(stamp) if plan.undo and plan.counted else stamp)
+            held = said[said_key]
+            if held is None or entry > held:
+                if said_key not in first_said:
+                    first_said[said_key] = held, event, plan.said if plan.counted else -1
+                said[said_key] = entry
+            elif entry == held:
+                continue  # the same event again
+            if edge_key:
+                old = edges[edge_key]
+                new = ledger.add(old, stamp, floor)
+                if new is not old:
+                    if edge_key not in first_edges:
+                        first_edges[edge_key] = old, event, plan.edge
+                    edges[edge_key] = new
+        out: dict[int, Frame] = {}
+        self._state_changes(first_edges, edges, batch, out, changed)
+        self._occurrence_changes(first_said, said, batch, out)
+        self._finish(batch, out, next_offset)
+        touched.update(batch.touched)
+
+    def _state_changes(
+        self,
+        first: Mapping[bytes, tuple[bytes | None, Event, int]],
+        edges: Mapping[bytes, bytes | None],
+        batch: Batch,
+        out: dict[int, Frame],
+        changed: list[Change],
+    ) -> None:
+        partition, route = self._partition, self._route
+        staged = batch.changes[Column.OUT]
+        flips: list[tuple[str, str, int]] = []
+        followers = {event.actor for _, event, family in first.values() if family == _FOLLOW}
+        carried = {a: p.carried() for a, p in partition.load_profiles(followers).items()}
+        for key, (old, event, family) in first.items():
+            new = edges[key]
+            assert new is not None  # noqa: S101 (a fold never removes an edge)
+            staged[key] = new
+            actor, target = event.actor, event.target
+            if old is not None and old[:14] == new[:14]:
+                continue  # a lesser stamp: the edge's state is as it was
+            before, after = since(old), since(new)
+            item = key.rsplit(b"\0", 1)[1]
+            in_key = b"%b\0%c%b\0%b" % (target.encode(), 65 + family, actor.encode(), item)
+            place = route[target]
+            frame = out.get(place)
+            if frame is None:
+                frame = out[place] = Frame(partition.watermark)
+            frame.states += (in_key, new[:14] + carried[actor] if family == _FOLLOW else new[:14])
+            if before == after:
+                continue
+            batch.edge(actor, family, before, after)
+            changed.append(Change(actor, target, family, before, after))
+            if family == _FOLLOW:
+                batch.recents.append((actor, before, after, target))
+                if (before >= 0) != (after >= 0):
+                    flips.append((actor, target, 1 if after >= 0 else -1))
+        batch.fold_mutual(flips, Column.IN)
+
+    def _occurrence_changes(
+        self,
+        first: Mapping[bytes, tuple[bytes | None, Event, int]],
+        said: Mapping[bytes, bytes | None],
+        batch: Batch,
+        out: dict[int, Frame],
+    ) -> None:
+        route, watermark = self._route, self._partition.watermark
+        staged = batch.changes[Column.SAID]
+        for key, (old, event, family) in first.items():
+            new = said[key]
+            assert new is not None  # noqa: S101 (a fold never removes an entry)
+            staged[key] = new
+            if family < 0:
+                continue
+            actor, target = event.actor, event.target
+            batch.edge(actor, family, since(old), since(new))
+            place = route[target]
+            frame = out.get(place)
+            if frame is None:
+                frame = out[place] = Frame(watermark)
+            frame.heard += (heard_of(key), new)
+
+    def _finish(self, batch: Batch, out: Mapping[int, Frame], next_offset: int) -> None:
+        """Fold the rows, put the frames into the outbox, and write."""
+        partition = self._partition
+        batch.fold_rows(ROW_OUT)
+        batch.fold_recents(FOLLOWEES, Column.OUT)
+        meta = batch.changes[Column.META]
+        for destination, frame in out.items():
+            number = partition.next_frame
+            partition.next_frame += 1
+            raw = frames.encode(frame)
+            meta[outbox_key(number, destination)] = raw
+            partition.outbox[number] = destination, raw
+        partition.applied = next_offset
+        batch.dropped = partition.expired
+        batch.write()
+        partition.expired = []
+
+    def _profile(self, event: Event, batch: Batch) -> None:
+        partition = self._partition
+        account = event.actor
+        profile = partition.profile(account)
+        if profiles.apply(profile, event):
+            partition.jobs[account] = b""
+            batch.changes[Column.META][JOB + account.encode()] = b""
+        batch.changes[Column.ROWS][PROFILE + account.encode()] = profiles.dump(profile)
+        batch.touched.add(account)
+
+    def _retract(self, event: Event, touched: set[str], changed: list[Change]) -> None:
+        """Take back every trace of one event, and keep its id out if it is still to come."""
+        partition = self._partition
+        store = partition.store
+        name = f"{event.actor}\0{event.retracts}".encode()
+        if name in partition.retracted:
+            return
+        batch = Batch(partition)
+        edges: dict[bytes, bytes | None] = {}
+        said: dict[bytes, bytes | None] = {}
+        first_edges: dict[bytes, tuple[bytes | None, Event, int]] = {}
+        first_said: dict[bytes, tuple[bytes | None, Event, int]] = {}
+        today = partition.watermark // DAY
+        for day in range(max(today - 8, 0), today + 2):
+            for key, entry in store.scan(Column.SAID, ledger.day_prefix(day) + name + b"\0"):
+                letter_target, item = key[4 + len(name) + 1 :].split(b"\0")
+                target, said_family = letter_target[1:].decode(), letter_target[0] - 65
+                stamp = entry[ledger.EPOCH :]
+                if not stamp:
+                    continue
+                about = Event(event.id, "", event.actor, event.time, target=target, item=item.decode())
+                counted = SIGNALS[said_family].kind is Kind.OCCURRENCE
+                family = _UNDONE_BY.get(said_family, -1) if counted else said_family
+                if counted:
+                    first_said[key] = entry, about, said_family
+                    said[key] = b"\0\1"
+                if family < 0:
+                    continue
+                edge_key = b"%b\0%c%b\0%b" % (event.actor.encode(), 65 + family, letter_target[1:], item)
+                old = edges[edge_key] if edge_key in edges else store.get(Column.OUT, [edge_key])[0]
+                if old is not None:
+                    first_edges.setdefault(edge_key, (old, about, family))
+                    edges[edge_key] = ledger.take_out(old, _as_undo(stamp) if counted else stamp)
+        out: dict[int, Frame] = {}
+        self._state_changes(first_edges, edges, batch, out, changed)
+        self._occurrence_changes(first_said, said, batch, out)
+        partition.retracted[name] = event.time // DAY
+        batch.changes[Column.META][RETRACTED + _day(event.time // DAY) + name] = b""
+        self._finish(batch, out, partition.applied)
+        touched.update(batch.touched)
+
+    def _delete(self, event: Event, touched: set[str]) -> None:
+        """Remove an account and everything that names it; a salted hash stays and keeps late events out."""
+        partition, route = self._partition, self._route
+        account, store = event.actor, partition.store
+        batch = Batch(partition)
+        out: dict[int, Frame] = {}
+
+        def to(place: int) -> Frame:
+            return out.setdefault(place, Frame(partition.watermark))
+
+        prefix = account.encode() + b"\0"
+        for key, _ in store.scan(Column.OUT, prefix):
+            letter_target, item = key[len(prefix) :].split(b"\0")
+            target = letter_target[1:]
+            in_key = b"%b\0%c%b\0%b" % (target, letter_target[0], account.encode(), item)
+            to(route[target.decode()]).states += (in_key, frames.GONE)
+            batch.changes[Column.OUT][key] = None
+        for key, _ in store.scan(Column.IN, prefix):
+            letter_actor, item = key[len(prefix) :].split(b"\0")
+            actor = letter_actor[1:]
+            out_key = b"%b\0%c%b\0%b" % (actor, letter_actor[0], account.encode(), item)
+            to(route[actor.decode()]).void.append(out_key)
+            batch.changes[Column.IN][key] = None
+        today = partition.watermark // DAY
+        for day in range(max(today - 8, 0), today + 2):
+            for key, _ in store.scan(Column.SAID, ledger.day_prefix(day) + prefix):
+                _, letter_target, _ = key[4 + len(prefix) :].split(b"\0")
+                if SIGNALS[letter_target[0] - 65].kind is Kind.OCCURRENCE:
+                    to(route[letter_target[1:].decode()]).heard += (heard_of(key), frames.GONE)
+                batch.changes[Column.SAID][key] = None
+            for key, _ in store.scan(Column.HEARD, ledger.day_prefix(day) + prefix):
+                actor = key[4 + len(prefix) :].split(b"\0")[0][1:]
+                to(route[actor.decode()]).unsaid.append(said_of(key))
+                batch.changes[Column.HEARD][key] = None
+        fingerprint = partition.fingerprint(account)
+        for place in range(partition.partitions):
+            to(place).deleted.append(fingerprint)
+        for letter, cache in (
+            (ROW_IN, partition.rows),
+            (ROW_OUT, partition.rows),
+            (FOLLOWERS, partition.recents),
+            (FOLLOWEES, partition.recents),
+            (PROFILE, partition.profiles),
+            (SKETCH, None),
+        ):
+            batch.changes[Column.ROWS][letter + account.encode()] = None
+            if cache is not None:
+                cache.drop(letter + account.encode())
+        if partition.jobs.pop(account, None) is not None:
+            batch.changes[Column.META][JOB + account.encode()] = None
+        partition.deleted.add(fingerprint)
+        batch.changes[Column.META][DELETED + fingerprint] = b""
+        batch.touched.add(account)
+        self._finish(batch, out, partition.applied)
+        touched.update(batch.touched)
+
+    def work(self) -> int:
+        """Re-send some follows of accounts whose carried attributes changed; return how many, 0 when none waits."""
+        partition = self._partition
+        left = partition.config.job_edges
+        if not partition.jobs:
+            return 0
+        batch = Batch(partition)
+        out: dict[int, Frame] = {}
+        for account, cursor in list(partition.jobs.items()):
+            carried = partition.profile(account).carried()
+            prefix = f"{account}\0{chr(65 + _FOLLOW)}".encode()
+            job = JOB + account.encode()
+            for key, value in partition.store.scan_from(Column.OUT, prefix, cursor):
+                if left <= 0:
+                    partition.jobs[account] = batch.changes[Column.META][job] = key
+                    break
+                left -= 1
+                if since(value) < 0:
+                    continue
+                target = key[len(prefix) : -1]
+                in_key = b"%b\0%c%b\0" % (target, 65 + _FOLLOW, account.encode())
+                place = self._route[target.decode()]
+                out.setdefault(place, Frame(partition.watermark)).states += (in_key, value[:14] + carried)
+            else:
+                del partition.jobs[account]
+                batch.changes[Column.META][job] = None
+            if left <= 0:
+                break
+        self._finish(batch, out, partition.applied)
+        return partition.config.job_edges - left + 1
+
+
+def heard_of(said_key: bytes) -> bytes:
+    """Return the target's key of an occurrence, from its actor's."""
+    actor, event_id, letter_target, item = said_key[4:].split(b"\0")
+    return b"%b%b\0%c%b\0%b\0%b" % (said_key[:4], letter_target[1:], letter_target[0], actor, item, event_id)
+
+
+def said_of(heard_key: bytes) -> bytes:
+    """Return the actor's key of an occurrence, from its target's: the inverse of `heard_of`."""
+    target, letter_actor, item, event_id = heard_key[4:].split(b"\0")
+    return b"%b%b\0%b\0%c%b\0%b" % (heard_key[:4], letter_actor[1:], event_id, letter_actor[0], target, item)
+
+
+def _undone(stamp: bytes) -> bytes:
+    """The stamp of an undo's own trace: present since the undo's time."""
+    return stamp[:7] + bytes([stamp[7] & 0xFE]) + stamp[8:]
+
+
+def _as_undo(stamp: bytes) -> bytes:
+    """The inverse of `_undone`."""
+    return stamp[:7] + bytes([stamp[7] | 1]) + stamp[8:]

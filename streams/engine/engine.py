@@ -1,0 +1,129 @@
+"""The two stages over P partitions. No Kafka, no HTTP, no clock of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from kithstream.streams.config import EngineConfig
+from kithstream.streams.engine import frames
+from kithstream.streams.engine.actors import Acted, Actors, Change, DeadLetter, Record
+from kithstream.streams.engine.partition import Partition, outbox_key
+from kithstream.streams.engine.routing import Route
+from kithstream.streams.engine.targets import Heard, Targets
+from kithstream.streams.events.wire import Event
+from kithstream.streams.state.protocol import Store
+
+
+class Waiting(NamedTuple):
+    """A frame in an outbox: where it lies, its number there, and where it goes."""
+
+    source: int
+    number: int
+    destination: int
+    raw: bytes
+
+
+class Settled(NamedTuple):
+    """What exchanging frames until none waits has done."""
+
+    touched: set[str]
+    changes: list[tuple[str, str, int, bool]]  # (target, actor, family, present)
+    frames: int
+
+
+Before = Callable[[Sequence[Event]], None]
+
+
+class Engine:
+    """Stores of P partitions and the stages that fold into them; one thread at a time."""
+
+    def __init__(self, stores: Sequence[Store], config: EngineConfig, *, salt: bytes) -> None:
+        self.config = config
+        self.route = Route(len(stores))
+        self.partitions = [
+            Partition(store, number, len(stores), config, salt=salt) for number, store in enumerate(stores)
+        ]
+        self._actors = [Actors(partition, self.route) for partition in self.partitions]
+        self._targets = [Targets(partition, self.route) for partition in self.partitions]
+
+    @property
+    def watermark(self) -> int:
+        """The newest event time of any partition, in microseconds."""
+        return max(partition.watermark for partition in self.partitions)
+
+    def apply(
+        self, number: int, records: Sequence[Record], first_offset: int, before: Before | None = None
+    ) -> Acted:
+        """Fold consecutive records of one partition's log; those below its offset are skipped.
+
+        `before` sees the usable events while the rows are still as they were.
+        """
+        partition = self.partitions[number]
+        skipped = max(partition.applied - first_offset, 0)
+        records = records[skipped:]
+        if not records:
+            return Acted(set(), [], [], 0)
+        first_offset += skipped
+        actors = self._actors[number]
+        events, dead = actors.decode(records, first_offset)
+        if before is not None:
+            before(events)
+        acted = actors.apply(events, first_offset + len(records))
+        return acted._replace(dead=dead)
+
+    def waiting(self) -> list[Waiting]:
+        """Return the frames that no destination has acknowledged, oldest first."""
+        return [
+            Waiting(partition.number, number, destination, raw)
+            for partition in self.partitions
+            for number, (destination, raw) in sorted(partition.outbox.items())
+        ]
+
+    def deliver(self, destination: int, raw: Iterable[bytes]) -> Heard:
+        """Fold frames at their destination; again or out of order makes no difference."""
+        return self._targets[destination].apply([frames.decode(frame) for frame in raw])
+
+    def acknowledge(self, frame: Waiting) -> None:
+        """Forget a frame that its destination has written."""
+        partition = self.partitions[frame.source]
+        if partition.outbox.pop(frame.number, None) is not None:
+            partition.acknowledged.append(outbox_key(frame.number, frame.destination))
+
+    def exchange(self) -> Settled:
+        """Deliver every waiting frame, the replies to them too."""
+        settled = Settled(set(), [], 0)
+        count = 0
+        while waiting := self.waiting():
+            by_destination: dict[int, list[Waiting]] = {}
+            for frame in waiting:
+                by_destination.setdefault(frame.destination, []).append(frame)
+            for destination, batch in by_destination.items():
+                heard = self.deliver(destination, [frame.raw for frame in batch])
+                settled.touched.update(heard.touched)
+                settled.changes.extend(heard.changes)
+                for frame in batch:
+                    self.acknowledge(frame)
+            count += len(waiting)
+        return settled._replace(frames=count)
+
+    def work(self) -> int:
+        """Do a bounded piece of background work in each partition; 0 when nothing is left."""
+        return sum(actors.work() for actors in self._actors)
+
+    def settle(self) -> Settled:
+        """Exchange and work until the state is at rest."""
+        total = self.exchange()
+        while self.work():
+            more = self.exchange()
+            total.touched.update(more.touched)
+            total.changes.extend(more.changes)
+        return total
+
+    def close(self) -> None:
+        """Close the stores; nothing is pending, since every batch was written."""
+        for partition in self.partitions:
+            partition.store.close()
+
+
+__all__ = ["Acted", "Change", "DeadLetter", "Engine", "Record", "Settled", "Waiting"]

@@ -1,0 +1,265 @@
+"""One partition's state between batches: its store, and read caches that are written through every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from typing import Final, Generic, TypeVar
+
+from kithstream.streams.config import EngineConfig
+from kithstream.streams.errors import WrongLayout
+from kithstream.streams.state import counters, ledger, profiles, recent, sketches
+from kithstream.streams.state.counters import Kind
+from kithstream.streams.state.ledger import MINUTE
+from kithstream.streams.state.profiles import Profile
+from kithstream.streams.state.protocol import Column, Dropped, Store
+from kithstream.streams.state.recent import Recent
+
+FORMAT: Final = 1
+
+# Keys of the column ROWS: a letter, then the account.
+ROW_IN, ROW_OUT, FOLLOWERS, FOLLOWEES, SKETCH, PROFILE = b"i", b"o", b"f", b"g", b"s", b"p"
+# Keys of the column META.
+APPLIED, WATERMARK, LAYOUT, SALT = b"applied", b"watermark", b"layout", b"salt"
+OUTBOX, DELETED, RETRACTED, JOB = b"O", b"X", b"R", b"J"
+
+_FOLLOW: Final = 0
+_MUTUAL: Final = counters.cell(_FOLLOW, Kind.MUTUAL, 0)
+_V = TypeVar("_V")
+
+
+class ReadCache(Generic[_V]):
+    """A bounded cache in two generations: a hit costs one look-up and no bookkeeping."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._hot: dict[bytes, _V] = {}
+        self._cold: dict[bytes, _V] = {}
+
+    def get(self, key: bytes) -> _V | None:
+        value = self._hot.get(key)
+        if value is None:
+            value = self._cold.get(key)
+            if value is not None:
+                self.put(key, value)
+        return value
+
+    def put(self, key: bytes, value: _V) -> None:
+        self._hot[key] = value
+        if len(self._hot) >= self._size:
+            self._hot, self._cold = {}, self._hot
+
+    def drop(self, key: bytes) -> None:
+        self._hot.pop(key, None)
+        self._cold.pop(key, None)
+
+
+class Partition:
+    """State of the accounts with murmur2(id) mod P = number; one writer at a time."""
+
+    def __init__(
+        self, store: Store, number: int, partitions: int, config: EngineConfig, *, salt: bytes
+    ) -> None:
+        """Take over a store; raises WrongLayout if it was made for another place."""
+        self.store = store
+        self.number = number
+        self.partitions = partitions
+        self.config = config
+        layout = f"{FORMAT} {number}/{partitions}".encode()
+        stored, applied, watermark, old_salt = store.get(Column.META, [LAYOUT, APPLIED, WATERMARK, SALT])
+        if stored is None:
+            store.write({Column.META: {LAYOUT: layout, SALT: salt}})
+        elif stored != layout:
+            raise WrongLayout(f"the store holds format and partition {stored.decode()}, not {layout.decode()}")
+        self.salt = old_salt or salt
+        self.applied = int.from_bytes(applied, "big") if applied else 0  # the next offset of the log
+        self.watermark = int.from_bytes(watermark, "big") if watermark else 0  # newest event time, microseconds
+        self.rows: ReadCache[bytearray] = ReadCache(config.row_cache)
+        self.recents: ReadCache[Recent] = ReadCache(config.row_cache)
+        self.profiles: ReadCache[Profile] = ReadCache(config.row_cache)
+        self.outbox = {
+            int.from_bytes(key[1:9], "big"): (int.from_bytes(key[9:], "big"), value)
+            for key, value in store.scan(Column.META, OUTBOX)
+        }
+        self.next_frame = max(self.outbox, default=self.applied << 20) + 1
+        self.acknowledged: list[bytes] = []  # outbox keys to delete with the next batch
+        self.deleted = {key[1:] for key, _ in store.scan(Column.META, DELETED)}
+        self.retracted = {  # actor NUL event id -> day of the retraction
+            key[5:]: int.from_bytes(key[1:5], "big") for key, _ in store.scan(Column.META, RETRACTED)
+        }
+        self.expired: list[Dropped] = []  # ranges beyond the horizon, to drop with the next batch
+        self.jobs = {key[1:].decode(): value for key, value in store.scan(Column.META, JOB)}
+
+    def fingerprint(self, account: str) -> bytes:
+        """Return the salted hash under which a deleted account is remembered."""
+        return blake2b(account.encode(), digest_size=16, key=self.salt).digest()
+
+    def is_deleted(self, account: str) -> bool:
+        """True if the account was deleted; its late events are kept out."""
+        return bool(self.deleted) and self.fingerprint(account) in self.deleted
+
+    def profile(self, account: str) -> Profile:
+        """Return the account's profile; an empty one if it never told."""
+        return self.load_profiles([account])[account]
+
+    def load_rows(self, keys: Iterable[bytes]) -> dict[bytes, bytearray]:
+        """Return rows by their keys in ROWS, empty ones where there is none."""
+        cached = self.rows.get
+        rows: dict[bytes, bytearray] = {}
+        missing = []
+        for key in keys:
+            row = cached(key)
+            if row is None:
+                missing.append(key)
+            else:
+                rows[key] = row
+        for key, stored in zip(missing, self.store.get(Column.ROWS, missing), strict=True):
+            rows[key] = row = bytearray(stored or b"")
+            self.rows.put(key, row)
+        return rows
+
+    def load_recents(self, keys: Iterable[bytes]) -> dict[bytes, Recent]:
+        """Return lists of recent neighbours by their keys in ROWS."""
+        return _load(keys, self.recents, self.store, recent.load)
+
+    def load_profiles(self, accounts: Iterable[str]) -> dict[str, Profile]:
+        """Return profiles by account."""
+        keys = {PROFILE + account.encode(): account for account in accounts}
+        found = _load(keys, self.profiles, self.store, profiles.load)
+        return {keys[key]: profile for key, profile in found.items()}
+
+
+def _load(
+    keys: Iterable[bytes], cache: ReadCache[_V], store: Store, load: Callable[[bytes | None], _V]
+) -> dict[bytes, _V]:
+    values: dict[bytes, _V] = {}
+    missing = []
+    for key in keys:
+        value = cache.get(key)
+        if value is None:
+            missing.append(key)
+        else:
+            values[key] = value
+    for key, stored in zip(missing, store.get(Column.ROWS, missing), strict=True):
+        values[key] = value = load(stored)
+        cache.put(key, value)
+    return values
+
+
+class Batch:
+    """Everything one batch changes in a partition, until it is written as one."""
+
+    def __init__(self, partition: Partition) -> None:
+        self.partition = partition
+        self.changes: dict[Column, dict[bytes, bytes | None]] = {column: {} for column in Column}
+        self.counts: dict[tuple[str, int, int], int] = {}  # (account, family, minute) -> change
+        self.cells: dict[tuple[bytes, bytes], int] = {}  # (row key, cell) -> change
+        self.recents: list[tuple[str, int, int, str]] = []  # (account, time before, time after, other)
+        self.sketched: list[tuple[str, str, int]] = []  # (account, follower, +1 or -1)
+        self.touched: set[str] = set()  # accounts whose rows changed
+        self.dropped: list[Dropped] = []
+
+    def edge(self, account: str, family: int, before: int, after: int) -> None:
+        """Count that an edge's or occurrence's time went from `before` to `after`; -1 is absent."""
+        counts = self.counts
+        if before >= 0:
+            at = account, family, before // MINUTE
+            counts[at] = counts.get(at, 0) - 1
+        if after >= 0:
+            at = account, family, after // MINUTE
+            counts[at] = counts.get(at, 0) + 1
+
+    def cell(self, row_key: bytes, name: bytes, by: int) -> None:
+        """Add to a cell that is no time bucket."""
+        self.cells[row_key, name] = self.cells.get((row_key, name), 0) + by
+
+    def fold_rows(self, row_prefix: bytes) -> None:
+        """Bring the counts and cells into the rows of one direction."""
+        partition = self.partition
+        now_minute = partition.watermark // MINUTE
+        keys = {account: row_prefix + account.encode() for account, _, _ in self.counts}
+        rows = partition.load_rows({*keys.values(), *(key for key, _ in self.cells)})
+        count_at, bump_first = counters.count_at, counters.bump_first
+        for (account, family, minute), by in self.counts.items():
+            if by:
+                count_at(rows[keys[account]], family, minute, by, now_minute)
+        for (key, name), by in self.cells.items():
+            if by:
+                bump_first(rows[key], name, by)
+        staged = self.changes[Column.ROWS]
+        for key, row in rows.items():
+            if len(row) > 2048 and len(row) % 512 == 0:
+                row[:] = counters.prune(row, now_minute)
+            staged[key] = bytes(row) if row else None
+        self.touched.update(keys)
+        self.touched.update(key[1:].decode() for key, _ in self.cells)
+
+    def fold_recents(self, list_prefix: bytes, column: Column) -> None:
+        """Bring the changed follows into the neighbour lists of one direction."""
+        if not self.recents:
+            return
+        partition = self.partition
+        keys = {account: list_prefix + account.encode() for account, _, _, _ in self.recents}
+        lists = partition.load_recents(keys.values())
+        again = set()
+        for account, before, after, other in self.recents:
+            known = lists[keys[account]]
+            if before >= 0 and known.remove(before, other):
+                again.add(account)
+            if after >= 0:
+                known.add(after, other)
+        for account in again:
+            known = lists[keys[account]]
+            made = recent.newest(self._present(account, column))
+            known.entries, known.complete = made.entries, made.complete
+        staged = self.changes[Column.ROWS]
+        for key, known in lists.items():
+            staged[key] = recent.dump(known)
+        self.touched.update(keys)
+
+    def _present(self, account: str, column: Column) -> list[recent.Entry]:
+        """The account's present follows as this batch leaves them."""
+        prefix = f"{account}\0{chr(65 + _FOLLOW)}".encode()
+        edges: dict[bytes, bytes | None] = dict(self.partition.store.scan(column, prefix))
+        edges.update((k, v) for k, v in self.changes[column].items() if k.startswith(prefix))
+        return [
+            (-time, key[len(prefix) : -1].decode())
+            for key, value in edges.items()
+            if (time := ledger.since(value)) >= 0
+        ]
+
+    def fold_sketches(self) -> None:
+        """Bring gained and lost followers into their targets' sketches."""
+        if not self.sketched:
+            return
+        keys = list(dict.fromkeys(SKETCH + account.encode() for account, _, _ in self.sketched))
+        sums = dict(zip(keys, self.partition.store.get(Column.ROWS, keys), strict=True))
+        for account, follower, by in self.sketched:
+            key = SKETCH + account.encode()
+            sums[key] = sketches.fold(sums[key], follower, by)
+        self.changes[Column.ROWS].update((key, value or None) for key, value in sums.items())
+
+    def fold_mutual(self, flips: list[tuple[str, str, int]], other_column: Column) -> None:
+        """Count follows that are returned; flips are (account, other, +1 or -1) of one direction's ledger."""
+        if not flips:
+            return
+        keys = [ledger.edge_key(account, _FOLLOW, other, "") for account, other, _ in flips]
+        for (account, _, by), value in zip(flips, self.partition.store.get(other_column, keys), strict=True):
+            if ledger.since(value) >= 0:
+                self.cell(ROW_IN + account.encode(), _MUTUAL, by)
+
+    def write(self) -> None:
+        """Write everything as one; after it nothing lives only in memory."""
+        partition = self.partition
+        meta = self.changes[Column.META]
+        meta[APPLIED] = partition.applied.to_bytes(8, "big")
+        meta[WATERMARK] = partition.watermark.to_bytes(8, "big")
+        for key in partition.acknowledged:
+            meta[key] = None
+        partition.store.write(self.changes, self.dropped)
+        partition.acknowledged.clear()
+
+
+def outbox_key(number: int, destination: int) -> bytes:
+    """Return the key under which a frame waits for its destination partition."""
+    return OUTBOX + number.to_bytes(8, "big") + destination.to_bytes(4, "big")

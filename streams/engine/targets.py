@@ -1,0 +1,184 @@
+"""The second stage: states of edges into the in-ledger of their target. The greatest bytes win, so order is free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from kithstream.streams.engine import frames
+from kithstream.streams.engine.actors import said_of
+from kithstream.streams.engine.frames import Frame
+from kithstream.streams.engine.partition import (
+    DELETED,
+    FOLLOWEES,
+    FOLLOWERS,
+    ROW_IN,
+    ROW_OUT,
+    Batch,
+    Partition,
+    outbox_key,
+)
+from kithstream.streams.engine.routing import Route
+from kithstream.streams.state import counters
+from kithstream.streams.state.counters import Kind
+from kithstream.streams.state.ledger import since
+from kithstream.streams.state.protocol import Column
+
+_FOLLOW: Final = 0
+_FOLLOW_LETTER: Final = 65 + _FOLLOW
+
+
+class Heard(NamedTuple):
+    """What a batch of frames did in its targets' partition."""
+
+    touched: set[str]
+    changes: list[tuple[str, str, int, bool]]  # (target, actor, family, present): presence that changed
+
+
+class Targets:
+    """Folds the frames sent to a partition."""
+
+    def __init__(self, partition: Partition, route: Route) -> None:
+        self._partition = partition
+        self._route = route
+
+    def apply(self, received: Sequence[Frame]) -> Heard:
+        """Fold frames and write them as one. Repeats and older states change nothing."""
+        partition = self._partition
+        batch = Batch(partition)
+        replies: dict[int, Frame] = {}
+        for frame in received:
+            partition.watermark = max(partition.watermark, frame.watermark)
+            for fingerprint in frame.deleted:
+                partition.deleted.add(fingerprint)
+                batch.changes[Column.META][DELETED + fingerprint] = b""
+        changed: list[tuple[str, str, int, bool]] = []
+        self._states(received, batch, replies, changed)
+        self._occurrences(received, batch, replies)
+        batch.fold_rows(ROW_IN)
+        batch.fold_recents(FOLLOWERS, Column.IN)
+        batch.fold_sketches()
+        meta = batch.changes[Column.META]
+        for destination, frame in replies.items():
+            number = partition.next_frame
+            partition.next_frame += 1
+            raw = frames.encode(frame)
+            meta[outbox_key(number, destination)] = raw
+            partition.outbox[number] = destination, raw
+        batch.write()
+        touched = batch.touched
+        if any(frame.void or frame.unsaid for frame in received):
+            touched = touched | self._void(received)
+        return Heard(touched, changed)
+
+    def _states(
+        self,
+        received: Sequence[Frame],
+        batch: Batch,
+        replies: dict[int, Frame],
+        changed: list[tuple[str, str, int, bool]],
+    ) -> None:
+        partition = self._partition
+        states: dict[bytes, bytes] = {}
+        for frame in received:
+            pairs = iter(frame.states)
+            for key, value in zip(pairs, pairs, strict=True):
+                if (held := states.get(key)) is None or value > held:
+                    states[key] = value
+        flips: list[tuple[str, str, int]] = []
+        staged = batch.changes[Column.IN]
+        stored = partition.store.get(Column.IN, list(states))
+        for (key, new), old in zip(states.items(), stored, strict=True):
+            if old is not None and new <= old:
+                continue
+            target_bytes, letter_actor, item = key.split(b"\0")
+            target, actor, family = target_bytes.decode(), letter_actor[1:].decode(), letter_actor[0] - 65
+            if partition.deleted and partition.is_deleted(actor):
+                new = frames.GONE
+            if partition.deleted and partition.is_deleted(target):
+                if new != frames.GONE:
+                    out_key = b"%b\0%c%b\0%b" % (letter_actor[1:], letter_actor[0], target_bytes, item)
+                    self._reply(replies, actor).void.append(out_key)
+                continue
+            staged[key] = new if new != frames.GONE else None  # the salted hash keeps it out from here on
+            before, after = since(old), since(new)
+            if before != after:
+                batch.edge(target, family, before, after)
+            if (before >= 0) != (after >= 0):
+                changed.append((target, actor, family, after >= 0))
+            if family != _FOLLOW:
+                continue
+            self._audience(batch, target_bytes, old if before >= 0 else None, new if after >= 0 else None)
+            if before != after:
+                batch.recents.append((target, before, after, actor))
+            if (before >= 0) != (after >= 0):
+                by = 1 if after >= 0 else -1
+                batch.sketched.append((target, actor, by))
+                flips.append((target, actor, by))
+        batch.fold_mutual(flips, Column.OUT)
+
+    def _audience(self, batch: Batch, target: bytes, old: bytes | None, new: bytes | None) -> None:
+        """Move a follower from the language and country it was counted in to those it carries."""
+        was, now = (old or b"")[18:22], (new or b"")[18:22]
+        if was == now:
+            return
+        row_key = ROW_IN + target
+        for carried, by in ((was, -1), (now, 1)):
+            if carried:
+                for kind, place in ((Kind.LANGUAGE, carried[:2]), (Kind.COUNTRY, carried[2:])):
+                    batch.cell(row_key, counters.cell(_FOLLOW, kind, int.from_bytes(place, "big")), by)
+
+    def _occurrences(self, received: Sequence[Frame], batch: Batch, replies: dict[int, Frame]) -> None:
+        partition = self._partition
+        heard: dict[bytes, bytes] = {}
+        for frame in received:
+            pairs = iter(frame.heard)
+            for key, value in zip(pairs, pairs, strict=True):
+                if (held := heard.get(key)) is None or value > held:
+                    heard[key] = value
+        staged = batch.changes[Column.HEARD]
+        stored = partition.store.get(Column.HEARD, list(heard))
+        for (key, new), old in zip(heard.items(), stored, strict=True):
+            if old is not None and new <= old:
+                continue
+            target_bytes, letter_actor, _, _ = key[4:].split(b"\0")
+            target, actor = target_bytes.decode(), letter_actor[1:].decode()
+            if partition.deleted and partition.is_deleted(actor):
+                new = frames.GONE
+            if partition.deleted and partition.is_deleted(target):
+                if new != frames.GONE:
+                    self._reply(replies, actor).unsaid.append(said_of(key))
+                continue
+            staged[key] = new if new != frames.GONE else None
+            batch.edge(target, letter_actor[0] - 65, since(old), since(new))
+
+    def _reply(self, replies: dict[int, Frame], actor: str) -> Frame:
+        return replies.setdefault(self._route[actor], Frame(self._partition.watermark))
+
+    def _void(self, received: Sequence[Frame]) -> set[str]:
+        """Drop the out-edges of this partition's actors whose target was deleted."""
+        partition = self._partition
+        batch = Batch(partition)
+        void = list(dict.fromkeys(key for frame in received for key in frame.void))
+        for key, value in zip(void, partition.store.get(Column.OUT, void), strict=True):
+            if value is None:
+                continue
+            actor, letter_target, _ = key.split(b"\0")
+            before, family = since(value), letter_target[0] - 65
+            batch.changes[Column.OUT][key] = None
+            if before >= 0:
+                batch.edge(actor.decode(), family, before, -1)
+                if family == _FOLLOW:
+                    batch.recents.append((actor.decode(), before, -1, letter_target[1:].decode()))
+                    batch.fold_mutual([(actor.decode(), letter_target[1:].decode(), -1)], Column.IN)
+        unsaid = list(dict.fromkeys(key for frame in received for key in frame.unsaid))
+        for key, value in zip(unsaid, partition.store.get(Column.SAID, unsaid), strict=True):
+            if value is None:
+                continue
+            actor, _, letter_target, _ = key[4:].split(b"\0")
+            batch.changes[Column.SAID][key] = None
+            batch.edge(actor.decode(), letter_target[0] - 65, since(value), -1)
+        batch.fold_rows(ROW_OUT)
+        batch.fold_recents(FOLLOWEES, Column.OUT)
+        batch.write()
+        return batch.touched

@@ -1,0 +1,55 @@
+"""What can go wrong, one leaf per decision the caller can take.
+
+KithstreamError
+├── InvalidEvent       fix the event: names the field and the value
+├── NotYet             ask again: the state does not include the token yet
+├── Unanswerable       do not ask again: this account cannot be answered for
+├── StoreRefused       restore or rebuild: the store must not be opened like this
+│   ├── GapInLog       the log no longer reaches back to the store's offset
+│   └── WrongLayout    other partition count, other format
+└── UnusableSource     fix the file: names the file, the line, the field and the value
+"""
+
+from __future__ import annotations
+
+
+class KithstreamError(Exception):
+    """Root of everything this package raises on purpose."""
+
+
+class InvalidEvent(KithstreamError):
+    """An event that cannot be used; `field` and `value` say why, `reason` is one of a small set."""
+
+    def __init__(self, reason: str, field: str, value: object, expected: str) -> None:
+        shown = repr(value)
+        if len(shown) > 80:
+            shown = shown[:77] + "..."
+        super().__init__(f"{field} is {shown}, expected {expected}")
+        self.reason = reason
+        self.field = field
+        self.value = shown
+        self.expected = expected
+
+
+class NotYet(KithstreamError):
+    """The state of the answering partition does not include the token's events; ask again."""
+
+
+class Unanswerable(KithstreamError):
+    """The account is deleted or deactivated: there is no answer, now or later."""
+
+
+class StoreRefused(KithstreamError):
+    """The store must not be opened like this; nothing was changed."""
+
+
+class GapInLog(StoreRefused):
+    """The log begins after the store's offset: events in between would be lost silently."""
+
+
+class WrongLayout(StoreRefused):
+    """The store was made with another partition count or format."""
+
+
+class UnusableSource(KithstreamError):
+    """A file that cannot be read as declared; names file, line, field and value."""

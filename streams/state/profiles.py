@@ -1,0 +1,122 @@
+"""What an account says of itself: a few fields, each decided by its own greatest stamp."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from kithstream.streams.events.wire import Event
+from kithstream.streams.state import ledger
+
+Value = str | bool
+
+
+class Field(msgspec.Struct, array_like=True, frozen=True):
+    """A value and the stamp of the event that set it."""
+
+    stamp: bytes
+    value: Value
+
+
+class Profile(msgspec.Struct, omit_defaults=True):
+    """Fields by arrival-independent merge; `revision` counts the changes of what edges carry."""
+
+    language: Field | None = None
+    country: Field | None = None
+    private: Field | None = None
+    suspended: Field | None = None
+    listed: Field | None = None
+    active: Field | None = None
+    revision: int = 0
+
+    @property
+    def hidden(self) -> bool:
+        """True if the account is nobody's candidate."""
+        return self.inactive or any(f is not None and f.value for f in (self.private, self.suspended))
+
+    @property
+    def inactive(self) -> bool:
+        """True if the account is deactivated: no candidate, and no answer for it."""
+        return self.active is not None and not self.active.value
+
+    @property
+    def opted_in(self) -> bool:
+        """True if the account is a candidate before its first in-signal."""
+        return self.listed is not None and bool(self.listed.value)
+
+    def carried(self) -> bytes:
+        """Return what the account's follows carry to their targets: revision, language, country; 8 bytes."""
+        if not self.revision:
+            return b""
+        country = str(self.country.value) if self.country else ""
+        return (
+            self.revision.to_bytes(4, "big")
+            + self.language_code().to_bytes(2, "big")
+            + code(country).to_bytes(2, "big")
+        )
+
+    def language_code(self) -> int:
+        """Return the code of the primary language subtag, 0 if unknown."""
+        return code(str(self.language.value).split("-", 1)[0]) if self.language else 0
+
+
+_FIELDS: Final = ("language", "country", "private", "suspended", "listed")
+_decode = msgspec.msgpack.Decoder(Profile).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def code(letters: str) -> int:
+    """Return a number for up to three ASCII letters, case folded: a pure function, no registry.
+
+    >>> code("en"), code("EN"), code("")
+    (149, 149, 0)
+    """
+    number = 0
+    for letter in letters[:3].lower():
+        number = number * 27 + (ord(letter) - 96 if "a" <= letter <= "z" else 0)
+    return number
+
+
+def letters(number: int) -> str:
+    """Return the letters of a code: the inverse of `code`."""
+    text = ""
+    while number:
+        number, last = divmod(number, 27)
+        text = (chr(last + 96) if last else "?") + text
+    return text
+
+
+def apply(profile: Profile, event: Event) -> bool:
+    """Merge a profile, deactivation or reactivation event; True if what follows carry has changed."""
+    undo = event.signal == "account_deactivate"
+    stamp = ledger.stamp(event.time, server=event.source == "server", undo=undo, event_id=event.id)
+    if event.signal != "profile":
+        _merge(profile, "active", stamp, not undo)
+        return False
+    before = profile.language, profile.country
+    for name in _FIELDS:
+        value: Value | None = getattr(event, name)
+        if value is not None:
+            _merge(profile, name, stamp, value)
+    was, now = [tuple(f and f.value for f in pair) for pair in (before, (profile.language, profile.country))]
+    if was == now:
+        return False
+    profile.revision += 1
+    return True
+
+
+def _merge(profile: Profile, name: str, stamp: bytes, value: Value) -> None:
+    held: Field | None = getattr(profile, name)
+    if held is None or stamp > held.stamp:
+        setattr(profile, name, Field(stamp, value))
+
+
+def load(stored: bytes | None) -> Profile:
+    """Return the profile in stored bytes; an empty one for None."""
+    return _decode(stored) if stored else Profile()
+
+
+def dump(profile: Profile) -> bytes:
+    """Return the bytes to store."""
+    return _encode(profile)

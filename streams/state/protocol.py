@@ -1,0 +1,52 @@
+"""The seam to a partition's store: five columns of sorted bytes, written in one atomic batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+
+class Column(Enum):
+    """A keyspace of a store."""
+
+    OUT = "out"  # state edges by actor
+    IN = "in"  # state edges by target
+    SAID = "said"  # every event of the horizon, by day and actor
+    HEARD = "heard"  # occurrences of the horizon, by day and target
+    ROWS = "rows"  # counters, recent neighbours, sketches, profiles
+    META = "default"  # offset, outbox, tombstones, jobs
+
+
+Changes = Mapping[Column, Mapping[bytes, bytes | None]]  # None deletes
+
+
+class Dropped(NamedTuple):
+    """A range of keys that goes: begin included, end not."""
+
+    column: Column
+    begin: bytes
+    end: bytes
+
+
+class Store(Protocol):
+    """One partition's state. A write is atomic over all columns and survives kill -9 once it returned."""
+
+    def get(self, column: Column, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the value of each key, None where there is none."""
+
+    def scan(self, column: Column, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the pairs whose key begins with the prefix, in byte order."""
+
+    def scan_from(self, column: Column, prefix: bytes, begin: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the pairs of a prefix from a key on, that key included; from the first if `begin` is empty."""
+
+    def write(self, changes: Changes, dropped: Sequence[Dropped] = ()) -> None:
+        """Apply everything or nothing."""
+
+    def checkpoint(self, path: Path) -> None:
+        """Write a consistent copy into a directory that does not exist yet."""
+
+    def close(self) -> None:
+        """Release the files; the store is not usable afterwards."""

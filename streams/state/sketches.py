@@ -1,0 +1,29 @@
+"""Sums of random projections of ids, in integers: exact under undo and in any order.
+
+The sum over an account's followers of their vectors tells audiences apart: the dot product of two sums is in
+expectation the size of the common audience times the squared length of one vector (Achlioptas 2003, random
+projections with small integers).
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+DIM: Final = 16
+
+
+def vector(account: str) -> NDArray[np.int64]:  # (16,)
+    """Return the fixed vector of an account: sixteen integers between -128 and 127 from a hash of its id."""
+    return np.frombuffer(blake2b(account.encode(), digest_size=DIM).digest(), dtype=np.int8).astype(np.int64)
+
+
+def fold(stored: bytes | None, account: str, by: int) -> bytes:
+    """Return the stored sum with `by` times the account's vector added; 128 bytes, empty when all is zero."""
+    total = vector(account) * by
+    if stored:
+        total += np.frombuffer(stored, dtype=np.int64)
+    return total.tobytes() if total.any() else b""

@@ -1,0 +1,193 @@
+"""Promises 1 to 4 of the two stages, over three partitions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kithstream.streams.config import EngineConfig
+from kithstream.streams.engine.engine import Engine, Record
+from kithstream.streams.events import wire
+from kithstream.streams.events.wire import Event
+from kithstream.streams.state.memory import MemoryStore
+from kithstream.streams.state.protocol import Column
+from soup import ACCOUNTS, DAY, START, soup
+
+from promises import agree, held
+
+NOW = START + 30 * DAY
+SALT = b"salt" * 4
+
+
+def fresh(partitions: int = 3) -> Engine:
+    return Engine([MemoryStore() for _ in range(partitions)], EngineConfig(job_edges=2), salt=SALT)
+
+
+def reopened(stores: list[MemoryStore]) -> Engine:
+    return Engine(stores, EngineConfig(job_edges=2), salt=SALT)
+
+
+def logs_of(engine: Engine, events: Sequence[Event]) -> list[list[Record]]:
+    logs: list[list[Record]] = [[] for _ in engine.partitions]
+    for e in events:
+        logs[engine.route[e.actor]].append(Record(NOW, wire.encode(e)))
+    return logs
+
+
+def run(engine: Engine, events: Sequence[Event], batch: int = 7) -> Engine:
+    logs = logs_of(engine, events)
+    for number, log in enumerate(logs):
+        for first in range(0, len(log), batch):
+            assert not engine.apply(number, log[first : first + batch], first).dead
+    engine.settle()
+    return engine
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(soup(), st.integers(1, 20))
+def test_a_soup_of_events_leaves_what_the_batch_computes(events: list[Event], batch: int) -> None:
+    agree(run(fresh(), events, batch), events)
+
+
+@settings(max_examples=100, deadline=None)
+@given(soup(), st.randoms(use_true_random=False))
+def test_any_order_ends_in_the_same_state(events: list[Event], rng: random.Random) -> None:
+    shuffled = list(events)
+    rng.shuffle(shuffled)
+    assert held(run(fresh(), events)) == held(run(fresh(), shuffled))
+
+
+@settings(max_examples=100, deadline=None)
+@given(soup())
+def test_retracting_everything_leaves_nothing(events: list[Event]) -> None:
+    undone = [
+        Event(f"undo-{e.id}", "retract", e.actor, e.time, retracts=e.id)
+        for e in {(e.actor, e.id): e for e in events}.values()
+        if e.signal not in ("profile", "retract")
+    ]
+    state = held(run(fresh(), [*events, *undone]))
+    assert not state.edges
+    assert not state.transposed
+    assert not state.occurrences
+    assert not state.rows_in
+    assert not state.rows_out
+    assert not state.sketches
+    assert not state.followers
+    assert not state.followees
+
+
+@settings(max_examples=150, deadline=None)
+@given(soup(), st.randoms(use_true_random=False))
+def test_crashes_delays_duplicates_and_zombies_change_nothing(
+    events: list[Event], rng: random.Random
+) -> None:
+    """The process dies, a partition comes back from an older copy, frames are delayed, repeated, re-sent."""
+    engine = fresh()
+    logs = logs_of(engine, events)
+    topic: list[list[bytes]] = [[] for _ in logs]  # every frame ever delivered, as Kafka keeps them
+    kept = [partition.store.copy() for partition in engine.partitions]
+    for _ in range(40):
+        number = rng.randrange(3)
+        match rng.randrange(7):
+            case 0 | 1:
+                first = max(engine.partitions[number].applied - rng.randrange(3), 0)
+                engine.apply(number, logs[number][first : first + rng.randrange(1, 9)], first)
+            case 2 | 3:
+                waiting = engine.waiting()
+                rng.shuffle(waiting)
+                for frame in waiting[: rng.randrange(4)]:
+                    topic[frame.destination].append(frame.raw)
+                    engine.deliver(frame.destination, [frame.raw] * rng.randrange(1, 3))
+                    if rng.random() < 0.5:
+                        engine.acknowledge(frame)
+            case 4 if topic[number]:  # a zombie sends again what it had sent long ago
+                engine.deliver(number, [rng.choice(topic[number])])
+            case 5:  # kill -9: only what was written is left
+                engine = reopened([partition.store.copy() for partition in engine.partitions])
+            case 6:  # a partition comes back from an older copy and reads its part of the topic again
+                stores = [partition.store.copy() for partition in engine.partitions]
+                stores[number] = kept[number].copy()
+                engine = reopened(stores)
+                if topic[number]:
+                    engine.deliver(number, topic[number])
+                kept = [partition.store.copy() for partition in engine.partitions]
+    for number, log in enumerate(logs):
+        first = engine.partitions[number].applied
+        engine.apply(number, log[first:], first)
+    engine.settle()
+    agree(engine, events)
+
+
+def follow(actor: str, target: str, time: int, name: str = "") -> Event:
+    return Event(name or f"{actor}-{target}-{time}", "follow", actor, time, target=target)
+
+
+def test_unfollow_leaves_its_own_trace_and_no_other() -> None:
+    unfollow = Event("u", "unfollow", "ann", START + 5, target="bob")
+    both = held(run(fresh(), [follow("ann", "bob", START), unfollow]))
+    alone = held(run(fresh(), [unfollow]))
+    assert both == alone
+    assert both.rows_in["bob"].keys() == {("unfollow", kind, _place(kind)) for kind in KINDS}
+
+
+KINDS = ("minute", "hour", "day", "total")
+
+
+def _place(kind: str) -> int:
+    width = {"minute": 60_000_000, "hour": 3_600_000_000, "day": DAY}.get(kind)
+    return (START + 5) // width % (1 << 24) if width else 0
+
+
+def test_deleting_an_account_leaves_no_trace_of_it_anywhere() -> None:
+    events = [follow(a, b, START + i) for i, (a, b) in enumerate((a, b) for a in ACCOUNTS for b in ACCOUNTS if a != b)]
+    events += [Event(f"c{a}", "click", a, START, target=b) for a in ACCOUNTS for b in ACCOUNTS if a != b]
+    gone = Event("x", "account_delete", "cyd", START + DAY)
+    engine = run(fresh(), [*events, gone])
+    agree(engine, [*events, gone])
+    for partition in engine.partitions:
+        for column, pairs in partition.store._values.items():
+            named = [key for key, value in pairs.items() if b"cyd" in key or b"cyd" in value]
+            # The ids of other accounts' events about it stay until their day is dropped.
+            assert not named or column is Column.SAID
+
+
+def test_events_of_a_deleted_account_are_kept_out() -> None:
+    engine = run(fresh(), [Event("x", "account_delete", "cyd", START)])
+    for number, log in enumerate(logs_of(engine, [follow("ann", "cyd", START + 1), follow("cyd", "ann", START + 1)])):
+        for dead in engine.apply(number, log, engine.partitions[number].applied).dead:
+            assert dead.reason == "deleted"
+    engine.settle()
+    assert not held(engine).edges
+
+
+def test_an_event_beyond_the_horizon_is_a_dead_letter_and_changes_nothing() -> None:
+    engine = run(fresh(1), [follow("ann", "bob", START + 8 * DAY)])
+    before = held(engine)
+    late = Record(NOW, wire.encode(follow("ann", "cyd", START)))
+    acted = engine.apply(0, [late], engine.partitions[0].applied)
+    assert [d.reason for d in acted.dead] == ["too_late"]
+    assert held(engine) == before
+
+
+def test_a_language_change_moves_the_account_in_every_audience() -> None:
+    events = [Event("p1", "profile", "ann", START, language="en")]
+    events += [follow("ann", other, START + i) for i, other in enumerate(ACCOUNTS[1:])]
+    events += [Event("p2", "profile", "ann", START + 9, language="de")]
+    agree(run(fresh(), events), events)
+
+
+def test_records_below_the_offset_are_skipped() -> None:
+    engine = fresh(1)
+    log = [Record(NOW, wire.encode(follow("ann", "bob", START)))]
+    assert engine.apply(0, log, 0).accepted == 1
+    assert engine.apply(0, log, 0).accepted == 0
+
+
+@pytest.mark.parametrize("count", [40, 120])
+def test_the_newest_neighbours_are_right_after_many_undos(count: int) -> None:
+    events = [follow(f"f{i:03d}", "bob", START + i) for i in range(count)]
+    events += [Event(f"u{i}", "unfollow", f"f{i:03d}", START + DAY + i, target="bob") for i in range(20, count, 2)]
+    agree(run(fresh(), events), events)

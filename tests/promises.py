@@ -1,0 +1,203 @@
+"""The promises as executable definitions.
+
+`expected` recomputes in batch, from the published log alone, what the ledgers, rows, neighbour lists and sketches
+must hold at rest; `held` reads the same out of an engine. Nothing here calls the folds it judges.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from kithstream.streams.engine.engine import Engine
+from kithstream.streams.events.signals import BY_NAME, SIGNALS, UNDO_OF, Kind
+from kithstream.streams.events.wire import Event
+from kithstream.streams.state.protocol import Column
+
+MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000
+READ = 32
+
+Edge = tuple[str, str, str, str]  # actor, family, target, item
+Cells = dict[tuple[str, str, int], int]  # (family, kind, place) -> count
+
+
+@dataclass
+class State:
+    """What must be equal, in plain values."""
+
+    edges: dict[Edge, int] = field(default_factory=dict)  # present state edges and their time
+    transposed: dict[Edge, int] = field(default_factory=dict)  # the same, read from the in-ledgers
+    occurrences: Counter[tuple[str, str, str, str, int]] = field(default_factory=Counter)
+    heard: Counter[tuple[str, str, str, str, int]] = field(default_factory=Counter)
+    rows_out: dict[str, Cells] = field(default_factory=dict)
+    rows_in: dict[str, Cells] = field(default_factory=dict)
+    followers: dict[str, list[str]] = field(default_factory=dict)
+    followees: dict[str, list[str]] = field(default_factory=dict)
+    sketches: dict[str, list[int]] = field(default_factory=dict)
+
+
+def expected(events: Iterable[Event], watermark: int) -> State:
+    """Return the state that a log of usable events means, in whatever order they came."""
+    events = list(events)
+    deleted = {e.actor for e in events if e.signal == "account_delete"}
+    retracted = {(e.actor, e.retracts) for e in events if e.signal == "retract" and e.actor not in deleted}
+    edges: dict[Edge, tuple[bool, int, bool, int]] = {}
+    once: dict[tuple[int, str, str, str, str, str], tuple[bool, int, int]] = {}
+    language: dict[str, tuple[tuple[bool, int, int], str]] = {}
+    country: dict[str, tuple[tuple[bool, int, int], str]] = {}
+    for e in events:
+        if e.actor in deleted or e.target in deleted:
+            continue
+        rank, crc = e.source == "server", zlib.crc32(e.id.encode())
+        if e.signal == "profile":
+            for where, said in ((language, e.language), (country, e.country)):
+                stamp = (rank, e.time, crc)
+                if said is not None and (e.actor not in where or stamp > where[e.actor][0]):
+                    where[e.actor] = stamp, said
+        undo = e.signal in UNDO_OF
+        signal = UNDO_OF.get(e.signal) or BY_NAME.get(e.signal)
+        if signal is None or (e.actor, e.id) in retracted:
+            continue
+        if signal.kind is Kind.STATE:
+            edge = e.actor, signal.name, e.target, e.item if signal.item else ""
+            edges[edge] = max(edges.get(edge, (False, -1, False, -1)), (rank, e.time, undo, crc))
+        trace = BY_NAME[e.signal] if undo and signal.trace else signal if signal.kind is Kind.OCCURRENCE else None
+        if trace is not None:
+            item = e.item if trace.kind is not Kind.STATE and not undo else e.item if signal.item else ""
+            key = e.time // DAY, e.actor, e.id, trace.name, e.target, item
+            once[key] = max(once.get(key, (False, -1, -1)), (rank, e.time, crc))
+    state = State()
+    for edge, (_, time, undo, _) in edges.items():
+        if not undo:
+            state.edges[edge] = state.transposed[edge] = time
+    for (_, actor, event_id, name, target, _), (_, time, _) in once.items():
+        state.occurrences[actor, event_id, name, target, time] += 1
+    state.heard = Counter(state.occurrences)
+    counted = [(a, t, f, time) for (a, f, t, _), time in state.edges.items()]
+    counted += [(a, t, f, time) for (a, _, f, t, time) in state.occurrences]
+    for actor, target, name, time in counted:
+        for rows, owner in ((state.rows_out, actor), (state.rows_in, target)):
+            cells = rows.setdefault(owner, {})
+            for cell in _cells(name, time, watermark):
+                cells[cell] = cells.get(cell, 0) + 1
+    follows = {(a, t): time for (a, f, t, _), time in state.edges.items() if f == "follow"}
+    gained: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    made: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for (actor, target), time in follows.items():
+        made[actor].append((-time, target))
+        gained[target].append((-time, actor))
+        row = state.rows_in[target]
+        if (target, actor) in follows:
+            cell = "follow", "mutual", 0
+            row[cell] = row.get(cell, 0) + 1
+        if actor in language or actor in country:
+            for kind, where in (("language", language), ("country", country)):
+                said = where[actor][1].split("-")[0] if actor in where else ""
+                cell = "follow", kind, _code(said)
+                row[cell] = row.get(cell, 0) + 1
+        total = np.array(state.sketches.get(target, [0] * 16)) + _vector(actor)
+        state.sketches[target] = total.tolist()
+    state.followers = {account: [o for _, o in sorted(e)[:READ]] for account, e in gained.items()}
+    state.followees = {account: [o for _, o in sorted(e)[:READ]] for account, e in made.items()}
+    return state
+
+
+def held(engine: Engine) -> State:
+    """Return the state that an engine's stores hold, decoded with `struct` alone."""
+    state = State()
+    watermark = engine.watermark
+    for partition in engine.partitions:
+        scan = partition.store.scan
+        for key, value in scan(Column.OUT, b""):
+            if (time := _since(value)) >= 0:
+                actor, letter_target, item = key.decode().split("\0")
+                state.edges[actor, SIGNALS[ord(letter_target[0]) - 65].name, letter_target[1:], item] = time
+        for key, value in scan(Column.IN, b""):
+            if (time := _since(value)) >= 0:
+                target, letter_actor, item = key.decode().split("\0")
+                state.transposed[
+                    letter_actor[1:], SIGNALS[ord(letter_actor[0]) - 65].name, target, item
+                ] = time
+        for key, value in scan(Column.SAID, b""):
+            actor, event_id, letter_target, _ = key[4:].decode().split("\0")
+            signal = SIGNALS[ord(letter_target[0]) - 65]
+            if signal.kind is Kind.OCCURRENCE and (time := _since(value)) >= 0:
+                state.occurrences[actor, event_id, signal.name, letter_target[1:], time] += 1
+        for key, value in scan(Column.HEARD, b""):
+            target, letter_actor, _, event_id = key[4:].decode().split("\0")
+            if (time := _since(value)) >= 0:
+                name = SIGNALS[ord(letter_actor[0]) - 65].name
+                state.heard[letter_actor[1:], event_id, name, target, time] += 1
+        for key, value in scan(Column.ROWS, b""):
+            account = key[1:].decode()
+            if key[:1] in (b"i", b"o"):
+                if cells := _row(value, watermark):
+                    (state.rows_in if key[:1] == b"i" else state.rows_out)[account] = cells
+            elif key[:1] == b"s":
+                state.sketches[account] = list(struct.unpack("<16q", value))
+        for letter, where in ((b"f", state.followers), (b"g", state.followees)):
+            keys = [key for key, _ in scan(Column.ROWS, letter)]
+            for key, recent in partition.load_recents(keys).items():
+                if recent.entries:
+                    where[key[1:].decode()] = [other for _, other in recent.entries[:READ]]
+    state.sketches = {account: s for account, s in state.sketches.items() if any(s)}
+    return state
+
+
+def agree(engine: Engine, events: Iterable[Event]) -> None:
+    """Assert that an engine at rest holds exactly what its log means."""
+    want, have = expected(events, engine.watermark), held(engine)
+    want.sketches = {account: s for account, s in want.sketches.items() if any(s)}
+    for name in State.__dataclass_fields__:
+        assert getattr(have, name) == getattr(want, name), name
+
+
+def _cells(name: str, time: int, watermark: int) -> list[tuple[str, str, int]]:
+    """The cells an event counts in, those that a reader at the watermark may still read."""
+    cells = [(name, "total", 0)]
+    if watermark // MINUTE - time // MINUTE < 240:
+        cells.append((name, "minute", time // MINUTE % (1 << 24)))
+    if watermark // HOUR - time // HOUR < 48:
+        cells.append((name, "hour", time // HOUR))
+    if watermark // DAY - time // DAY < 128:
+        cells.append((name, "day", time // DAY))
+    return cells
+
+
+def _row(value: bytes, watermark: int) -> Cells:
+    kinds = ("minute", "hour", "day", "total", "mutual", "language", "country")
+    cells: Cells = {}
+    for number, count in struct.iter_unpack("<Ii", value):
+        family, kind, place = number >> 27, kinds[number >> 24 & 7], number & 0xFFFFFF
+        readable = {
+            "minute": (watermark // MINUTE - place) % (1 << 24) < 240,
+            "hour": watermark // HOUR - place < 48,
+            "day": watermark // DAY - place < 128,
+        }
+        if readable.get(kind, True):
+            assert (family, kind, place) not in cells, "a cell twice"
+            cells[SIGNALS[family].name, kind, place] = count
+    return cells
+
+
+def _since(value: bytes) -> int:
+    if len(value) < 14:
+        return -1
+    (head,) = struct.unpack_from(">Q", value, 2)
+    return -1 if head & 1 else head >> 1 & (1 << 62) - 1
+
+
+def _vector(account: str) -> np.ndarray:
+    return np.frombuffer(hashlib.blake2b(account.encode(), digest_size=16).digest(), np.int8).astype(np.int64)
+
+
+def _code(letters: str) -> int:
+    number = 0
+    for letter in letters[:3].lower():
+        number = number * 27 + ord(letter) - 96
+    return number
