@@ -12,7 +12,7 @@ from kithstream.streams.engine.partition import Partition, outbox_key
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.engine.targets import Heard, Targets
 from kithstream.streams.events.wire import Event
-from kithstream.streams.state.protocol import Store
+from kithstream.streams.state.protocol import Column, Store
 
 
 class Waiting(NamedTuple):
@@ -118,6 +118,10 @@ class Engine:
             more = self.exchange()
             total.touched.update(more.touched)
             total.changes.extend(more.changes)
+        for partition in self.partitions:
+            if partition.acknowledged:
+                partition.store.write({Column.META: dict.fromkeys(partition.acknowledged)})
+                partition.acknowledged.clear()
         return total
 
     def close(self) -> None:

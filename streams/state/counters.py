@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
+from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -162,6 +163,38 @@ class Decayed(NamedTuple):
 
 _UNIT: Final = float(1 << 26)  # weights are multiples of 2^-26, so that sums below 2^27 events are exact
 _GROUPS: Final = np.array(GROUP_OF_FAMILY + (Group.SILENT,) * (32 - len(GROUP_OF_FAMILY)), dtype=np.int64)
+_MINUTES_READ: Final = 180
+# Where each kind's ages begin in the table of weights; entry 0 is for cells that are not read.
+_OFFSET: Final = np.array(
+    [1, 1 + _MINUTES_READ, 1 + _MINUTES_READ + HOURS_READ, 0, 0, 0, 0, 0], dtype=np.int64
+)
+_ENTRIES: Final = 1 + _MINUTES_READ + HOURS_READ + DAYS_READ
+
+
+@lru_cache(maxsize=8)  # one time is asked for thousands of rows
+def _weights(as_of: int, half_lives: tuple[float, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights (entries, H) in units of 2^-26 and ages (entries,) in seconds, by kind and distance in buckets.
+
+    Each stretch of time is read from one kind alone.
+    """
+    minute, hour, day = as_of // MINUTE, as_of // HOUR, as_of // DAY
+    ages = np.full(_ENTRIES, np.inf)
+    used = np.zeros(_ENTRIES, dtype=np.bool_)
+    for kind, width, place, first, end in (
+        (Kind.MINUTE, MINUTE, minute, (hour - 2) * 60, minute + 1),
+        (Kind.HOUR, HOUR, hour, (day - 1) * 24, hour - 2),
+        (Kind.DAY, DAY, day, day - DAYS_READ + 1, day - 1),
+    ):
+        distance = np.arange((_MINUTES_READ, HOURS_READ, DAYS_READ)[kind])
+        places = place - distance
+        at = _OFFSET[kind] + distance
+        ages[at] = np.maximum(as_of / 1e6 - (places + 0.5) * (width / 1e6), 0.0)
+        used[at] = (places >= first) & (places < end)
+    with np.errstate(invalid="ignore"):
+        weights = np.rint(np.exp2(-ages[:, None] / np.asarray(half_lives)[None, :]) * _UNIT)
+    weights[~used] = 0.0
+    ages[~used] = np.inf
+    return weights, ages
 
 
 def decayed(rows: Sequence[bytes | bytearray], as_of: int, half_lives: Sequence[float]) -> Decayed:
@@ -172,46 +205,41 @@ def decayed(rows: Sequence[bytes | bytearray], as_of: int, half_lives: Sequence[
     """
     n = len(rows)
     half = np.asarray(half_lives, dtype=np.float64)
-    sizes = np.fromiter((len(row) for row in rows), dtype=np.int64, count=n) // CELL
+    weights, ages = _weights(as_of, tuple(half_lives))
+    sizes = np.fromiter(map(len, rows), dtype=np.int64, count=n) // CELL
     cells = np.frombuffer(b"".join(rows), dtype=np.uint32).reshape(-1, 2)
+    number, count = cells[:, 0], cells[:, 1].view(np.int32)
     owner = np.repeat(np.arange(n), sizes)
-    number, count = cells[:, 0], cells[:, 1].view(np.int32).astype(np.float64)
-    family = (number >> _PLACE_BITS + _KIND_BITS).astype(np.int64)
     kind = number >> _PLACE_BITS & (1 << _KIND_BITS) - 1
-    place = (number & _PLACE).astype(np.int64)
 
-    minute, hour, day = as_of // MINUTE, as_of // HOUR, as_of // DAY
-    # Each stretch of time is read from one kind alone.
-    first_minute, first_hour = (hour - 2) * 60, (day - 1) * 24
-    is_minute, is_hour, is_day = kind == Kind.MINUTE, kind == Kind.HOUR, kind == Kind.DAY
-    half_turn = _PLACE >> 1
-    whole_minute = minute + half_turn - (((minute & _PLACE) - place + half_turn) & _PLACE)
-    place = np.where(is_minute, whole_minute, place)
-    used = is_minute & (place >= first_minute)
-    used |= is_hour & (place < hour - 2) & (place >= first_hour)
-    used |= is_day & (place < day - 1) & (place > day - DAYS_READ)
-    width = np.where(is_minute, MINUTE, np.where(is_hour, HOUR, DAY)) / 1e6
-    age = np.maximum(as_of / 1e6 - (place + 0.5) * width, 0.0)
-
-    group = _GROUPS[family]
-    read = used & (group < 3)
-    at = (owner[read] * 3 + group[read]).astype(np.int64)
-    seconds, times = age[read], count[read]
-    counts = np.zeros((n * 3, len(half)), dtype=np.float64)
-    for place_of, h in enumerate(half):
-        if np.isinf(h):
-            continue
-        weight = np.rint(np.exp2(-seconds / h) * _UNIT)
-        counts[:, place_of] = np.bincount(at, weights=weight * times, minlength=n * 3) / _UNIT
-    is_total = kind == Kind.TOTAL
+    at_total = np.flatnonzero(kind == Kind.TOTAL)
+    family = number[at_total] >> _PLACE_BITS + _KIND_BITS
     totals = np.zeros((n, 32), dtype=np.int64)
-    totals[owner[is_total], family[is_total]] = count[is_total].astype(np.int64)
-    whole = is_total & (group < 3)
-    everything = np.bincount(owner[whole] * 3 + group[whole], weights=count[whole], minlength=n * 3)
-    counts[:, np.isinf(half)] = everything[:, None]
+    totals[owner[at_total], family] = count[at_total]
 
-    newest = np.full(n, np.inf)
-    np.minimum.at(newest, owner[read], seconds)
-    oldest = np.zeros(n)
-    np.maximum.at(oldest, owner[read], seconds)
+    # The minute's number wraps at 2^24; an event up to half a turn ahead counts as this very bucket.
+    here = np.array([as_of // MINUTE & _PLACE, as_of // HOUR, as_of // DAY, 0, 0, 0, 0, 0], dtype=np.int64)
+    most = np.array([_MINUTES_READ, HOURS_READ, DAYS_READ, 0, 0, 0, 0, 0], dtype=np.int64)
+    distance = here[kind] - (number & _PLACE).astype(np.int64)
+    distance += (distance < -(_PLACE >> 1)) * (_PLACE + 1)
+    entry = np.where(distance < most[kind], _OFFSET[kind] + np.maximum(distance, 0), 0)
+    read = np.flatnonzero(ages[entry] < np.inf)
+    entry, owner, number = entry[read], owner[read], number[read]
+    group = _GROUPS[number >> _PLACE_BITS + _KIND_BITS]
+    seen = group < Group.SILENT
+    entry, owner, group, times = entry[seen], owner[seen], group[seen], count[read][seen].astype(np.float64)
+
+    counts = np.zeros((n * 3, len(half)))
+    at = owner * 3 + group
+    for column in np.flatnonzero(np.isfinite(half)):
+        counts[:, column] = np.bincount(at, weights=weights[entry, column] * times, minlength=n * 3) / _UNIT
+    counts[:, np.isinf(half)] = _by_group(totals).reshape(n * 3, 1)
+
+    newest, oldest = np.full(n, np.inf), np.zeros(n)
+    np.minimum.at(newest, owner, ages[entry])
+    np.maximum.at(oldest, owner, ages[entry])
     return Decayed(counts.reshape(n, 3, len(half)).astype(np.float32), newest, oldest, totals)
+
+
+def _by_group(totals: NDArray[np.int64]) -> NDArray[np.int64]:  # (n, 3)
+    return np.stack([totals[:, np.flatnonzero(_GROUPS == group)].sum(axis=1) for group in range(3)], axis=1)

@@ -1,0 +1,142 @@
+"""From stored rows to `models.features.Rows`: what the towers are told about accounts, as of one time."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kithstream.models.features import FOLLOWEES as FOLLOWEES_READ
+from kithstream.models.features import FOLLOWERS as FOLLOWERS_READ
+from kithstream.models.features import HALF_LIVES, UNRECIPROCATED, Rows
+from kithstream.streams.engine.engine import Engine
+from kithstream.streams.engine.partition import FOLLOWEES, FOLLOWERS, ROW_IN, ROW_OUT, ReadCache
+from kithstream.streams.state import counters, ledger
+from kithstream.streams.state.counters import Kind
+from kithstream.streams.state.protocol import Column
+from kithstream.streams.state.recent import READ, Recent
+
+_FOLLOW: Final = 0
+_MUTUAL: Final = counters.cell(_FOLLOW, Kind.MUTUAL, 0)
+_NEVER: Final = 1 << 62  # a time that pads neighbour lists: its age reads as +inf
+
+
+class _View(NamedTuple):
+    """An account's state in the form that is joined into arrays; lists are cut to what is read."""
+
+    row_in: bytes
+    row_out: bytes
+    mutual: int
+    followers: list[str]
+    follower_times: bytes  # (FOLLOWERS_READ,) int64, padded
+    followees: list[str]
+    followee_times: bytes
+    language: int
+
+
+class Reader:
+    """Reads rows of accounts, and remembers those it read lately until it is told that they changed."""
+
+    def __init__(self, engine: Engine, remembered: int) -> None:
+        self._engine = engine
+        self._views: ReadCache[_View] = ReadCache(remembered)
+
+    def forget(self, accounts: Iterable[str]) -> None:
+        """Take note that the rows of these accounts changed."""
+        drop = self._views.drop
+        for account in accounts:
+            drop(account.encode())
+
+    def read(self, accounts: Sequence[str], as_of: int, *, unreciprocated: bool = False) -> Rows:
+        """Return the rows of accounts as of a time in microseconds.
+
+        `unreciprocated` asks for the newest followers not followed back, one ledger look-up for each of the
+        newest followers: producers do without.
+        """
+        views = self._load(accounts)
+        n = len(views)
+        received = counters.decayed([view.row_in for view in views], as_of, HALF_LIVES)
+        done = counters.decayed([view.row_out for view in views], as_of, HALF_LIVES)
+        degrees = np.empty((n, 3), dtype=np.int64)
+        degrees[:, 0] = received.totals[:, _FOLLOW]
+        degrees[:, 1] = done.totals[:, _FOLLOW]
+        degrees[:, 2] = [view.mutual for view in views]
+        back = [self._unreciprocated(a) for a in accounts] if unreciprocated else [_NOBODY] * n
+        return Rows(
+            accounts=accounts,
+            as_of=as_of,
+            counts=np.stack([received.counts, done.counts], axis=1),
+            last=np.stack([received.newest, done.newest], axis=1),
+            first=np.maximum(received.oldest, done.oldest),
+            degrees=degrees,
+            followers=[view.followers for view in views],
+            follower_ages=_ages([view.follower_times for view in views], FOLLOWERS_READ, as_of),
+            followees=[view.followees for view in views],
+            followee_ages=_ages([view.followee_times for view in views], FOLLOWEES_READ, as_of),
+            unreciprocated=[_ids(recent, UNRECIPROCATED) for recent in back],
+            unreciprocated_ages=_ages([_times(r, UNRECIPROCATED) for r in back], UNRECIPROCATED, as_of),
+            languages=np.array([view.language for view in views], dtype=np.int32),
+        )
+
+    def _load(self, accounts: Sequence[str]) -> list[_View]:
+        cached = self._views.get
+        names = [account.encode() for account in accounts]
+        found = [cached(name) for name in names]
+        missing: dict[int, list[int]] = {}
+        route = self._engine.route
+        for at, view in enumerate(found):
+            if view is None:
+                missing.setdefault(route[accounts[at]], []).append(at)
+        for number, places in missing.items():
+            partition = self._engine.partitions[number]
+            keys = [names[at] for at in places]
+            rows = partition.load_rows([prefix + name for name in keys for prefix in (ROW_IN, ROW_OUT)])
+            lists = partition.load_recents([p + name for name in keys for p in (FOLLOWERS, FOLLOWEES)])
+            profiles = partition.load_profiles([accounts[at] for at in places])
+            for at, name in zip(places, keys, strict=True):
+                row_in = bytes(rows[ROW_IN + name])
+                followers, followees = lists[FOLLOWERS + name], lists[FOLLOWEES + name]
+                view = _View(
+                    row_in,
+                    bytes(rows[ROW_OUT + name]),
+                    counters.count_of(row_in, _MUTUAL) if row_in else 0,
+                    _ids(followers, FOLLOWERS_READ),
+                    _times(followers, FOLLOWERS_READ),
+                    _ids(followees, FOLLOWEES_READ),
+                    _times(followees, FOLLOWEES_READ),
+                    profiles[accounts[at]].language_code(),
+                )
+                self._views.put(name, view)
+                found[at] = view
+        return [view for view in found if view is not None]
+
+    def _unreciprocated(self, account: str) -> Recent:
+        partition = self._engine.partitions[self._engine.route[account]]
+        key = FOLLOWERS + account.encode()
+        newest = partition.load_recents([key])[key].entries[:READ]
+        keys = [ledger.edge_key(account, _FOLLOW, other, "") for _, other in newest]
+        back = partition.store.get(Column.OUT, keys)
+        return Recent([entry for entry, mine in zip(newest, back, strict=True) if ledger.since(mine) < 0])
+
+
+_NOBODY: Final = Recent()
+
+
+def _ids(recent: Recent, most: int) -> list[str]:
+    return [account for _, account in recent.entries[:most]]
+
+
+def _times(recent: Recent, most: int) -> bytes:
+    """The times of the newest entries as int64, padded to `most`."""
+    times = array("q", [-at for at, _ in recent.entries[:most]])
+    times.extend([-_NEVER] * (most - len(times)))
+    return times.tobytes()
+
+
+def _ages(times: Sequence[bytes], most: int, as_of: int) -> NDArray[np.float64]:
+    """Seconds since each time, +inf where it pads; (n, most)."""
+    since = np.frombuffer(b"".join(times), dtype=np.int64).reshape(-1, most)
+    return np.where(since == -_NEVER, np.inf, np.maximum((as_of - since) / 1e6, 0.0))
