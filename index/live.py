@@ -197,9 +197,9 @@ class LiveIndex(Reading):
         rises to the longest vector if it has to. Loading the result holds the interpreter's lock.
         """
         with self._rebuilding:
-            with self._merging:
-                job = self._capture(rows)
             try:
+                with self._merging:
+                    job = self._capture(rows)
                 with tempfile.TemporaryDirectory(prefix="kithstream-graph-") as directory:
                     path = build(
                         Path(directory),
