@@ -1,0 +1,618 @@
+"""The live index: a table that decides, a hot tier that is scanned, and a left-right pair of graphs for the
+cold rest.
+
+Readers take no lock: they hold one `_Served` while they search its graph, and nobody writes to a graph that
+a reader can hold. A merge writes the rows that cooled into the idle graph, serves that one, waits until
+nobody holds the other, lets the rows leave the hot tier, and writes them into the other as well. The graph
+only nominates; every score is read from the table.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import weakref
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from kithstream.index import snapshot
+from kithstream.index.config import IndexConfig
+from kithstream.index.errors import MergerStopped, SnapshotRefused
+from kithstream.index.exact import (
+    MARGIN,
+    Batch,
+    Found,
+    Reading,
+    Stamps,
+    among,
+    answer,
+    scan,
+    wanted,
+)
+from kithstream.index.exclude import Counts, Request, choose, widen
+from kithstream.index.graph import Graph, Shape, appended, read_file
+from kithstream.index.hot import HotTier
+from kithstream.index.protocol import Hits, IndexStats
+from kithstream.index.rebuild import build, cheaper
+from kithstream.index.score import Bools, Floats, Labels, Slots, nominate, norms, score, tolerance
+from kithstream.index.table import BUILDING, PAIR, RING, VectorTable, View, largest_norm
+
+
+class Merged(NamedTuple):
+    """What a merge did."""
+
+    cooled: int  # rows that left the hot tier
+    written: int  # of them, rows written into the graphs
+    skipped: int  # of them, rows that the graph already held closely enough
+    rebuilt: bool  # the graphs were built instead: none yet, no room, or cheaper than merging
+
+
+class Rebuilt(NamedTuple):
+    """What a rebuild did."""
+
+    rows: int  # vectors in the built graph
+    cooled: int  # of them, rows that left the hot tier
+    freed: int  # dead vectors that the graph got rid of
+    bound: float  # largest norm that it can hold
+    degree: float  # mean degree of the lowest level
+
+
+class Checked(NamedTuple):
+    """What a check found; `reasons` says why a rebuild is due, if it is."""
+
+    recall: float  # of the planner's answers against the scan's, 1 where there is no graph
+    degree: float  # mean degree of the lowest level
+    sound: bool  # both graphs hold exactly the slots that they should
+    reasons: tuple[str, ...]
+
+
+class _Served:
+    """What readers hold while they search; when the last of them lets go, the graph may be written."""
+
+    __slots__ = ("__weakref__", "graph")
+
+    def __init__(self, graph: Graph | None) -> None:
+        self.graph = graph
+
+
+class _Job(NamedTuple):
+    """The rows of a rebuild."""
+
+    slots: Slots
+    vectors: Floats
+    cooling: Slots  # hot rows that the graph takes over
+    stamps: Slots  # when those last changed
+    shape: Shape
+
+
+class LiveIndex(Reading):
+    """Queryable by many threads beside one writer; merged by `merge` or, once started, by its own thread.
+
+    An upsert that finds the hot tier full merges it in the caller: back-pressure, no loss. Until the corpus
+    outgrows `exact_rows` there is no graph; beyond, the first merge builds it, and until then every query is
+    a scan.
+    """
+
+    def __init__(self, config: IndexConfig) -> None:
+        super().__init__(VectorTable(config.dim, config.capacity))
+        self.config = config
+        self._hot = HotTier(config.dim, config.hot_capacity)
+        self._tracking = False  # whether writes go to the hot tier: there is a graph, or one is being built
+        self._served = _Served(None)
+        self._idle: Graph | None = None
+        self._positions: Floats = np.zeros((0, config.dim), np.float32)  # by slot: where the graphs hold it
+        self._late: list[Slots] = []  # slots that merges wrote while a rebuild was running
+        self._building = False
+        self._merging = threading.Lock()  # over graphs and positions; taken before the table's lock
+        self._rebuilding = threading.Lock()  # taken before _merging
+        self._stamps = Stamps()
+        self._merges = self._rebuilds = self._raised = self._written = self._skipped = self._waited = 0
+        self._moved = 0  # vectors written again since the build
+        self._built_degree = 0.0
+        self._found_by_check: tuple[str, ...] = ()
+        self._broken = False  # a graph was left half written
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def upsert(
+        self, ids: Sequence[str], vectors: Floats, *, labels: Labels | None = None, sequence: int = 0
+    ) -> int:
+        """Store vectors (n, dim); see `Writable`. Waits for a merge when the hot tier is full."""
+        self._alive_merger()
+        config = self.config
+        rows = min(RING // 4, config.hot_capacity - config.hot_stays)
+        for part in Batch.of(ids, vectors, labels, config.dim).parts(rows):
+            if not self._write(part, sequence):
+                self._wait_and_write(part, sequence)
+        return self._table.revision
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Forget ids; see `Writable`."""
+        table = self._table
+        with table.lock:
+            slots = table.alive_slots(ids)
+            table.announce(slots)
+            table.bury(slots)
+            self._hot.remove(slots)
+            return table.settle()
+
+    def query(
+        self,
+        vector: Floats,
+        k: int,
+        *,
+        exclude: Collection[str] = (),
+        allow: Collection[str] | None = None,
+        labels: Collection[int] | None = None,
+    ) -> Hits:
+        """The k best by dot product; see `Queryable`."""
+        request = Request.of(vector, k, self.config.dim, exclude, allow, labels)
+        return answer(self._table, request, self._find)
+
+    def stats(self) -> IndexStats:
+        """Counts, for metrics and tests."""
+        table, hot = self._table, self._hot
+        with table.lock:
+            served = self._served.graph
+            known = 0 if served is None else len(served)
+            held = table.view.held[: table.used] != 0
+            size = sum(array.nbytes for array in table.view) + hot.rows.nbytes + self._positions.nbytes
+            size += 2 * served.nbytes if served is not None else 0
+            return IndexStats(
+                alive=table.alive,
+                hot=len(hot),
+                cold=table.alive - len(hot) if known else 0,
+                dead=int((held & ~table.view.alive[: table.used]).sum()),
+                revision=table.revision,
+                bytes=size,
+                bound=0.0 if served is None else served.shape.bound,
+                above=0 if served is None else hot.above(served.shape.bound),
+                merges=self._merges,
+                rebuilds=self._rebuilds,
+                raised=self._raised,
+                written=self._written,
+                skipped=self._skipped,
+                waited=self._waited,
+            )
+
+    def merge(self, rows: int | None = None) -> Merged:
+        """Cool the rows that changed least recently: `rows` of them, or as many as are above `cool_to`."""
+        with self._merging:
+            merged = self._merge(rows)
+        if merged is not None:
+            return merged
+        rebuilt = self.rebuild(rows)
+        return Merged(rebuilt.cooled, 0, 0, True)
+
+    def rebuild(self, rows: int | None = None, *, process: bool | None = None) -> Rebuilt:
+        """Build a new pair of graphs of the cold rows and those that a merge would cool, and serve it.
+
+        Reads, writes and merges go on meanwhile; another process builds it unless told otherwise. The bound
+        rises to the longest vector if it has to. Loading the result holds the interpreter's lock.
+        """
+        with self._rebuilding:
+            try:
+                with self._merging:
+                    job = self._capture(rows)
+                with tempfile.TemporaryDirectory(prefix="kithstream-graph-") as directory:
+                    path = build(
+                        Path(directory),
+                        job.shape,
+                        job.vectors,
+                        job.slots,
+                        process=self.config.rebuild_process if process is None else process,
+                    )
+                    with self._merging:
+                        return self._install(job, path)
+            except BaseException:
+                with self._merging:
+                    self._abandon()
+                raise
+
+    def reasons(self) -> tuple[str, ...]:
+        """Why a rebuild is due; empty when it is not."""
+        config, stats = self.config, self.stats()
+        served = self._served.graph
+        if served is None:
+            return ("first",) if stats.alive > config.exact_rows else ()
+        known = max(1, len(served))
+        due = list(self._found_by_check)
+        if self._broken:
+            due.append("broken")
+        if stats.dead > config.dead_share * known:
+            due.append("dead")
+        if self._moved > config.moved_share * known:
+            due.append("moved")
+        if stats.above > config.above_share * config.hot_capacity:
+            due.append("above")
+        return tuple(due)
+
+    def check(
+        self, sample: int, rng: np.random.Generator, *, queries: Floats | None = None, k: int = 200
+    ) -> Checked:
+        """Shadow recall on `sample` queries (stored vectors, unless given), label audit and mean degree.
+
+        What it finds wrong stays in `reasons` until a rebuild. It holds off merges while it reads the graphs.
+        """
+        table = self._table
+        with self._merging:
+            served, idle = self._served.graph, self._idle
+            if served is None or idle is None:
+                return Checked(1.0, 0.0, True, self.reasons())
+            with table.lock:
+                held = np.flatnonzero(table.view.held[: table.used] & PAIR)
+            sound = all(np.array_equal(graph.labels(), held) for graph in (served, idle))
+            with tempfile.TemporaryDirectory(prefix="kithstream-graph-") as directory:
+                path = Path(directory) / "graph.bin"
+                idle.save(path)
+                degree = read_file(path, self.config.dim).degree
+        if queries is None:
+            alive = np.flatnonzero(table.view.alive[: table.used])
+            queries = table.view.vectors[rng.choice(alive, min(sample, len(alive)), replace=False)]
+        recalls = [self._recall(query, k) for query in queries[:sample] if query.any()]
+        recall = float(np.mean(recalls)) if recalls else 1.0
+        found = {
+            "labels": not sound,
+            "recall": recall < self.config.recall_floor,
+            "degree": degree < self.config.degree_floor * self._built_degree,
+        }
+        self._found_by_check = tuple(name for name, due in found.items() if due)
+        return Checked(recall, degree, sound, self.reasons())
+
+    def save(self, directory: Path, metadata: snapshot.Metadata, *, keep: int = 2) -> snapshot.Saved:
+        """Write a snapshot of one revision; holds off merges, the writer only for the rows that change."""
+        table = self._table
+        with self._merging:
+            view = table.copy()
+            try:
+                names = list(table.names)
+                hot = self._hot.by_age()
+            finally:
+                table.lock.release()
+            graph = self._idle
+            image = snapshot.Image(
+                names,
+                view.vectors,
+                view.sequences,
+                view.labels,
+                view.alive,
+                hot,
+                None if graph is None else graph.shape,
+                self._built_degree,
+            )
+            return snapshot.save(directory, image, None if graph is None else graph.save, metadata, keep)
+
+    @classmethod
+    def restore(
+        cls, directory: Path, config: IndexConfig, name: str | None = None
+    ) -> tuple[Self, dict[str, str | int]]:
+        """An index as it was saved, and the metadata; refused when a file is not as it was written."""
+        image, path, metadata = snapshot.load(directory, name)
+        if image.vectors.shape[1:] != (config.dim,):
+            raise SnapshotRefused(f"dim is {config.dim}, vectors.npy has {image.vectors.shape[1]}")
+        if len(image.hot) > config.hot_capacity:
+            raise ValueError(f"hot_capacity is {config.hot_capacity}, hot.npy has {len(image.hot)} rows")
+        index = cls(config)
+        index._load(image, path)
+        return index, metadata
+
+    def start(self) -> Self:
+        """Run the merger in a thread: it merges above `cool_above`, and rebuilds when that is due."""
+        if self._thread is None:
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._run, name="kithstream-merger", daemon=True)
+            self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Stop the thread after the merge that it is in; the index stays usable."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._stop.set()
+            self._wake.set()
+            thread.join()
+        self._alive_merger()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Reading
+
+    def _find(self, request: Request) -> Found:
+        if request.allow is not None:
+            return among(self._table, request, request.allow)
+        served: _Served | None = self._served
+        assert served is not None
+        try:
+            found = None if served.graph is None else self._search(served.graph, request)
+        finally:
+            served = None  # a traceback that someone keeps must not hold up the merger
+        return scan(self._table, request) if found is None else found
+
+    def _search(self, graph: Graph, request: Request) -> Found | None:
+        table, hot, rules = self._table, self._hot, self.config.rules
+        excluded = table.slots_of(request.exclude)
+        excluded_rows = hot.rows_of(excluded)
+        counts = self._counts(graph, request, len(excluded) - len(excluded_rows))
+        plan = choose(request.k, counts, rules)
+        if plan.name == "exact":
+            return None
+        used = hot.used
+        products = hot.rows[:used] @ request.query
+        hot_slots = hot.slots[:used].copy()
+        view = table.view  # after the slots: it has them all
+        taken = hot_slots >= 0
+        products[~taken] = -np.inf
+        products[excluded_rows[excluded_rows < used]] = -np.inf
+        if request.labels is not None:
+            products[~wanted(view.labels[hot_slots], request.labels)] = -np.inf
+        warm = nominate(products, request.k + MARGIN, tolerance(table.dim, request.norm, table.largest))
+        stamps = self._stamps
+        stamps.clear(len(view.alive))
+        stamps.add(excluded[excluded < len(view.alive)])
+        stamps.add(hot_slots[taken])
+        best = hot_slots[warm]
+        warm_scores = score(view.vectors[best], request.wide)
+        while plan.name == "graph":
+            near = graph.search(request.query, plan.fetch)
+            if near is None:
+                break
+            cold = self._allowed(near.slots, view, request)
+            slots = np.concatenate([best, cold])
+            scores = np.concatenate([warm_scores, score(view.vectors[cold], request.wide)])
+            everything = plan.fetch >= counts.known
+            if everything or len(cold) >= request.k or _decided(scores, request.k, near.floor):
+                return Found(slots, scores, everything and len(warm) < request.k + MARGIN, "graph")
+            plan = widen(plan, counts, rules)
+        return scan(table, request, "fallback")
+
+    def _counts(self, graph: Graph, request: Request, excluded: int) -> Counts:
+        table = self._table
+        alive = table.alive
+        labelled = alive
+        if request.labels is not None:
+            labelled = sum(table.label_counts.get(label, 0) for label in request.labels)
+        return Counts(max(1, alive), max(0, alive - len(self._hot)), len(graph), excluded, labelled)
+
+    def _allowed(self, slots: Slots, view: View, request: Request) -> Slots:
+        slots = slots[self._stamps.missing(slots)]
+        allowed: Bools = view.alive[slots]
+        if request.labels is not None:
+            allowed &= wanted(view.labels[slots], request.labels)
+        return slots[allowed]
+
+    def _recall(self, query: Floats, k: int) -> float:
+        request = Request.of(query, k, self.config.dim, (), None, None)
+        exact = answer(self._table, request, lambda asked: scan(self._table, asked))
+        return len(set(exact.ids) & set(self.query(query, k).ids)) / max(1, len(exact.ids))
+
+    # Writing
+
+    def _write(self, part: Batch, sequence: int) -> bool:
+        table, hot = self._table, self._hot
+        with table.lock:
+            if self._tracking and hot.capacity - len(hot) < len(part.ids):
+                known = table.slots
+                if not hot.fits([known.get(name, -1) for name in part.ids]):
+                    return False
+            slots = table.place(part.ids)
+            table.write(slots, part.rows, part.norms, part.labels, sequence)
+            if self._tracking:
+                hot.write(slots, part.rows, part.norms)
+            table.settle()
+            if self._thread is not None and self._due() and not self._wake.is_set():
+                self._wake.set()
+        return True
+
+    def _wait_and_write(self, part: Batch, sequence: int) -> None:
+        self._waited += 1
+        while True:
+            merged = self.merge()
+            if self._write(part, sequence):
+                return
+            if merged.cooled == 0:  # what fills the tier is above the bound
+                self.rebuild()
+
+    def _due(self) -> bool:
+        if self._tracking:
+            return len(self._hot) > self.config.cool_above * self.config.hot_capacity
+        return self._table.alive > self.config.exact_rows
+
+    # Merging
+
+    def _merge(self, rows: int | None) -> Merged | None:
+        """None when the graphs are to be built instead."""
+        table, hot, config = self._table, self._hot, self.config
+        served, idle = self._served.graph, self._idle
+        if served is None or idle is None:
+            return None if table.alive > config.exact_rows else Merged(0, 0, 0, False)
+        if self._broken:
+            return None
+        bound = idle.shape.bound
+        with table.lock:
+            count = max(0, len(hot) - config.hot_stays) if rows is None else rows
+            cooling = hot.oldest(count, bound)
+            if (
+                len(cooling) < min(count, len(hot))
+                and hot.above(bound) > config.above_share * config.hot_capacity
+            ):
+                return None
+            slots, stamps, vectors = hot.slots[cooling], hot.stamps[cooling], hot.rows[cooling]
+            held = (table.view.held[slots] & PAIR) != 0
+            self._fit_positions()
+            writing = ~held
+            writing[held] = _moved(vectors[held], self._positions[slots[held]], bound, config.epsilon)
+            fresh, moved = int((~held).sum()), int((writing & held).sum())
+            full = len(idle) + fresh > idle.shape.capacity
+            if full or (moved and cheaper(len(idle), fresh, moved)):
+                return None
+            table.hold(slots[writing], PAIR | BUILDING if self._building else PAIR)
+        writes, targets = vectors[writing], slots[writing]
+        if self._building:
+            self._late.append(targets)
+        self._broken = True
+        idle.add(writes, targets)
+        self._positions[targets] = writes
+        self._publish(idle)
+        self._leave(cooling, stamps)
+        served.add(writes, targets)
+        self._idle = served
+        self._broken = False
+        self._merges += 1
+        self._moved += moved
+        self._written += len(targets)
+        self._skipped += len(slots) - len(targets)
+        return Merged(len(slots), len(targets), len(slots) - len(targets), False)
+
+    def _publish(self, graph: Graph) -> None:
+        """Serve a graph and wait until no reader holds the one before."""
+        gone = threading.Event()
+        served: _Served = self._served
+        old = weakref.ref(served, lambda _: gone.set())
+        self._served = _Served(graph)
+        del served
+        gone.wait()
+        del old
+
+    def _leave(self, rows: Slots, stamps: Slots) -> None:
+        """Let hot rows go that no reader needs any more, unless they changed meanwhile."""
+        with self._table.lock:
+            self._hot.remove(self._hot.unchanged(rows, stamps))
+
+    def _fit_positions(self) -> None:
+        capacity = len(self._table.view.alive)
+        if len(self._positions) < capacity:
+            larger = np.zeros((capacity, self.config.dim), np.float32)
+            larger[: len(self._positions)] = self._positions
+            self._positions = larger
+
+    def _capture(self, rows: int | None) -> _Job:
+        table, hot, config = self._table, self._hot, self.config
+        with table.lock:
+            self._tracking = self._building = True
+            count = max(0, len(hot) - config.hot_stays) if rows is None else rows
+            cooling = hot.oldest(count, np.inf)
+            stamps = hot.stamps[cooling]
+            staying = np.ones(hot.used, np.bool_)
+            staying[cooling] = False
+            taken = table.view.alive[: table.used].copy()
+            kept = hot.slots[: hot.used][staying]
+            taken[kept[kept >= 0]] = False
+            slots = np.flatnonzero(taken)
+            table.hold(slots, BUILDING)
+            view = table.view
+        vectors = view.vectors[slots]  # a row that changes from here on is hot
+        old = 0.0 if self._served.graph is None else self._served.graph.shape.bound
+        bound = max(config.bound, old)
+        largest = largest_norm(vectors, np.arange(len(slots)))
+        if largest > bound:
+            bound = largest * config.headroom
+        capacity = int(len(slots) * config.growth) + config.hot_capacity
+        shape = Shape(config.dim, bound, capacity, config.links, config.ef_construction, config.seed)
+        return _Job(slots, vectors, cooling, stamps, shape)
+
+    def _abandon(self) -> None:
+        table, hot = self._table, self._hot
+        self._building, self._late = False, []
+        with table.lock:
+            table.reclaim(PAIR)
+            if self._served.graph is None:
+                self._tracking = False
+                hot.remove(hot.by_age().tolist())
+
+    def _install(self, job: _Job, path: Path) -> Rebuilt:
+        table = self._table
+        pair = Graph(job.shape, path), Graph(job.shape, path)
+        late = np.unique(np.concatenate([*self._late, np.empty(0, np.int64)]))
+        self._fit_positions()
+        if len(late):
+            for graph in pair:
+                graph.add(self._positions[late], late)
+        early = ~np.isin(job.slots, late)
+        self._positions[job.slots[early]] = job.vectors[early]
+        old = self._served.graph
+        known = 0 if old is None else len(old)
+        self._publish(pair[0])
+        self._idle = pair[1]
+        self._leave(job.cooling, job.stamps)
+        with table.lock:
+            table.reclaim(BUILDING)
+        self._building, self._late = False, []
+        self._rebuilds += 1
+        self._raised += old is not None and job.shape.bound > old.shape.bound
+        self._moved = 0
+        self._found_by_check = ()
+        self._broken = False
+        self._built_degree = read_file(path, self.config.dim).degree
+        freed = max(0, known - len(pair[0]))
+        return Rebuilt(len(pair[0]), len(job.cooling), freed, job.shape.bound, self._built_degree)
+
+    def _load(self, image: snapshot.Image, path: Path | None) -> None:
+        slots, shape = np.empty(0, np.int64), image.shape
+        names = list(image.names)
+        held = np.zeros(len(names), np.uint8)
+        if path is not None and shape is not None:
+            slots, positions, _ = read_file(path, self.config.dim)
+            if len(slots) and not (slots.min() >= 0 and slots.max() < len(names)):
+                raise SnapshotRefused("graph.bin holds slots that ids.json has not")
+            held[slots] = PAIR
+            hot = np.zeros(len(names), np.bool_)
+            hot[image.hot] = True
+            if (image.alive & ~hot & (held == 0)).any():
+                raise SnapshotRefused("graph.bin and hot.npy miss an account that alive.npy has")
+        for slot in np.flatnonzero(~image.alive & (held == 0)).tolist():
+            names[slot] = ""
+        view = View(image.vectors, image.sequences, image.labels, image.alive, held)
+        table = self._table = VectorTable.load(names, view)
+        if path is not None and shape is not None:
+            self._idle, self._served = Graph(shape, path), _Served(Graph(shape, path))
+            self._fit_positions()
+            self._positions[slots] = positions
+            self._tracking = True
+            self._built_degree = image.degree
+        if len(image.hot):
+            rows = table.view.vectors[image.hot]
+            self._hot.fill(image.hot.tolist(), rows, norms(rows))
+
+    # The merger's thread
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._wake.wait()
+                self._wake.clear()
+                if self._stop.is_set():
+                    return
+                self.merge()
+                if self.reasons():
+                    self.rebuild()
+        except BaseException as error:
+            self._failure = error
+
+    def _alive_merger(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise MergerStopped("the background merger stopped") from failure
+
+
+def _moved(rows: Floats, positions: Floats, bound: float, epsilon: float) -> Bools:
+    """Which rows (n, dim) are further than epsilon from where the graph holds them, in its own space."""
+    apart = appended(rows, bound).astype(np.float64) - appended(positions, bound)
+    squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+    return np.asarray(np.einsum("ij,ij->i", apart, apart) > 2.0 * epsilon * squares)
+
+
+def _decided(scores: Floats, k: int, floor: float) -> bool:
+    """Whether the k best are at least as good as anything that the graph did not name."""
+    return len(scores) >= k and float(np.partition(scores, len(scores) - k)[len(scores) - k]) >= floor
