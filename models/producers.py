@@ -22,20 +22,17 @@ class ProducerTable:
     """The last encoded features of every candidate, by row of the id vectors."""
 
     def __init__(self) -> None:
-        self._clear()
+        self._count = 0
+        self._known = np.zeros(0, np.int32)
+        self._allocate(1024)
 
     def __len__(self) -> int:
         return self._count
 
-    def __contains__(self, row: object) -> bool:
-        return (
-            isinstance(row, (int, np.integer)) and 0 <= row < len(self._written) and bool(self._written[row])
-        )
-
     @property
     def rows(self) -> Rows32:
         """Rows written, in the order of their first writing."""
-        return self.known[: self._count]
+        return self._known[: self._count]
 
     def written(self, rows: Rows32) -> NDArray[np.bool_]:
         inside = rows < len(self._written)
@@ -48,11 +45,12 @@ class ProducerTable:
         if len(rows) == 0:
             return
         self._grow(int(rows.max()) + 1)
-        fresh = np.unique(rows[~self._written[rows]])
+        fresh = rows[~self._written[rows]]
+        fresh = fresh[np.sort(np.unique(fresh, return_index=True)[1])]  # by appearance, not by row number
         if len(fresh):
-            if self._count + len(fresh) > len(self.known):
-                self.known = np.pad(self.known, (0, len(self.known) + len(fresh) + 1024))
-            self.known[self._count : self._count + len(fresh)] = fresh
+            if self._count + len(fresh) > len(self._known):
+                self._known = np.pad(self._known, (0, len(self._known) + len(fresh) + 1024))
+            self._known[self._count : self._count + len(fresh)] = fresh
             self._count += len(fresh)
             self._written[fresh] = True
         for table, values in zip(self._tables, features[1:], strict=True):
@@ -67,7 +65,7 @@ class ProducerTable:
         gone = np.zeros(max(len(self._written), int(rows.max(initial=0)) + 1), np.bool_)
         gone[rows] = True
         kept = self.rows[~gone[self.rows]]
-        self.known[: len(kept)] = kept
+        self._known[: len(kept)] = kept
         self._count = len(kept)
         self._written &= ~gone[: len(self._written)]
         for table in (self.followers, self.followees):
@@ -90,15 +88,15 @@ class ProducerTable:
         order = np.argsort(rows, kind="stable")
         self._clear()
         self.write(ProducerFeatures._make((rows[order], *(v[order] for v in values))))
-        self.known[: len(rows)] = rows
+        self._known[: len(rows)] = rows
 
     @property
     def _tables(self) -> tuple[NDArray[np.float32], Rows32, Rows32, Rows32, Rows32]:
         return (self.dense, self.buckets, self.followers, self.followees, self.languages)
 
     def _clear(self) -> None:
-        self.known = np.zeros(0, np.int32)  # rows written, in the order of their first writing
         self._count = 0
+        self._known = np.zeros(0, np.int32)
         self._allocate(1024)
 
     def _allocate(self, capacity: int) -> None:

@@ -144,7 +144,7 @@ class OnlineTrainer:
         drawn = len(sample.rows)
         forced = consumers.unreciprocated  # (n, UNRECIPROCATED), nobody where there is none
         forced = np.where(self.producers.written(forced), forced, NOBODY)
-        forced_rows, forced_place = np.unique(forced[forced != NOBODY], return_inverse=True)
+        forced_rows, forced_place = _distinct(forced[forced != NOBODY])
         candidates = self.producers.read(np.concatenate((sample.rows, targets, forced_rows)).astype(np.int32))
 
         (
@@ -261,3 +261,15 @@ class OnlineTrainer:
         )
         hits: NDArray[np.bool_] = (others[:, :, None] == drawn).any(axis=1)
         return hits
+
+
+def _distinct(rows: Rows32) -> tuple[Rows32, NDArray[np.int64]]:
+    """Distinct rows by first appearance, and where each of `rows` is among them.
+
+    Row numbers depend on what else was asked of the id vectors; an order by number would, too.
+    """
+    _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return rows[first[order]], place[inverse]
