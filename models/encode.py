@@ -20,7 +20,7 @@ def encode_producers(tower: Tower, ids: IdTables, features: ProducerFeatures) ->
     padded = [_pad(a) for a in features]
     vectors = np.empty((len(padded[0]), tower.config.dim), np.float32)
     out = torch.from_numpy(vectors)
-    with _serving():
+    with one_thread(), torch.inference_mode():
         for start in range(0, n, BLOCK):
             stop = start + BLOCK
             out[start:stop] = tower.producers(ProducerBatch(*(a[start:stop] for a in padded)), ids)
@@ -33,7 +33,7 @@ def encode_consumers(tower: Tower, ids: IdTables, features: ConsumerFeatures) ->
     padded = [_pad(a) for a in features]
     vectors = np.empty((len(padded[0]), tower.config.dim), np.float32)
     out = torch.from_numpy(vectors)
-    with _serving():
+    with one_thread(), torch.inference_mode():
         for start in range(0, n, BLOCK):
             stop = start + BLOCK
             out[start:stop] = tower.consumers(ConsumerBatch(*(a[start:stop] for a in padded)), ids)
@@ -48,14 +48,14 @@ def _pad(array: NDArray[np.float32] | NDArray[np.int32]) -> torch.Tensor:
 
 
 @contextmanager
-def _serving() -> Iterator[None]:
-    """No gradients and one thread: a sum split over threads would depend on their number."""
+def one_thread() -> Iterator[None]:
+    """Runs torch on one thread: a sum split over threads would depend on their number."""
     threads = torch.get_num_threads()
-    if threads != 1:
-        torch.set_num_threads(1)
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
-        if threads != 1:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads)

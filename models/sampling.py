@@ -95,7 +95,7 @@ class Negatives:
         parts = [
             pool[rng.integers(0, len(pool), count)]
             for pool, count in zip(
-                (self._pool(self.targets), self._pool(self.sources), known), counts, strict=True
+                (self.targets.ordered(), self.sources.ordered(), known), counts, strict=True
             )
             if count
         ]
@@ -122,7 +122,3 @@ class Negatives:
         sources = round(config.count * config.sources) if len(self.sources) else 0
         uniform = config.count - round(config.count * config.targets) - round(config.count * config.sources)
         return targets, sources, uniform if known else 0
-
-    @staticmethod
-    def _pool(recent: Recent) -> NDArray[np.int32]:
-        return recent.ring[: len(recent)]

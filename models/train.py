@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kithstream.models import checkpoint
 from kithstream.models.checkpoint import DamageError
+from kithstream.models.encode import one_thread
 from kithstream.models.features import (
     SCHEMA,
     UNRECIPROCATED,
@@ -86,7 +87,8 @@ class OnlineTrainer:
         loss = float("nan")
         if trained:
             consumers = ConsumerFeatures._make(a[seen] for a in examples.consumers)
-            loss = self._train(consumers, targets[seen]) / trained
+            with one_thread():
+                loss = self._train(consumers, targets[seen]) / trained
         self.negatives.push(sources, targets)
         self.model.step += 1
         return StepResult(self.model.step, loss, trained, len(targets) - trained)

@@ -84,3 +84,36 @@ def _ages(lists: list[list[str]], width: int, rng: np.random.Generator) -> np.nd
     for row, names in zip(ages, lists, strict=True):
         row[: len(names)] = np.sort(rng.exponential(DAY, len(names)))
     return ages
+
+
+class Town:
+    """A world of two guilds in which follows stay inside a guild and every follow of some is returned.
+
+    Only ids tell the guilds apart, so day-zero weights do not know them.
+    """
+
+    def __init__(self, accounts: int = 60, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.names = [f"t{i}" for i in range(accounts)]
+        self.follows: dict[str, list[str]] = {name: [] for name in self.names}
+        self.followed: dict[str, list[str]] = {name: [] for name in self.names}
+
+    def draw(self) -> tuple[str, str]:
+        """The next follow, not applied: someone, and a member of the same guild."""
+        while True:
+            a = int(self.rng.integers(len(self.names)))
+            b = int(self.rng.integers(len(self.names) // 2)) * 2 + a % 2
+            if a != b and self.names[b] not in self.follows[self.names[a]][:FOLLOWEES]:
+                return self.names[a], self.names[b]
+
+    def apply(self, source: str, target: str) -> None:
+        self.follows[source].insert(0, target)
+        self.followed[target].insert(0, source)
+
+    def rows(self, accounts: Sequence[str]) -> Rows:
+        degrees = [(len(self.followed[a]), len(self.follows[a]), 0) for a in accounts]
+        return nothing(accounts)._replace(
+            degrees=np.array(degrees, np.int64).reshape(-1, 3),
+            followers=[self.followed[a][:FOLLOWERS] for a in accounts],
+            followees=[self.follows[a][:FOLLOWEES] for a in accounts],
+        )
