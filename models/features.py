@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from itertools import chain
+from typing import Final, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +23,8 @@ UNRECIPROCATED: Final = 8  # newest followers read whom the account does not fol
 
 IN: Final = 0  # direction axis: what others did to the account
 OUT: Final = 1  # direction axis: what the account did
+
+BLOCK: Final = 64  # rows are padded to a multiple of this: vectorised loops then have no tail
 
 
 class Rows(NamedTuple):
@@ -42,3 +47,239 @@ class Rows(NamedTuple):
     unreciprocated: Sequence[Sequence[str]]  # n x <= UNRECIPROCATED
     unreciprocated_ages: NDArray[np.float64]  # (n, UNRECIPROCATED)
     languages: NDArray[np.int32]  # (n,) code, 0 if unknown
+
+
+POOLED_FOLLOWEES: Final = 10  # newest followees pooled into a producer vector
+NEVER: Final = 23  # the bucket of an age that is infinite; others are floor(log2(1 + minutes)), at most 22
+AGES: Final = NEVER + 1
+DEGREES: Final = 16  # buckets floor(log2(1 + degree)), at most 15
+
+_ENGAGE: Final = (1, 4, 6)  # half-lives read of the engage group: 1 h, 7 d, none
+_NEGATIVE: Final = (4, 6)  # of the negative group: 7 d, none
+
+
+def _hours(half_lives: Sequence[float]) -> list[str]:
+    return ["ever" if h == float("inf") else f"{int(h)}s" for h in half_lives]
+
+
+# Column names of the time and activity block, in order. `bias` is filled in by the tower.
+DENSE: Final[tuple[str, ...]] = (
+    *(f"follow_{way}_{h}" for way in ("in", "out") for h in _hours(HALF_LIVES)),
+    *(f"engage_{way}_{h}" for way in ("in", "out") for h in _hours([HALF_LIVES[i] for i in _ENGAGE])),
+    *(f"negative_{way}_{h}" for way in ("in", "out") for h in _hours([HALF_LIVES[i] for i in _NEGATIVE])),
+    "age_in",
+    "age_out",
+    "lifetime",
+    "out_over_in",
+    "in_empty",
+    "out_empty",
+    "reciprocation",
+    "bias",
+)
+PSI: Final[tuple[str, ...]] = (
+    "one",
+    "followers",
+    "followees",
+    "age_out",
+    "age_in",
+    "lifetime",
+    "out_empty",
+    "reciprocation",
+    "engage_out",
+    "negative_out",
+)
+# Tables whose sum is the bias of a producer, with their sizes.
+TABLES: Final[tuple[tuple[str, int], ...]] = (
+    ("age_in", AGES),
+    ("age_out", AGES),
+    ("lifetime", AGES),
+    ("followers", DEGREES),
+    ("followees", DEGREES),
+    ("age_in*followers", AGES * DEGREES),
+    ("age_out*followees", AGES * DEGREES),
+    ("age_in*age_out", AGES * AGES),
+    ("followers*followees", DEGREES * DEGREES),
+)
+BUCKETS: Final = sum(size for _, size in TABLES)
+_TABLE_STARTS: Final = np.cumsum([0, *(size for _, size in TABLES[:-1])]).astype(np.int32)
+
+
+class Schema(msgspec.Struct, frozen=True):
+    """Names, order and constants of everything the towers read; part of every checkpoint."""
+
+    dense: tuple[str, ...] = DENSE
+    psi: tuple[str, ...] = PSI
+    tables: tuple[tuple[str, int], ...] = TABLES
+    half_lives: tuple[float, ...] = HALF_LIVES[:-1]  # the last has no half-life
+    followers: int = FOLLOWERS
+    followees: int = FOLLOWEES
+    pooled_followees: int = POOLED_FOLLOWEES
+    unreciprocated: int = UNRECIPROCATED
+    transforms: str = "v1"  # raised when a formula below changes without a change of name
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits; equal exactly when a checkpoint can be read."""
+        return hashlib.blake2b(msgspec.json.encode(self), digest_size=8).hexdigest()
+
+
+SCHEMA: Final = Schema()
+
+
+class RowIndex(Protocol):
+    """Turns account ids into rows of the id vectors; row 0 is nobody."""
+
+    def rows_of(self, accounts: Sequence[str]) -> NDArray[np.int32]: ...
+
+
+class ProducerFeatures(NamedTuple):
+    """What the producer tower reads of n accounts. Neighbour rows are padded with 0, which is nobody."""
+
+    rows: NDArray[np.int32]  # (n,) rows of the accounts themselves
+    dense: NDArray[np.float32]  # (n, len(DENSE)); the bias column is 0
+    buckets: NDArray[np.int32]  # (n, len(TABLES)) positions in the joined bias table
+    followers: NDArray[np.int32]  # (n, FOLLOWERS)
+    followees: NDArray[np.int32]  # (n, POOLED_FOLLOWEES)
+    languages: NDArray[np.int32]  # (n,)
+
+
+class ConsumerFeatures(NamedTuple):
+    """What the consumer tower reads of n accounts. Neighbour rows are padded with 0, which is nobody."""
+
+    rows: NDArray[np.int32]  # (n,)
+    psi: NDArray[np.float32]  # (n, len(PSI))
+    unreciprocated: NDArray[np.int32]  # (n, UNRECIPROCATED)
+    unreciprocated_ages: NDArray[np.int32]  # (n, UNRECIPROCATED) buckets
+    followers: NDArray[np.int32]  # (n, FOLLOWERS)
+    followees: NDArray[np.int32]  # (n, FOLLOWEES)
+    languages: NDArray[np.int32]  # (n,)
+
+
+def concatenate(parts: Sequence[ConsumerFeatures]) -> ConsumerFeatures:
+    """The rows of several feature blocks, one after the other."""
+    return ConsumerFeatures(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def producer_features(rows: Rows, index: RowIndex) -> ProducerFeatures:
+    """Features of n candidates. A row's bits do not depend on the other rows."""
+    n = len(rows.accounts)
+    counts, degrees = rows.counts, rows.degrees
+    x = np.ones((_padded(n), len(DENSE)), np.float32)  # the argument of the logarithm, per column
+    top = x[:n]
+    top[:, 0:7] = counts[:, IN, 0]
+    top[:, 7:14] = counts[:, OUT, 0]
+    top[:, 14:17] = counts[:, IN, 1, _ENGAGE]
+    top[:, 17:20] = counts[:, OUT, 1, _ENGAGE]
+    top[:, 20:22] = counts[:, IN, 2, _NEGATIVE]
+    top[:, 22:24] = counts[:, OUT, 2, _NEGATIVE]
+    top[:, 24:26] = _minutes(rows.last)
+    top[:, 26] = rows.first
+    top[:, 27] = degrees[:, 0]
+    top[:, 28] = degrees[:, 1]
+    x += _OFFSET
+    np.log(x, out=x)
+    dense = x * _SCALE
+    dense += _SHIFT
+    dense[:, 27] = (x[:, 28] - x[:, 27]) * np.float32(0.5)
+    dense = dense[:n]
+    dense[:, 28] = degrees[:, 0] == 0
+    dense[:, 29] = degrees[:, 1] == 0
+    dense[:, 30] = degrees[:, 2] / (1.0 + degrees[:, 1])
+    return ProducerFeatures(
+        rows=index.rows_of(rows.accounts),
+        dense=dense,
+        buckets=_bias_buckets(rows),
+        followers=_neighbours(rows.followers, FOLLOWERS, index),
+        followees=_neighbours([r[:POOLED_FOLLOWEES] for r in rows.followees], POOLED_FOLLOWEES, index),
+        languages=rows.languages,
+    )
+
+
+def consumer_features(rows: Rows, index: RowIndex) -> ConsumerFeatures:
+    """Features of n asking accounts. A row's bits do not depend on the other rows."""
+    n = len(rows.accounts)
+    x = np.ones((_padded(n), len(PSI)), np.float32)
+    top = x[:n]
+    top[:, 0] = 0.0
+    top[:, 1:3] = rows.degrees[:, 0:2]
+    top[:, 3] = _minutes(rows.last[:, OUT])
+    top[:, 4] = _minutes(rows.last[:, IN])
+    top[:, 5] = rows.first
+    top[:, 8] = rows.counts[:, OUT, 1, 4]
+    top[:, 9] = rows.counts[:, OUT, 2, 4]
+    x += np.float32(1.0)
+    np.log(x, out=x)
+    psi = x * _PSI_SCALE
+    psi += _PSI_SHIFT
+    psi = psi[:n]
+    psi[:, 6] = rows.degrees[:, 1] == 0
+    psi[:, 7] = rows.degrees[:, 2] / (1.0 + rows.degrees[:, 1])
+    return ConsumerFeatures(
+        rows=index.rows_of(rows.accounts),
+        psi=psi,
+        unreciprocated=_neighbours(rows.unreciprocated, UNRECIPROCATED, index),
+        unreciprocated_ages=age_buckets(rows.unreciprocated_ages),
+        followers=_neighbours(rows.followers, FOLLOWERS, index),
+        followees=_neighbours(rows.followees, FOLLOWEES, index),
+        languages=rows.languages,
+    )
+
+
+def age_buckets(seconds: NDArray[np.float64]) -> NDArray[np.int32]:
+    """floor(log2(1 + minutes)), at most 22; 23 for an infinite age.
+
+    >>> age_buckets(np.array([0.0, 59.0, 60.0, 86400.0, np.inf])).tolist()
+    [0, 0, 1, 10, 23]
+    """
+    _, exponent = np.frexp(1.0 + np.minimum(seconds, 4e8) / 60.0)
+    return np.where(np.isfinite(seconds), np.clip(exponent - 1, 0, NEVER - 1), NEVER).astype(np.int32)
+
+
+def _padded(n: int) -> int:
+    return -(-n // BLOCK) * BLOCK
+
+
+def _minutes(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Minutes, capped so that ln(1 + minutes) / 5 is 3 for an age that is infinite."""
+    return np.minimum(seconds / 60.0, _NEVER_MINUTES)
+
+
+def _bias_buckets(rows: Rows) -> NDArray[np.int32]:
+    ages = age_buckets(np.column_stack([rows.last, rows.first]))
+    last_in, last_out, lifetime = ages[:, 0], ages[:, 1], ages[:, 2]
+    _, exponent = np.frexp(1.0 + rows.degrees[:, :2])
+    degrees = np.clip(exponent - 1, 0, DEGREES - 1).astype(np.int32)
+    followers, followees = degrees[:, 0], degrees[:, 1]
+    buckets = np.empty((len(ages), len(TABLES)), np.int32)
+    buckets[:, 0] = last_in
+    buckets[:, 1] = last_out
+    buckets[:, 2] = lifetime
+    buckets[:, 3] = followers
+    buckets[:, 4] = followees
+    buckets[:, 5] = last_in * DEGREES + followers
+    buckets[:, 6] = last_out * DEGREES + followees
+    buckets[:, 7] = last_in * AGES + last_out
+    buckets[:, 8] = followers * DEGREES + followees
+    buckets += _TABLE_STARTS
+    return buckets
+
+
+def _neighbours(lists: Sequence[Sequence[str]], width: int, index: RowIndex) -> NDArray[np.int32]:
+    lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+    out = np.zeros((len(lists), width), np.int32)
+    if lengths.any():
+        out[np.arange(width) < lengths[:, None]] = index.rows_of(list(chain.from_iterable(lists)))
+    return out
+
+
+def _columns(values: Sequence[tuple[int, float]]) -> NDArray[np.float32]:
+    return np.array([v for count, v in values for _ in range(count)], np.float32)
+
+
+_NEVER_MINUTES: Final = float(np.exp(15.0) - 1.0)
+# Columns: 14 follow, 6 engage, 4 negative, 2 ages, lifetime, out_over_in, (followees), 3 others.
+_OFFSET: Final = _columns([(14, 0.01), (10, 1.0), (2, 1.0), (1, 1.0), (2, 1.0), (3, 0.0)])
+_SCALE: Final = _columns([(14, 1 / 3), (10, 1 / 3), (2, 1 / 5), (1, 1 / 10), (5, 0.0)])
+_SHIFT: Final = _columns([(14, 2 / 3), (10, 0.0), (2, 0.0), (1, -1.0), (5, 0.0)])
+_PSI_SCALE: Final = _columns([(1, 0.0), (2, 1 / 3), (2, 1 / 5), (1, 1 / 10), (2, 0.0), (2, 1 / 3)])
+_PSI_SHIFT: Final = _columns([(1, 1.0), (2, 0.0), (2, 0.0), (1, -1.0), (4, 0.0)])

@@ -1,0 +1,107 @@
+"""Checkpoints: one safetensors file with a JSON header. Loading executes nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from kithstream.models.tower import TowerConfig
+
+FORMAT: Final = 1
+Array = NDArray[np.generic]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used.
+
+    CheckpointError
+    +-- SchemaError: it was written for other features; train another lineage
+    +-- DamageError: it is incomplete or no checkpoint; take an older one
+    """
+
+
+class SchemaError(CheckpointError):
+    """The checkpoint reads other features than this build makes."""
+
+
+class DamageError(CheckpointError):
+    """The file is no checkpoint, or something is missing in it."""
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What a checkpoint says about itself."""
+
+    lineage: str
+    step: int
+    schema_hash: str
+    tower: TowerConfig
+    seed: int
+    created_by: str
+    format: int = FORMAT
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """A header and the named arrays behind it."""
+
+    header: Header
+    arrays: dict[str, Array]
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> Array:
+        """The array of a name; refused unless shape and type are as expected. -1 fits any length."""
+        if name not in self.arrays:
+            raise DamageError(f"the checkpoint has no array {name}")
+        found = self.arrays[name]
+        fits = len(found.shape) == len(shape) and all(
+            e in (-1, s) for s, e in zip(found.shape, shape, strict=True)
+        )
+        if not fits or found.dtype != np.dtype(dtype):
+            raise DamageError(
+                f"array {name} is {found.dtype}{list(found.shape)}, expected {np.dtype(dtype)}{list(shape)}"
+            )
+        return found
+
+
+def write(path: Path, header: Header, arrays: Mapping[str, Array]) -> None:
+    """Writes aside, syncs, renames: a reader sees the old file or the new one, whole."""
+    metadata = {"kithstream": msgspec.json.encode(header).decode()}
+    data = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata=metadata)
+    aside = path.with_name(f"{path.name}.tmp")
+    with open(aside, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def read(path: Path, schema_hash: str) -> Checkpoint:
+    """Reads a checkpoint; refused if it was written for another schema."""
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        raise DamageError(f"{path} is no checkpoint: {error}") from error
+    if "kithstream" not in metadata:
+        raise DamageError(f"{path} has no header of kithstream")
+    try:
+        header = msgspec.json.decode(metadata["kithstream"], type=Header)
+    except msgspec.MsgspecError as error:
+        raise DamageError(f"{path} has a header that cannot be read: {error}") from error
+    if header.format != FORMAT:
+        raise SchemaError(f"{path} has format {header.format}, this build reads {FORMAT}")
+    if header.schema_hash != schema_hash:
+        raise SchemaError(f"{path} was written for schema {header.schema_hash}, this build has {schema_hash}")
+    return Checkpoint(header, arrays)

@@ -1,0 +1,163 @@
+"""The model as others see it: rows in, vectors out, one lineage, a step that grows."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kithstream.models import checkpoint
+from kithstream.models.bootstrap import set_day_zero
+from kithstream.models.checkpoint import Array, Checkpoint, DamageError, Header
+from kithstream.models.encode import encode_consumers, encode_producers
+from kithstream.models.features import (
+    SCHEMA,
+    ConsumerFeatures,
+    ProducerFeatures,
+    Rows,
+    consumer_features,
+    producer_features,
+)
+from kithstream.models.ids import IdVectors
+from kithstream.models.tower import Tower, TowerConfig
+
+
+class Producers(NamedTuple):
+    """Encoded candidates. `features` are what a trainer stores beside the vectors."""
+
+    vectors: NDArray[np.float32]  # (n, dim)
+    step: int
+    features: ProducerFeatures
+
+
+class Consumers(NamedTuple):
+    """Encoded askers. `features` are what an example is made of, if a follow comes."""
+
+    vectors: NDArray[np.float32]  # (n, dim)
+    step: int
+    features: ConsumerFeatures
+
+
+class Model:
+    """Towers and id vectors of one lineage. Not safe for threads.
+
+    A vector is a function of (rows, step) alone: it does not depend on what was encoded before.
+    """
+
+    def __init__(self, tower: Tower, ids: IdVectors, lineage: str, step: int) -> None:
+        self.tower = tower
+        self.ids = ids
+        self.lineage = lineage
+        self.step = step
+
+    @classmethod
+    def day_zero(cls, seed: int, dim: int = 128, lineage: str | None = None) -> Self:
+        """The model before any training: weights set by hand, id vectors as they are born."""
+        config = TowerConfig(dim=dim)
+        tower = Tower(config)
+        set_day_zero(tower)
+        name = f"{SCHEMA.hash}/{dim}/{seed}".encode()
+        return cls(
+            tower=tower,
+            ids=IdVectors(config.id_dim, config.sign_dim, seed, config.born),
+            lineage=lineage if lineage is not None else blake2b(name, digest_size=6).hexdigest(),
+            step=0,
+        )
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Reads what `save` or a trainer's `save` wrote; see `CheckpointError` for refusals."""
+        return cls.from_checkpoint(checkpoint.read(Path(path), SCHEMA.hash))
+
+    @classmethod
+    def from_checkpoint(cls, saved: Checkpoint) -> Self:
+        config = saved.header.tower
+        tower = Tower(config)
+        with torch.no_grad():
+            for name, parameter in tower.named_parameters():
+                parameter.copy_(
+                    torch.from_numpy(saved.array(f"tower.{name}", tuple(parameter.shape), np.float32))
+                )
+        ids = IdVectors(config.id_dim, config.sign_dim, saved.header.seed, config.born)
+        names = _unpack(saved.array("ids.names", (-1,), np.uint8), saved.array("ids.ends", (-1,), np.int64))
+        rows = len(names)
+        ids.restore(
+            names=names,
+            free=saved.array("ids.free", (-1,), np.int64).tolist(),
+            target=saved.array("ids.target", (rows, config.id_dim), np.float32),  # type: ignore[arg-type]  # checked
+            source=saved.array("ids.source", (rows, config.id_dim), np.float32),  # type: ignore[arg-type]  # checked
+            squares=saved.array("ids.squares", (rows, 2), np.float32),  # type: ignore[arg-type]  # checked
+            used=saved.array("ids.used", (rows,), np.int64),  # type: ignore[arg-type]  # checked
+        )
+        return cls(tower, ids, saved.header.lineage, saved.header.step)
+
+    def save(self, path: Path | str) -> None:
+        """Writes weights and id vectors; a round trip is bit-equal."""
+        checkpoint.write(Path(path), self.header(), self.arrays())
+
+    def header(self) -> Header:
+        return Header(
+            lineage=self.lineage,
+            step=self.step,
+            schema_hash=self.schema_hash,
+            tower=self.tower.config,
+            seed=self.ids.seed,
+            created_by=f"kithstream {version('kithstream')}",
+        )
+
+    def arrays(self) -> dict[str, Array]:
+        rows = len(self.ids.names)
+        names, ends = _pack(self.ids.names)
+        return {
+            **{f"tower.{name}": p.detach().numpy() for name, p in self.tower.named_parameters()},
+            "ids.names": names,
+            "ids.ends": ends,
+            "ids.free": np.array(self.ids.free, np.int64),
+            "ids.target": self.ids.target[:rows],
+            "ids.source": self.ids.source[:rows],
+            "ids.squares": self.ids.squares[:rows],
+            "ids.used": self.ids.used[:rows],
+        }
+
+    @property
+    def dim(self) -> int:
+        return self.tower.config.dim
+
+    @property
+    def schema_hash(self) -> str:
+        return SCHEMA.hash
+
+    @property
+    def norm_bound(self) -> float:
+        """No producer vector of the lineage is longer, up to rounding in the last bits."""
+        return self.tower.config.norm_bound
+
+    def encode_producers(self, rows: Rows) -> Producers:
+        """Vectors of candidates. Bits do not depend on which rows are encoded together."""
+        features = producer_features(rows, self.ids)
+        return Producers(encode_producers(self.tower, self.ids.tables, features), self.step, features)
+
+    def encode_consumers(self, rows: Rows) -> Consumers:
+        """Vectors of those who ask. Bits do not depend on which rows are encoded together."""
+        features = consumer_features(rows, self.ids)
+        return Consumers(encode_consumers(self.tower, self.ids.tables, features), self.step, features)
+
+
+def _pack(names: object) -> tuple[Array, Array]:
+    assert isinstance(names, list)
+    encoded = [b"" if name is None else name.encode() for name in names]
+    ends = np.cumsum([len(e) for e in encoded], dtype=np.int64)
+    return np.frombuffer(b"".join(encoded), np.uint8), ends
+
+
+def _unpack(data: Array, ends: Array) -> list[str | None]:
+    raw, stops = data.tobytes(), ends.tolist()
+    if not stops or stops[-1] != len(raw):
+        raise DamageError(f"the ids end at {stops[-1:]}, their bytes at {len(raw)}")
+    starts = [0, *stops[:-1]]
+    return [raw[a:b].decode() or None for a, b in zip(starts, stops, strict=True)]

@@ -1,0 +1,119 @@
+"""The candidates as they were last encoded: what training reads of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kithstream.models.checkpoint import Array, Checkpoint
+from kithstream.models.features import (
+    DENSE,
+    FOLLOWERS,
+    POOLED_FOLLOWEES,
+    TABLES,
+    ProducerFeatures,
+)
+from kithstream.models.ids import NOBODY
+
+Rows32 = NDArray[np.int32]
+
+
+class ProducerTable:
+    """The last encoded features of every candidate, by row of the id vectors."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._known = np.zeros(0, np.int32)
+        self._allocate(1024)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def rows(self) -> Rows32:
+        """Rows written, in the order of their first writing."""
+        return self._known[: self._count]
+
+    def written(self, rows: Rows32) -> NDArray[np.bool_]:
+        inside = rows < len(self._written)
+        found: NDArray[np.bool_] = inside & self._written[np.where(inside, rows, 0)]
+        return found
+
+    def write(self, features: ProducerFeatures) -> None:
+        """Keeps features as they were encoded; of a row given twice the last stays."""
+        rows = features.rows
+        if len(rows) == 0:
+            return
+        self._grow(int(rows.max()) + 1)
+        fresh = rows[~self._written[rows]]
+        fresh = fresh[np.sort(np.unique(fresh, return_index=True)[1])]  # by appearance, not by row number
+        if len(fresh):
+            if self._count + len(fresh) > len(self._known):
+                self._known = np.pad(self._known, (0, len(self._known) + len(fresh) + 1024))
+            self._known[self._count : self._count + len(fresh)] = fresh
+            self._count += len(fresh)
+            self._written[fresh] = True
+        for table, values in zip(self._tables, features[1:], strict=True):
+            table[rows] = values
+
+    def read(self, rows: Rows32) -> ProducerFeatures:
+        """Features of rows that were written."""
+        return ProducerFeatures._make((rows, *(table[rows] for table in self._tables)))
+
+    def drop(self, rows: Rows32) -> None:
+        """Forgets rows, as candidates and as neighbours of others."""
+        gone = np.zeros(max(len(self._written), int(rows.max(initial=0)) + 1), np.bool_)
+        gone[rows] = True
+        kept = self.rows[~gone[self.rows]]
+        self._known[: len(kept)] = kept
+        self._count = len(kept)
+        self._written &= ~gone[: len(self._written)]
+        for table in (self.followers, self.followees):
+            table[gone[np.minimum(table, len(gone) - 1)]] = NOBODY
+
+    def arrays(self) -> dict[str, Array]:
+        """Content by name, for a checkpoint."""
+        names = ProducerFeatures._fields[1:]
+        values = {f"producers.{n}": t[self.rows] for n, t in zip(names, self._tables, strict=True)}
+        return {"producers.rows": self.rows, **values}
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Replaces the content by that of a checkpoint."""
+        rows = saved.array("producers.rows", (-1,), np.int32)
+        shapes = [(len(rows), *t.shape[1:]) for t in self._tables]
+        values = [
+            saved.array(f"producers.{name}", shape, table.dtype.type)
+            for name, shape, table in zip(ProducerFeatures._fields[1:], shapes, self._tables, strict=True)
+        ]
+        order = np.argsort(rows, kind="stable")
+        self._clear()
+        self.write(ProducerFeatures._make((rows[order], *(v[order] for v in values))))
+        self._known[: len(rows)] = rows
+
+    @property
+    def _tables(self) -> tuple[NDArray[np.float32], Rows32, Rows32, Rows32, Rows32]:
+        return (self.dense, self.buckets, self.followers, self.followees, self.languages)
+
+    def _clear(self) -> None:
+        self._count = 0
+        self._known = np.zeros(0, np.int32)
+        self._allocate(1024)
+
+    def _allocate(self, capacity: int) -> None:
+        self._written = np.zeros(capacity, np.bool_)
+        self.dense = np.zeros((capacity, len(DENSE)), np.float32)
+        self.buckets = np.zeros((capacity, len(TABLES)), np.int32)
+        self.followers = np.zeros((capacity, FOLLOWERS), np.int32)
+        self.followees = np.zeros((capacity, POOLED_FOLLOWEES), np.int32)
+        self.languages = np.zeros(capacity, np.int32)
+
+    def _grow(self, needed: int) -> None:
+        if needed <= len(self._written):
+            return
+        more = max(needed, 2 * len(self._written)) - len(self._written)
+        self._written = np.pad(self._written, (0, more))
+        self.dense = np.pad(self.dense, ((0, more), (0, 0)))
+        self.buckets = np.pad(self.buckets, ((0, more), (0, 0)))
+        self.followers = np.pad(self.followers, ((0, more), (0, 0)))
+        self.followees = np.pad(self.followees, ((0, more), (0, 0)))
+        self.languages = np.pad(self.languages, (0, more))

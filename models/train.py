@@ -1,0 +1,277 @@
+"""Online training: one step per micro-batch of follows, on features as they were before the events.
+
+The loss is a sampled softmax over what the account could have followed instead: those who follow it and
+whom it does not follow, and drawn negatives. Candidates are read as they were last encoded, aged or not, so
+training sees what serving sees. A model is a function of the order of examples, their batches and the seed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kithstream.models import checkpoint
+from kithstream.models.checkpoint import DamageError
+from kithstream.models.encode import one_thread
+from kithstream.models.features import (
+    SCHEMA,
+    UNRECIPROCATED,
+    ConsumerFeatures,
+)
+from kithstream.models.ids import NOBODY, IdTables
+from kithstream.models.losses import sampled_softmax
+from kithstream.models.model import Model
+from kithstream.models.producers import ProducerTable
+from kithstream.models.sampling import Negatives, SamplingConfig
+from kithstream.models.tower import ConsumerBatch, ProducerBatch
+
+Rows32 = NDArray[np.int32]
+
+
+class TrainerConfig(msgspec.Struct, frozen=True):
+    """How the trainer steps: Adagrad with these rates, squares starting at `start`."""
+
+    rate: float = 0.1
+    id_rate: float = 0.1
+    bias_rate: float = 0.03
+    start: float = 0.1
+    sampling: SamplingConfig = SamplingConfig()
+
+
+class Examples(NamedTuple):
+    """Follows, oldest first: who asked, as seen before the follow, and whom it chose."""
+
+    consumers: ConsumerFeatures  # n
+    targets: Sequence[str]  # n
+    as_of: int  # microseconds
+
+
+class StepResult(NamedTuple):
+    """What a step did. Examples whose target was never encoded are skipped: no answer could hold it."""
+
+    step: int
+    loss: float  # mean over the trained examples, NaN if there were none
+    trained: int
+    skipped: int
+
+
+class OnlineTrainer:
+    """Steps a model along a stream of follows. Not safe for threads."""
+
+    def __init__(self, model: Model, config: TrainerConfig, rng: np.random.Generator) -> None:
+        self.model = model
+        self.config = config
+        self.rng = rng
+        self.producers = ProducerTable()
+        self.negatives = Negatives(config.sampling)
+        self.squares = {name: torch.full_like(p, config.start) for name, p in model.tower.named_parameters()}
+        self._scratch = np.zeros(1024, np.int32)
+
+    def observe(self, examples: Examples) -> StepResult:
+        """One step on a micro-batch, 32 to 64 examples are cheapest. Raises `model.step` by one."""
+        ids = self.model.ids
+        sources = examples.consumers.rows
+        targets = ids.rows_of(examples.targets)
+        ids.touch(sources, examples.as_of)
+        ids.touch(targets, examples.as_of)
+        seen = self.producers.written(targets)
+        trained = int(seen.sum())
+        loss = float("nan")
+        if trained:
+            consumers = ConsumerFeatures._make(a[seen] for a in examples.consumers)
+            with one_thread():
+                loss = self._train(consumers, targets[seen]) / trained
+        self.negatives.push(sources, targets)
+        self.model.step += 1
+        return StepResult(self.model.step, loss, trained, len(targets) - trained)
+
+    def expire(self, before: int) -> int:
+        """Forgets accounts without an example since a time; returns how many. Raises `model.step` by one.
+
+        Features made before hold rows that may be given to others: drop them.
+        """
+        rows = self.model.ids.expire(before)
+        self.producers.drop(rows)
+        self.negatives.drop(rows)
+        self.model.step += 1
+        return len(rows)
+
+    def save(self, path: Path | str) -> None:
+        """Writes the model and everything that training needs to go on exactly as if it had not stopped."""
+        arrays = {
+            **self.model.arrays(),
+            **self.producers.arrays(),
+            **{f"squares.{name}": s.numpy() for name, s in self.squares.items()},
+            "recent.targets": self.negatives.targets.ordered(),
+            "recent.sources": self.negatives.sources.ordered(),
+            "rng": np.frombuffer(json.dumps(self.rng.bit_generator.state).encode(), np.uint8),
+        }
+        checkpoint.write(Path(path), self.model.header(), arrays)
+
+    @classmethod
+    def load(cls, path: Path | str, config: TrainerConfig) -> Self:
+        """Goes on from what `save` wrote, random numbers included."""
+        saved = checkpoint.read(Path(path), SCHEMA.hash)
+        trainer = cls(Model.from_checkpoint(saved), config, np.random.Generator(np.random.PCG64(0)))
+        trainer.producers.restore(saved)
+        for name, squares in trainer.squares.items():
+            values = saved.array(f"squares.{name}", tuple(squares.shape), np.float32)
+            squares.copy_(torch.from_numpy(values))
+        for kind, recent in (
+            ("targets", trainer.negatives.targets),
+            ("sources", trainer.negatives.sources),
+        ):
+            recent.restore(saved.array(f"recent.{kind}", (-1,), np.int32))  # type: ignore[arg-type]  # checked
+        try:
+            trainer.rng.bit_generator.state = json.loads(saved.array("rng", (-1,), np.uint8).tobytes())
+        except ValueError as error:
+            raise DamageError(f"{path} has no state of a PCG64 generator: {error}") from error
+        return trainer
+
+    def loss(self, consumers: ConsumerFeatures, targets: Rows32) -> tuple[Tensor, Rows32, Tensor, Tensor]:
+        """Sum of the losses of examples, with the rows it reads and their id vectors as leaves.
+
+        Draws negatives. The tower's parameters and the returned tables receive gradients.
+        """
+        n = len(targets)
+        sample = self.negatives.sample(self.producers.rows, self.rng)
+        drawn = len(sample.rows)
+        forced = consumers.unreciprocated  # (n, UNRECIPROCATED), nobody where there is none
+        forced = np.where(self.producers.written(forced), forced, NOBODY)
+        forced_rows, forced_place = _distinct(forced[forced != NOBODY])
+        candidates = self.producers.read(np.concatenate((sample.rows, targets, forced_rows)).astype(np.int32))
+
+        (
+            rows,
+            (
+                candidate_rows,
+                candidate_followers,
+                candidate_followees,
+                consumer_rows,
+                unreciprocated,
+                followers,
+                followees,
+            ),
+        ) = self._localise(
+            candidates.rows,
+            candidates.followers,
+            candidates.followees,
+            consumers.rows,
+            consumers.unreciprocated,
+            consumers.followers,
+            consumers.followees,
+        )
+        ids = self.model.ids
+        target = torch.from_numpy(ids.target[rows]).requires_grad_()
+        source = torch.from_numpy(ids.source[rows]).requires_grad_()
+        tables = IdTables(target, source, torch.from_numpy(ids.signs[rows]))
+        p = self.model.tower.producers(
+            ProducerBatch(
+                rows=candidate_rows,
+                dense=torch.from_numpy(candidates.dense),
+                buckets=torch.from_numpy(candidates.buckets),
+                followers=candidate_followers,
+                followees=candidate_followees,
+                languages=torch.from_numpy(candidates.languages),
+            ),
+            tables,
+        )
+        q = self.model.tower.consumers(
+            ConsumerBatch(
+                rows=consumer_rows,
+                psi=torch.from_numpy(consumers.psi),
+                unreciprocated=unreciprocated,
+                unreciprocated_ages=torch.from_numpy(consumers.unreciprocated_ages),
+                followers=followers,
+                followees=followees,
+                languages=torch.from_numpy(consumers.languages),
+            ),
+            tables,
+        )
+
+        own = np.zeros(forced.shape, np.int64)
+        own[forced != NOBODY] = drawn + n + forced_place
+        back = forced == targets[:, None]  # a follow back: the positive is one of the forced
+        forced_scores = torch.einsum("nd,nkd->nk", q, p[torch.from_numpy(own)])
+        forced_scores = forced_scores.masked_fill(torch.from_numpy((forced == NOBODY) | back), -torch.inf)
+        drawn_scores = q @ p[:drawn].T
+        drawn_scores = drawn_scores.masked_fill(
+            torch.from_numpy(self._hits(sample.rows, consumers, targets)), -torch.inf
+        )
+        expected = self.negatives.expected(targets, len(self.producers))
+        # Whom one could follow back is always there: its expected count is 1.
+        positive_log_q = np.where(back.any(axis=1), 0.0, np.log(np.maximum(expected, 1e-9)))
+        negatives_log_q = np.concatenate((np.zeros(UNRECIPROCATED), np.log(sample.expected)))
+        losses = sampled_softmax(
+            (q * p[drawn : drawn + n]).sum(dim=1),
+            torch.from_numpy(positive_log_q.astype(np.float32)),
+            torch.cat((forced_scores, drawn_scores), dim=1),
+            torch.from_numpy(negatives_log_q.astype(np.float32)),
+        )
+        return losses.sum(), rows, target, source
+
+    def _train(self, consumers: ConsumerFeatures, targets: Rows32) -> float:
+        tower = self.model.tower
+        loss, rows, target, source = self.loss(consumers, targets)
+        tower.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        with torch.no_grad():
+            for name, parameter in tower.named_parameters():
+                if parameter.grad is None:
+                    continue
+                rate = self.config.bias_rate if name == "bias" else self.config.rate
+                self.squares[name] += parameter.grad**2
+                parameter.sub_(rate * parameter.grad / self.squares[name].sqrt())
+        ids = self.model.ids
+        for place, (table, leaf) in enumerate(((ids.target, target), (ids.source, source))):
+            assert leaf.grad is not None
+            gradient = leaf.grad.numpy()
+            gradient[0] = 0.0  # nobody learns nothing
+            squares = ids.squares[rows, place] + (gradient**2).mean(axis=1)
+            ids.squares[rows, place] = squares
+            table[rows] -= self.config.id_rate * gradient / np.sqrt(self.config.start + squares)[:, None]
+        return float(loss.detach())
+
+    def _localise(self, *arrays: Rows32) -> tuple[Rows32, list[Tensor]]:
+        """The distinct rows of arrays, nobody first, and the arrays renumbered to positions in them."""
+        flat = np.concatenate([np.zeros(1, np.int32), *(a.ravel() for a in arrays)])
+        if len(self._scratch) < self.model.ids.capacity:
+            self._scratch = np.zeros(self.model.ids.capacity, np.int32)
+        places = np.arange(len(flat), dtype=np.int32)
+        self._scratch[flat[::-1]] = places[::-1]  # of a repeated row the first place stays
+        firsts = self._scratch[flat]
+        distinct = firsts == places
+        local = (np.cumsum(distinct, dtype=np.int32) - 1)[firsts]
+        parts = np.split(local[1:], np.cumsum([a.size for a in arrays])[:-1])
+        renumbered = [torch.from_numpy(part.reshape(a.shape)) for part, a in zip(parts, arrays, strict=True)]
+        return flat[distinct], renumbered
+
+    @staticmethod
+    def _hits(drawn: Rows32, consumers: ConsumerFeatures, targets: Rows32) -> NDArray[np.bool_]:
+        """(n, drawn) where a drawn row is no negative: the target, the account itself, one it follows,
+        or one that is among the forced."""
+        others = np.concatenate(
+            (targets[:, None], consumers.rows[:, None], consumers.followees, consumers.unreciprocated), axis=1
+        )
+        hits: NDArray[np.bool_] = (others[:, :, None] == drawn).any(axis=1)
+        return hits
+
+
+def _distinct(rows: Rows32) -> tuple[Rows32, NDArray[np.int64]]:
+    """Distinct rows by first appearance, and where each of `rows` is among them.
+
+    Row numbers depend on what else was asked of the id vectors; an order by number would, too.
+    """
+    _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return rows[first[order]], place[inverse]

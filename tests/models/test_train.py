@@ -1,0 +1,259 @@
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.models.worlds import Town, nothing, some_rows, take
+
+from kithstream.models.evaluate import recall_at
+from kithstream.models.features import ConsumerFeatures
+from kithstream.models.model import Model
+from kithstream.models.producers import ProducerTable
+from kithstream.models.sampling import SamplingConfig
+from kithstream.models.train import Examples, OnlineTrainer, TrainerConfig
+
+CONFIG = TrainerConfig()
+
+
+def trainer(seed: int = 0, config: TrainerConfig = CONFIG, dim: int = 128) -> OnlineTrainer:
+    return OnlineTrainer(
+        Model.day_zero(seed=seed, dim=dim), config, np.random.Generator(np.random.PCG64(seed))
+    )
+
+
+def batches(count: int, size: int = 8, seed: int = 0) -> list[tuple[list[int], list[str]]]:
+    rng = np.random.default_rng(seed)
+    return [
+        (rng.integers(0, 60, size).tolist(), [f"a{x}" for x in rng.integers(0, 80, size)])
+        for _ in range(count)
+    ]
+
+
+WORLD = some_rows(60, seed=4, languages=(0, 1, 2))
+
+
+def run(learner: OnlineTrainer, steps: list[tuple[list[int], list[str]]]) -> list[float]:
+    """Observes, then encodes the accounts of the batch, as an engine does."""
+    losses = []
+    for number, (sources, targets) in enumerate(steps):
+        features = learner.model.encode_consumers(take(WORLD, sources)).features
+        losses.append(learner.observe(Examples(features, targets, number)).loss)
+        learner.producers.write(learner.model.encode_producers(take(WORLD, sources)).features)
+    return losses
+
+
+def state(learner: OnlineTrainer) -> dict[str, np.ndarray]:
+    """All that was learned, by account."""
+    model = learner.model
+    found = {name: p.detach().numpy().copy() for name, p in model.tower.named_parameters()}
+    names = sorted(name for name in model.ids.names if name is not None)
+    rows = model.ids.rows_of(names)
+    return {
+        **found,
+        "target": model.ids.target[rows],
+        "source": model.ids.source[rows],
+        "squares": model.ids.squares[rows],
+    }
+
+
+def assert_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, other[name], err_msg=name)
+
+
+def test_training_is_a_function_of_examples_and_seed() -> None:
+    one, other = trainer(), trainer()
+    run(one, batches(12))
+    run(other, batches(12))
+    assert_equal(state(one), state(other))
+    third = trainer()
+    third.rng = np.random.Generator(np.random.PCG64(9))
+    run(third, batches(12))
+    assert (state(third)["attention"] != state(one)["attention"]).any()
+
+
+def test_questions_asked_meanwhile_change_nothing_that_is_learned() -> None:
+    one, other = trainer(), trainer()
+    run(one, batches(12))
+    for number, step in enumerate(batches(12)):
+        asked = nothing([f"z{number}-{i}" for i in range(3)] + [f"a{79 - number}"])
+        other.model.encode_consumers(asked)
+        run(other, [step])
+    there, here = state(other), state(one)
+    for name in dict(one.model.tower.named_parameters()):
+        np.testing.assert_array_equal(there[name], here[name], err_msg=name)
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.integers(0, 12))
+def test_save_and_load_in_the_middle_change_nothing(
+    tmp_path_factory: pytest.TempPathFactory, cut: int
+) -> None:
+    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
+    config = TrainerConfig(sampling=SamplingConfig(count=16, recent=20))
+    whole, first = trainer(config=config), trainer(config=config)
+    losses = run(whole, batches(12))
+    before = run(first, batches(12)[:cut])
+    first.save(path)
+    second = OnlineTrainer.load(path, config)
+    assert_equal(state(second), state(first))
+    after = run(second, batches(12)[cut:])
+    np.testing.assert_array_equal(before + after, losses)
+    assert_equal(state(second), state(whole))
+    assert second.model.step == whole.model.step == 12
+
+
+def test_gradients_equal_differences() -> None:
+    """Central differences in float64 on a few weights of every kind."""
+    learner = trainer(dim=64)
+    run(learner, batches(3))
+    features = learner.model.encode_consumers(take(WORLD, range(8))).features
+    targets = learner.producers.rows[:8].copy()
+    tower = learner.model.tower.double()
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=noise, dtype=torch.float64))
+    ids = learner.model.ids
+    ids.target, ids.source = ids.target.astype(np.float64), ids.source.astype(np.float64)  # type: ignore[assignment]
+    seed = learner.rng.bit_generator.state
+
+    doubled = ConsumerFeatures(*(a.astype(np.float64) if a.dtype == np.float32 else a for a in features))
+    learner.producers.dense = learner.producers.dense.astype(np.float64)  # type: ignore[assignment]
+
+    def loss() -> tuple[torch.Tensor, np.ndarray, torch.Tensor, torch.Tensor]:
+        learner.rng.bit_generator.state = seed
+        return learner.loss(doubled, targets)
+
+    tower.zero_grad()
+    total, rows, target, source = loss()
+    total.backward()
+    step = 1e-5
+
+    def difference(values: np.ndarray, place: tuple[int, ...]) -> float:
+        kept = values[place]
+        values[place] = kept + step
+        high = float(loss()[0].detach())
+        values[place] = kept - step
+        low = float(loss()[0].detach())
+        values[place] = kept
+        return (high - low) / (2 * step)
+
+    rng = np.random.default_rng(0)
+    checked = 0
+    for name, parameter in tower.named_parameters():
+        assert parameter.grad is not None, name
+        gradient, values = parameter.grad.numpy(), parameter.detach().numpy()
+        places = np.argwhere(gradient != 0)
+        assert len(places), name
+        for place in rng.permutation(places)[:3]:
+            assert difference(values, tuple(place)) == pytest.approx(
+                gradient[tuple(place)], rel=2e-3, abs=1e-4
+            )
+            checked += 1
+    for leaf, table in ((target, ids.target), (source, ids.source)):
+        assert leaf.grad is not None
+        gradient = leaf.grad.numpy()
+        gradient[0] = 0.0  # nobody
+        places = np.argwhere(np.abs(gradient) > 1e-3)
+        assert len(places)
+        for row, column in rng.permutation(places)[:4]:
+            found = difference(table, (int(rows[row]), int(column)))
+            assert found == pytest.approx(gradient[row, column], rel=2e-3, abs=1e-4)
+            checked += 1
+    assert checked > 20
+
+
+def test_training_lowers_the_loss_and_beats_day_zero() -> None:
+    town = Town()
+    learner = trainer(seed=1, config=TrainerConfig(sampling=SamplingConfig(count=32)))
+    fresh = Model.day_zero(seed=1)
+    learner.producers.write(learner.model.encode_producers(town.rows(town.names)).features)
+    losses = []
+    for number in range(150):
+        pairs = [town.draw() for _ in range(8)]
+        sources = [a for a, _ in pairs]
+        features = learner.model.encode_consumers(town.rows(sources)).features
+        losses.append(learner.observe(Examples(features, [b for _, b in pairs], number)).loss)
+        for pair in pairs:
+            town.apply(*pair)
+        touched = list(dict.fromkeys(x for pair in pairs for x in pair))
+        learner.producers.write(learner.model.encode_producers(town.rows(touched)).features)
+    assert np.mean(losses[-30:]) < np.mean(losses[:30]) - 0.3
+
+    pairs = [town.draw() for _ in range(150)]
+
+    def ranks(model: Model) -> np.ndarray:
+        p = model.encode_producers(town.rows(town.names)).vectors
+        q = model.encode_consumers(town.rows([a for a, _ in pairs])).vectors
+        scores = q @ p.T
+        wanted = scores[np.arange(len(pairs)), [town.names.index(b) for _, b in pairs]]
+        return (scores > wanted[:, None]).sum(axis=1)
+
+    learned, untaught = recall_at(ranks(learner.model), 10).mean(), recall_at(ranks(fresh), 10).mean()
+    assert learned > untaught + 0.1
+
+
+def test_a_target_never_encoded_is_skipped() -> None:
+    learner = trainer()
+    before = state(learner)["attention"]
+    features = learner.model.encode_consumers(take(WORLD, [0, 1])).features
+    result = learner.observe(Examples(features, ["a1", "a2"], 0))
+    assert (result.trained, result.skipped, result.step) == (0, 2, 1)
+    assert np.isnan(result.loss)
+    np.testing.assert_array_equal(state(learner)["attention"], before)
+
+
+def test_nobody_learns_nothing() -> None:
+    learner = trainer()
+    run(learner, batches(5))
+    assert not learner.model.ids.target[0].any()
+    assert not learner.model.ids.source[0].any()
+
+
+def test_the_expired_leave_no_trace() -> None:
+    learner = trainer()
+    run(learner, batches(6))
+    ids = learner.model.ids
+    gone = {str(ids.name(r)) for r in range(1, ids.capacity) if ids.name(r) and ids.used[r] < 4}
+    assert gone
+    rows = ids.rows_of(sorted(gone))
+    step = learner.model.step
+    assert learner.expire(before=4) == len(gone)
+    assert learner.model.step == step + 1
+    assert not np.isin(learner.producers.rows, rows).any()
+    assert not np.isin(learner.producers.followers, rows).any()
+    assert not np.isin(learner.producers.followees, rows).any()
+    assert not np.isin(learner.negatives.targets.ordered(), rows).any()
+    assert not np.isin(learner.negatives.sources.ordered(), rows).any()
+    run(learner, batches(3, seed=5))
+
+
+def test_the_table_keeps_the_last_that_was_written() -> None:
+    model = Model.day_zero(seed=0)
+    table = ProducerTable()
+    first = model.encode_producers(take(WORLD, [3, 1, 3])).features
+    second = model.encode_producers(take(some_rows(60, seed=9), [1])).features
+    table.write(first)
+    table.write(second)
+    assert table.rows.tolist() == first.rows[:2].tolist()
+    kept = table.read(first.rows[:2])
+    np.testing.assert_array_equal(kept.dense, np.stack([first.dense[0], second.dense[0]]))
+    assert table.written(np.array([0, first.rows[0], 10**6], np.int32)).tolist() == [False, True, False]
+
+
+def test_configs_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        CONFIG.rate = 1.0  # type: ignore[misc]
+    assert msgspec.json.decode(msgspec.json.encode(CONFIG), type=TrainerConfig) == CONFIG
+
+
+def test_a_checkpoint_of_a_model_alone_does_not_train(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    Model.day_zero(seed=0).save(path)
+    with pytest.raises(ValueError, match=r"no array producers\.rows"):
+        OnlineTrainer.load(path, CONFIG)
