@@ -11,14 +11,19 @@ from typing import BinaryIO, cast
 
 
 class BadRow(ValueError):  # noqa: N818 - named after what it is about
-    """A row of a file cannot be used; says the file, the row's number from 1, the field and its value."""
+    """A row of a file cannot be used; says the file, the row's number from 1, the field and its value.
 
-    def __init__(self, path: str, number: int, field: str, value: object, reason: str) -> None:
+    In text files the number is the line's; `what` says what is counted.
+    """
+
+    def __init__(
+        self, path: str, number: int, field: str, value: object, reason: str, what: str = "line"
+    ) -> None:
         self.path, self.number, self.field, self.value, self.reason = path, number, field, value, reason
         shown = repr(value)
         if len(shown) > 80:
             shown = shown[:77] + "..."
-        super().__init__(f"{path}, line {number}: {field} is {shown}, {reason}")
+        super().__init__(f"{path}, {what} {number}: {field} is {shown}, {reason}")
 
 
 @contextmanager
