@@ -73,15 +73,24 @@ class Neighbours:
 
 
 class Recent:
-    """The newest `size` rows of an array type, from which rows can be taken out at random."""
+    """At most `size` rows of an array type, the newer the likelier, from which rows are taken at random.
 
-    def __init__(self, size: int, dtype: np.dtype[np.void]) -> None:
+    While there is room every row is kept. Once it is full one new row of `one_in` takes the place of any, so
+    that ages fall off exponentially instead of ending at the `size`-th newest.
+    """
+
+    def __init__(self, size: int, dtype: np.dtype[np.void], one_in: int = 8) -> None:
         self.size = size
+        self.one_in = one_in
         self.rows: NDArray[np.void] = np.zeros(0, dtype)
 
-    def add(self, rows: NDArray[np.void]) -> None:
-        """Remembers the rows and forgets the oldest beyond `size`."""
-        self.rows = np.concatenate([self.rows, rows])[-self.size :]
+    def add(self, draw: np.random.Generator, rows: NDArray[np.void]) -> None:
+        """Remembers the rows, or some of them."""
+        room = self.size - len(self.rows)
+        self.rows = np.concatenate([self.rows, rows[:room]])
+        rest = rows[room:]
+        rest = rest[draw.integers(0, self.one_in, len(rest)) == 0]
+        self.rows[draw.integers(0, self.size, len(rest))] = rest
 
     def take(self, draw: np.random.Generator, count: int) -> NDArray[np.void]:
         """Takes out at most `count` rows."""

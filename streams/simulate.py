@@ -166,7 +166,7 @@ class _Simulation:
         events = events[np.argsort(events["time"], kind="stable")]
         events["number"] = self.count + np.arange(len(events))
         self.count += len(events)
-        self._remember(events)
+        self._remember(draw, events)
         return events
 
     def _times(self, draw: np.random.Generator) -> Ints:
@@ -197,7 +197,7 @@ class _Simulation:
         score = 2 * np.log(wish) + draw.gumbel(size=wish.shape)
         known = self.follows.has(np.broadcast_to(actors[:, None], candidates.shape), candidates)
         score = np.where(follow & known, -np.inf, score + np.where(~follow & known, 1.5, 0.0))
-        score[:, _HOT] += 1.5  # everybody talks about them
+        score[:, _HOT] += 3.0  # everybody talks about them
         score[~self._allowed(actors[:, None], candidates)] = -np.inf
         best = score.argmax(1)
         rows = np.arange(len(best))
@@ -254,7 +254,7 @@ class _Simulation:
         whom = np.broadcast_to(viewers[:, None], pool.shape)
         language = self.world.language_of[pool]
         score = -self.config.popularity_exponent * np.log1p(self.world.popularity_rank[pool])
-        score = score + 1.5 * (language == 0) + 0.3 * draw.gumbel(size=pool.shape)
+        score = score + 2.5 * (language == 0) + 0.3 * draw.gumbel(size=pool.shape)
         shown = self._allowed(whom, pool) & ~self.follows.has(whom, pool)
         shown[:, 1:] &= pool[:, 1:] != pool[:, :-1]
         score = np.where(shown, score, -np.inf)
@@ -374,10 +374,10 @@ class _Simulation:
         left = np.repeat([_DELETE, _AWAY], [len(deleted), len(away)])
         return np.concatenate([back, _events(np.full(len(gone), end), left, gone, None)])
 
-    def _remember(self, events: NDArray[np.void]) -> None:
+    def _remember(self, draw: np.random.Generator, events: NDArray[np.void]) -> None:
         for do, recent in self.recent.items():
-            recent.add(events[events["signal"] == do])
-        self.retractable.add(events[_RETRACTABLE[events["signal"]]])
+            recent.add(draw, events[events["signal"] == do])
+        self.retractable.add(draw, events[_RETRACTABLE[events["signal"]]])
 
     def _publish(self, draw: np.random.Generator, events: NDArray[np.void]) -> NDArray[np.void]:
         """Returns what is published until the batch's end, in that order, and holds the rest back."""

@@ -218,7 +218,7 @@ class World(NamedTuple):
     def hot(self, slot: int) -> NDArray[np.int64]:
         """Returns the accounts that are hot in the slot-th stretch of `burst_seconds`, the hottest first."""
         draw = np.random.default_rng((self.config.seed, 2, slot))
-        return draw.integers(0, self.config.accounts, max(2, self.config.accounts // 2000))
+        return draw.integers(0, self.config.accounts, max(2, self.config.accounts // 1000))
 
     def peers(self, draw: np.random.Generator, accounts: Ints) -> Ints:
         """Draws for each account one account of one of its communities, the popular ones more often."""
