@@ -37,6 +37,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str = ""  # a checkpoint; empty is the day-zero model
     learn: bool = True
     seed: int = 0
+    example_batch: int = 64  # follows of one training step
+    ageing_ratio: float = 2.0  # growth of the ticks at which an unchanged account is encoded again
+    aged_rows: int = 8192  # most of those between two batches of events
 
 
 class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,11 +53,12 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class IndexSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The live index; handed on to `index.live.IndexConfig`."""
+    """The live index; `index.config.IndexConfig` has the rest."""
 
     hot_capacity: int = 32_768  # accounts held in the exact segment
-    exact_below: int = 20_000  # corpus up to which every answer is an exact scan
-    ef: int = 400  # breadth of the graph search
+    exact_rows: int = 20_000  # corpus up to which every answer is an exact scan
+    ef: int = 400  # neighbours asked of the graph at least
+    background: bool = True  # merge in a thread of its own
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -66,7 +66,9 @@ def expected(events: Iterable[Event], watermark: int) -> State:
         if signal.kind is Kind.STATE:
             edge = e.actor, signal.name, e.target, e.item if signal.item else ""
             edges[edge] = max(edges.get(edge, (False, -1, False, -1)), (rank, e.time, undo, crc))
-        trace = BY_NAME[e.signal] if undo and signal.trace else signal if signal.kind is Kind.OCCURRENCE else None
+        trace = (
+            BY_NAME[e.signal] if undo and signal.trace else signal if signal.kind is Kind.OCCURRENCE else None
+        )
         if trace is not None:
             item = e.item if trace.kind is not Kind.STATE and not undo else e.item if signal.item else ""
             key = e.time // DAY, e.actor, e.id, trace.name, e.target, item
@@ -120,9 +122,9 @@ def held(engine: Engine) -> State:
         for key, value in scan(Column.IN, b""):
             if (time := _since(value)) >= 0:
                 target, letter_actor, item = key.decode().split("\0")
-                state.transposed[
-                    letter_actor[1:], SIGNALS[ord(letter_actor[0]) - 65].name, target, item
-                ] = time
+                state.transposed[letter_actor[1:], SIGNALS[ord(letter_actor[0]) - 65].name, target, item] = (
+                    time
+                )
         for key, value in scan(Column.SAID, b""):
             actor, event_id, letter_target, _ = key[4:].decode().split("\0")
             signal = SIGNALS[ord(letter_target[0]) - 65]

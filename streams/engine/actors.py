@@ -92,7 +92,9 @@ def _plans(signals: Sequence[Signal]) -> dict[str, _Plan]:
         state = signal.kind is Kind.STATE
         occurrence = _Plan(-1, letter, 0, signal.family, letter, True, True)
         state_edge = _Plan(signal.family, letter, 0, signal.family, letter, False, signal.item)
-        plans.setdefault(signal.name, state_edge if state else occurrence)  # an undo with a trace stays an undo
+        plans.setdefault(
+            signal.name, state_edge if state else occurrence
+        )  # an undo with a trace stays an undo
         if signal.undo is not None:
             trace = by_name[signal.undo] if signal.trace else signal
             plans[signal.undo] = _Plan(

@@ -70,10 +70,14 @@ class Partition:
         if stored is None:
             store.write({Column.META: {LAYOUT: layout, SALT: salt}})
         elif stored != layout:
-            raise WrongLayout(f"the store holds format and partition {stored.decode()}, not {layout.decode()}")
+            raise WrongLayout(
+                f"the store holds format and partition {stored.decode()}, not {layout.decode()}"
+            )
         self.salt = old_salt or salt
         self.applied = int.from_bytes(applied, "big") if applied else 0  # the next offset of the log
-        self.watermark = int.from_bytes(watermark, "big") if watermark else 0  # newest event time, microseconds
+        self.watermark = (
+            int.from_bytes(watermark, "big") if watermark else 0
+        )  # newest event time, microseconds
         self.rows: ReadCache[bytearray] = ReadCache(config.row_cache)
         self.recents: ReadCache[Recent] = ReadCache(config.row_cache)
         self.profiles: ReadCache[Profile] = ReadCache(config.row_cache)
@@ -101,6 +105,13 @@ class Partition:
     def profile(self, account: str) -> Profile:
         """Return the account's profile; an empty one if it never told."""
         return self.load_profiles([account])[account]
+
+    def accounts(self) -> set[str]:
+        """Return every account with a row or a profile here."""
+        scan = self.store.scan
+        return {
+            key[1:].decode() for letter in (ROW_IN, ROW_OUT, PROFILE) for key, _ in scan(Column.ROWS, letter)
+        }
 
     def load_rows(self, keys: Iterable[bytes]) -> dict[bytes, bytearray]:
         """Return rows by their keys in ROWS, empty ones where there is none."""

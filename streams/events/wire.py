@@ -77,7 +77,9 @@ def check(event: Event, *, now: int) -> None:
     if not 0 <= event.time <= now + FUTURE:
         if 0 <= event.time < LATEST:
             raise InvalidEvent("future", "time", event.time, f"at most 5 s after {now}")
-        raise InvalidEvent("out_of_range", "time", event.time, "microseconds since 1970, before the year 10000")
+        raise InvalidEvent(
+            "out_of_range", "time", event.time, "microseconds since 1970, before the year 10000"
+        )
     _check_id("id", event.id)
     _check_id("actor", actor)
     if signal in _CONTROLS:

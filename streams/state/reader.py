@@ -16,6 +16,7 @@ from kithstream.streams.engine.engine import Engine
 from kithstream.streams.engine.partition import FOLLOWEES, FOLLOWERS, ROW_IN, ROW_OUT, ReadCache
 from kithstream.streams.state import counters, ledger
 from kithstream.streams.state.counters import Kind
+from kithstream.streams.state.profiles import Profile
 from kithstream.streams.state.protocol import Column
 from kithstream.streams.state.recent import READ, Recent
 
@@ -35,6 +36,7 @@ class _View(NamedTuple):
     followees: list[str]
     followee_times: bytes
     language: int
+    standing: bool | None  # hidden: False; opted in: True; else None, the in-signals decide
 
 
 class Reader:
@@ -81,6 +83,10 @@ class Reader:
             languages=np.array([view.language for view in views], dtype=np.int32),
         )
 
+    def standings(self, accounts: Sequence[str]) -> list[bool | None]:
+        """Return whether accounts are candidates by their profile: None where their in-signals decide."""
+        return [view.standing for view in self._load(accounts)]
+
     def _load(self, accounts: Sequence[str]) -> list[_View]:
         cached = self._views.get
         names = [account.encode() for account in accounts]
@@ -108,6 +114,7 @@ class Reader:
                     _ids(followees, FOLLOWEES_READ),
                     _times(followees, FOLLOWEES_READ),
                     profiles[accounts[at]].language_code(),
+                    _standing(profiles[accounts[at]]),
                 )
                 self._views.put(name, view)
                 found[at] = view
@@ -123,6 +130,10 @@ class Reader:
 
 
 _NOBODY: Final = Recent()
+
+
+def _standing(profile: Profile) -> bool | None:
+    return False if profile.hidden else True if profile.opted_in else None
 
 
 def _ids(recent: Recent, most: int) -> list[str]:

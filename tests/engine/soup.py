@@ -30,8 +30,15 @@ def event(draw: st.DrawFn) -> Event:
     source = draw(st.sampled_from(("server", "server", "client")))
     kind = draw(st.integers(0, 19))
     if kind < 2:
-        return Event(f"p{number}", "profile", actor, time, source=source, language=draw(
-            st.sampled_from(("en", "de", "pt-BR", None))), country=draw(st.sampled_from(("US", "BR", None))))
+        return Event(
+            f"p{number}",
+            "profile",
+            actor,
+            time,
+            source=source,
+            language=draw(st.sampled_from(("en", "de", "pt-BR", None))),
+            country=draw(st.sampled_from(("US", "BR", None))),
+        )
     if kind < 5:
         return Event(f"r{number}", "retract", actor, time, retracts=f"e{draw(st.integers(0, 40))}")
     target = draw(st.sampled_from([a for a in FEW if a != actor]))

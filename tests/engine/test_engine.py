@@ -142,7 +142,10 @@ def _place(kind: str) -> int:
 
 
 def test_deleting_an_account_leaves_no_trace_of_it_anywhere() -> None:
-    events = [follow(a, b, START + i) for i, (a, b) in enumerate((a, b) for a in ACCOUNTS for b in ACCOUNTS if a != b)]
+    events = [
+        follow(a, b, START + i)
+        for i, (a, b) in enumerate((a, b) for a in ACCOUNTS for b in ACCOUNTS if a != b)
+    ]
     events += [Event(f"c{a}", "click", a, START, target=b) for a in ACCOUNTS for b in ACCOUNTS if a != b]
     gone = Event("x", "account_delete", "cyd", START + DAY)
     engine = run(fresh(), [*events, gone])
@@ -156,7 +159,9 @@ def test_deleting_an_account_leaves_no_trace_of_it_anywhere() -> None:
 
 def test_events_of_a_deleted_account_are_kept_out() -> None:
     engine = run(fresh(), [Event("x", "account_delete", "cyd", START)])
-    for number, log in enumerate(logs_of(engine, [follow("ann", "cyd", START + 1), follow("cyd", "ann", START + 1)])):
+    for number, log in enumerate(
+        logs_of(engine, [follow("ann", "cyd", START + 1), follow("cyd", "ann", START + 1)])
+    ):
         for dead in engine.apply(number, log, engine.partitions[number].applied).dead:
             assert dead.reason == "deleted"
     engine.settle()
@@ -189,5 +194,7 @@ def test_records_below_the_offset_are_skipped() -> None:
 @pytest.mark.parametrize("count", [40, 120])
 def test_the_newest_neighbours_are_right_after_many_undos(count: int) -> None:
     events = [follow(f"f{i:03d}", "bob", START + i) for i in range(count)]
-    events += [Event(f"u{i}", "unfollow", f"f{i:03d}", START + DAY + i, target="bob") for i in range(20, count, 2)]
+    events += [
+        Event(f"u{i}", "unfollow", f"f{i:03d}", START + DAY + i, target="bob") for i in range(20, count, 2)
+    ]
     agree(run(fresh(), events), events)

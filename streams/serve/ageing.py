@@ -1,0 +1,63 @@
+"""Which vectors must be encoded again only because time has passed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from heapq import heappop, heappush
+
+from kithstream.models.ages import next_tick
+
+
+class Ageing:
+    """Each account is due again 1, 2, 4, 8 ... ticks after its row last changed."""
+
+    def __init__(self, ratio: float) -> None:
+        self._ratio = ratio
+        self._changed: dict[str, int] = {}  # tick of the last change
+        self._due: dict[str, int] = {}
+        self._at: dict[int, list[str]] = {}
+        self._ticks: list[int] = []  # heap of the keys of _at
+
+    def __len__(self) -> int:
+        return len(self._changed)
+
+    def changed(self, accounts: Iterable[str], tick: int) -> None:
+        """Note that rows changed and were encoded at this tick."""
+        due = next_tick(tick, tick, self._ratio)
+        for account in accounts:
+            self._changed[account] = tick
+            self._schedule(account, due)
+
+    def encoded(self, accounts: Iterable[str], tick: int) -> None:
+        """Note that unchanged rows were encoded again."""
+        for account in accounts:
+            self._schedule(account, next_tick(self._changed[account], tick, self._ratio))
+
+    def forget(self, accounts: Iterable[str]) -> None:
+        """Drop accounts that are nobody's candidate any more."""
+        for account in accounts:
+            self._changed.pop(account, None)
+            self._due.pop(account, None)
+
+    def due(self, tick: int, limit: int) -> list[str]:
+        """Take up to `limit` accounts that are due at a tick; the caller encodes them."""
+        taken: list[str] = []
+        while self._ticks and self._ticks[0] <= tick and len(taken) < limit:
+            at = self._ticks[0]
+            waiting = self._at[at]
+            while waiting and len(taken) < limit:
+                account = waiting.pop()
+                if self._due.get(account) == at:
+                    del self._due[account]
+                    taken.append(account)
+            if not waiting:
+                del self._at[heappop(self._ticks)]
+        return taken
+
+    def _schedule(self, account: str, due: int) -> None:
+        self._due[account] = due
+        if (waiting := self._at.get(due)) is None:
+            self._at[due] = [account]
+            heappush(self._ticks, due)
+        else:
+            waiting.append(account)

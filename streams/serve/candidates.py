@@ -1,0 +1,262 @@
+"""From changed rows to vectors in the index, and from a question to an answer. One writer, many readers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from kithstream.index.live import LiveIndex
+from kithstream.index.protocol import Hits
+from kithstream.models.ages import TICK
+from kithstream.models.features import IN, Rows, concatenate
+from kithstream.models.model import Model
+from kithstream.models.train import Examples, OnlineTrainer
+from kithstream.streams.config import ModelConfig
+from kithstream.streams.engine.engine import Acted, Change, Engine, Settled
+from kithstream.streams.errors import Unanswerable
+from kithstream.streams.events.wire import Event
+from kithstream.streams.serve.ageing import Ageing
+from kithstream.streams.serve.answers import Candidate, Question
+from kithstream.streams.serve.exclusions import FOLLOW, Exclusions
+from kithstream.streams.state import profiles
+from kithstream.streams.state.reader import Reader
+
+_LISTING: Final = slice(0, 2)  # the groups follow and engage: a live in-signal of these makes a candidate
+_FOREVER: Final = -1  # the half-life without decay
+_POPULAR: Final = 10.0  # follows of the last day, decayed, from which an account is called popular
+
+
+class Encoded(NamedTuple):
+    """What one flush did to the index."""
+
+    upserted: int
+    deleted: int
+
+
+class Ranked(NamedTuple):
+    """Candidates with what they were ranked by."""
+
+    candidates: list[Candidate]
+    plan: str
+    short: str | None
+    step: int
+    tick: int
+
+
+class Candidates:
+    """The derived half: reader, towers, index, exclusions. Everything here can be made again from the stores."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        model: Model,
+        trainer: OnlineTrainer | None,
+        index: LiveIndex,
+        config: ModelConfig,
+    ) -> None:
+        self.engine = engine
+        self.model = model
+        self.trainer = trainer
+        self.index = index
+        self.lock = (
+            threading.Lock()
+        )  # over stores, caches, model: held for a batch, or for one question's rows
+        self.exclusions = Exclusions(engine, engine.config.row_cache)
+        self.tick = 0
+        self._config = config
+        self._reader = Reader(engine, engine.config.row_cache)
+        self._ageing = Ageing(config.ageing_ratio)
+        self._dirty: set[str] = set()
+        self._follows: list[tuple[int, Event]] = []  # tick and event, waiting to become examples
+        self._captured: list[tuple[Examples, list[str]]] = []
+
+    # -- what happened ---------------------------------------------------------------------------------------
+
+    def before(self, events: Sequence[Event]) -> None:
+        """Capture what the accounts that follow somebody look like before they do."""
+        if self.trainer is None:
+            return
+        by_tick: dict[int, list[Event]] = {}
+        for event in events:
+            if event.signal == "follow":
+                by_tick.setdefault(event.time // TICK, []).append(event)
+        for tick, follows in by_tick.items():
+            for first in range(0, len(follows), self._config.example_batch):
+                part = follows[first : first + self._config.example_batch]
+                rows = self._reader.read([e.actor for e in part], part[-1].time, unreciprocated=True)
+                consumers = self.model.encode_consumers(rows).features
+                examples = Examples(consumers, [e.target for e in part], part[-1].time)
+                self._captured.append((examples, [e.actor for e in part]))
+
+    def acted(self, acted: Acted) -> int:
+        """Take note of what the actors' stage did; return the number of follows learned from."""
+        self._touch(acted.touched)
+        self.exclusions.note(acted.changes)
+        captured, self._captured = self._captured, []
+        return self._learn(captured, acted.changes) if captured else 0
+
+    def settled(self, settled: Settled) -> None:
+        """Take note of what the targets' stage did."""
+        self._touch(settled.touched)
+        self.exclusions.note_heard(settled.changes)
+
+    def _touch(self, accounts: Iterable[str]) -> None:
+        self._reader.forget(accounts)
+        self._dirty.update(accounts)
+        if any(partition.deleted for partition in self.engine.partitions):
+            for account in accounts:
+                self.exclusions.drop(account)
+
+    def _learn(self, captured: Sequence[tuple[Examples, list[str]]], changes: Iterable[Change]) -> int:
+        """One step on the follows that really came about, oldest first."""
+        assert self.trainer is not None  # noqa: S101 (nothing is captured without one)
+        came = {(c.actor, c.target) for c in changes if c.family == FOLLOW and c.before < 0 <= c.after}
+        kept, targets, as_of = [], [], 0
+        for examples, actors in captured:
+            mask = np.array([pair in came for pair in zip(actors, examples.targets, strict=True)])
+            came.difference_update(zip(actors, examples.targets, strict=True))
+            if mask.any():
+                kept.append(type(examples.consumers)._make(a[mask] for a in examples.consumers))
+                targets += [t for t, keep in zip(examples.targets, mask, strict=True) if keep]
+                as_of = max(as_of, examples.as_of)
+        if not kept:
+            return 0
+        consumers = concatenate(kept)
+        size = self._config.example_batch
+        for first in range(0, len(targets), size):
+            part = type(consumers)._make(a[first : first + size] for a in consumers)
+            self.trainer.observe(Examples(part, targets[first : first + size], as_of))
+        return len(targets)
+
+    # -- vectors ---------------------------------------------------------------------------------------------
+
+    def flush(self, as_of: int) -> Encoded:
+        """Encode what changed, and some of what has aged, into the index."""
+        self.tick = max(self.tick, as_of // TICK)
+        dirty = sorted(self._dirty)
+        self._dirty.clear()
+        done = self._encode(dirty, changed=True)
+        aged = self._ageing.due(self.tick, self._config.aged_rows)
+        again = self._encode(aged, changed=False)
+        return Encoded(done.upserted + again.upserted, done.deleted + again.deleted)
+
+    def rebuild(self, as_of: int) -> Encoded:
+        """Encode every account of the stores: what a restart or another model needs."""
+        self._dirty.update(every_account(self.engine))
+        upserted = deleted = 0
+        self.tick = max(self.tick, as_of // TICK)
+        everyone = sorted(self._dirty)
+        self._dirty.clear()
+        for first in range(0, len(everyone), 4096):
+            encoded = self._encode(everyone[first : first + 4096], changed=True)
+            upserted, deleted = upserted + encoded.upserted, deleted + encoded.deleted
+        return Encoded(upserted, deleted)
+
+    def _encode(self, accounts: Sequence[str], *, changed: bool) -> Encoded:
+        if not accounts:
+            return Encoded(0, 0)
+        rows = self._reader.read(accounts, self.tick * TICK)
+        listed = self._listed(rows)
+        gone = [
+            account
+            for account, keep in zip(accounts, listed, strict=True)
+            if not keep and account in self.index
+        ]
+        if gone:
+            self.index.delete(gone)
+            self._ageing.forget(gone)
+        if not listed.all():
+            rows = self._reader.read(
+                [a for a, keep in zip(accounts, listed, strict=True) if keep], self.tick * TICK
+            )
+        if not len(rows.accounts):
+            return Encoded(0, len(gone))
+        encoded = self.model.encode_producers(rows)
+        if self.trainer is not None:
+            self.trainer.producers.write(encoded.features)
+        self.index.upsert(rows.accounts, encoded.vectors, labels=rows.languages, sequence=self.tick)
+        if changed:
+            self._ageing.changed(rows.accounts, self.tick)
+        else:
+            self._ageing.encoded(rows.accounts, self.tick)
+        return Encoded(len(rows.accounts), len(gone))
+
+    def _listed(self, rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which accounts may be candidates: a live in-signal or opted in, and not hidden."""
+        live: np.ndarray[tuple[int], np.dtype[np.bool_]] = (
+            rows.counts[:, IN, _LISTING, _FOREVER].sum(axis=1) > 0
+        )
+        for at, standing in enumerate(self._reader.standings(rows.accounts)):
+            if standing is not None:
+                live[at] = standing
+        return live
+
+    # -- answers ---------------------------------------------------------------------------------------------
+
+    def rank(self, question: Question, as_of: int) -> Ranked:
+        """Rank candidates for a question; the caller has checked its fields and its token."""
+        account = question.account
+        with self.lock:
+            partition = self.engine.partitions[self.engine.route[account]]
+            if partition.is_deleted(account):
+                raise Unanswerable(f"account {account!r} was deleted")
+            if partition.profile(account).inactive:
+                raise Unanswerable(f"account {account!r} is deactivated")
+            rows = self._reader.read([account], as_of, unreciprocated=True)
+            consumer = self.model.encode_consumers(rows)
+            exclude = self.exclusions.of(account)
+            followed = self.exclusions.followed(account)
+            tick = self.tick
+        exclude.update(question.exclude)
+        labels = {profiles.code(tag.split("-", 1)[0]) for tag in question.languages} or None
+        hits = self.index.query(
+            consumer.vectors[0], question.k, exclude=exclude, allow=question.allow, labels=labels
+        )
+        return Ranked(
+            self._explained(question, hits, rows, followed, as_of), hits.plan, hits.short, consumer.step, tick
+        )
+
+    def _explained(
+        self, question: Question, hits: Hits, asking: Rows, followed: set[str], as_of: int
+    ) -> list[Candidate]:
+        told = hits.ids[: question.reasons]
+        with self.lock:
+            rows = self._reader.read(told, as_of) if told else None
+        reasons = [] if rows is None else [_reasons(rows, at, asking, followed) for at in range(len(told))]
+        reasons += [()] * (len(hits.ids) - len(reasons))
+        scored = zip(hits.ids, hits.scores.tolist(), reasons, strict=True)
+        return [Candidate(name, score, why) for name, score, why in scored]
+
+    def inspect(self, account: str, as_of: int) -> Rows:
+        """Return an account's rows as the towers read them."""
+        with self.lock:
+            return self._reader.read([account], as_of, unreciprocated=True)
+
+
+def _reasons(rows: Rows, at: int, asking: Rows, followed: set[str]) -> tuple[str, ...]:
+    """Short reasons from public signals only: who follows whom, and how many lately."""
+    reasons = []
+    if rows.accounts[at] in asking.followers[0] or rows.accounts[at] in asking.unreciprocated[0]:
+        reasons.append("follows you")
+    common = [name for name in rows.followers[at] if name in followed]
+    if common:
+        more = f" and {len(common) - 1} more" if len(common) > 1 else ""
+        reasons.append(f"followed by {common[0]}{more} whom you follow")
+    if rows.counts[at, IN, 0, 3] >= _POPULAR:
+        reasons.append("many new followers today")
+    if rows.languages[at] and rows.languages[at] == asking.languages[0]:
+        reasons.append("in your language")
+    if rows.last[at].min() < 3600.0:
+        reasons.append("active in the last hour")
+    return tuple(reasons)
+
+
+def every_account(engine: Engine) -> set[str]:
+    """Return every account that has a row or a profile."""
+    found: set[str] = set()
+    for partition in engine.partitions:
+        found.update(partition.accounts())
+    return found

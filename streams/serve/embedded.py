@@ -1,0 +1,433 @@
+"""The whole chain in one process: log, two stages, towers, index, answers. Durable, restartable, no broker.
+
+>>> import kithstream, tempfile
+>>> with kithstream.open(tempfile.mkdtemp()) as live:
+...     token = live.publish([
+...         {"signal": "follow", "actor": "ann", "target": "bob"},
+...         {"signal": "follow", "actor": "cyd", "target": "bob"},
+...     ])
+...     [c.account for c in live.candidates("dan", 5, after=token).candidates]
+['bob']
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+import msgspec
+import numpy as np
+
+from kithstream.index.config import IndexConfig
+from kithstream.index.live import LiveIndex
+from kithstream.models.model import Model
+from kithstream.models.train import OnlineTrainer, TrainerConfig
+from kithstream.streams.config import Config
+from kithstream.streams.engine.actors import DeadLetter, Record
+from kithstream.streams.engine.engine import Engine
+from kithstream.streams.engine.log import Log
+from kithstream.streams.errors import GapInLog, InvalidEvent, NotYet, StoreRefused, WrongLayout
+from kithstream.streams.events import wire
+from kithstream.streams.events.wire import Event
+from kithstream.streams.serve import tokens
+from kithstream.streams.serve.answers import MOST, Answer, Question
+from kithstream.streams.serve.candidates import Candidates
+from kithstream.streams.state.store import RocksStore
+
+LAYOUT: Final = "layout.json"
+MODEL: Final = "model.safetensors"
+EventLike = Event | Mapping[str, object] | bytes
+
+
+class Pumped(NamedTuple):
+    """What one round from log to index did."""
+
+    records: int
+    accepted: int
+    dead: Sequence[DeadLetter]
+    learned: int  # follows trained on
+    upserted: int  # vectors
+    appended: Sequence[int]  # append times of the records that became visible, microseconds
+    folding: float  # seconds in the two stages
+    encoding: float  # seconds in towers and index
+
+
+class _Layout(msgspec.Struct, frozen=True):
+    partitions: int
+    salt: str
+
+
+def wall_clock() -> int:
+    """Return the time of day in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+class Embedded:
+    """Publishes into its own log, folds it, answers from what it has folded.
+
+    With `start()` a thread keeps folding; without, `pump()` folds when it is called and `candidates` calls it.
+    """
+
+    def __init__(self, path: Path, config: Config, *, clock: Callable[[], int] = wall_clock) -> None:
+        """Open a directory; raises StoreRefused (GapInLog, WrongLayout) rather than lose anything."""
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.config = config
+        self.clock = clock
+        layout = _layout(path, config.engine.partitions)
+        self.partitions = layout.partitions
+        numbers = range(layout.partitions)
+        self._logs = [Log(path / "log" / str(number)) for number in numbers]
+        stores = [RocksStore(path / "state" / str(number), config.store) for number in numbers]
+        self.engine = Engine(stores, config.engine, salt=bytes.fromhex(layout.salt))
+        try:
+            self._check_offsets()
+            self.engine.settle()
+            model, trainer = self._open_model()
+        except BaseException:
+            self.engine.close()
+            raise
+        index = LiveIndex(
+            IndexConfig(
+                dim=model.dim,
+                bound=model.norm_bound,
+                hot_capacity=config.index.hot_capacity,
+                exact_rows=config.index.exact_rows,
+                ef=config.index.ef,
+            )
+        )
+        self.chain = Candidates(self.engine, model, trainer, index, config.model)
+        self._visible = [partition.applied for partition in self.engine.partitions]
+        self._arrived = threading.Condition()
+        self._appending = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._stopping = False
+        self.on_pumped: Callable[[Pumped], None] | None = None
+        self.chain.rebuild(self.as_of)
+        self._start_index()
+
+    # -- publishing ------------------------------------------------------------------------------------------
+
+    def publish(self, events: Iterable[EventLike]) -> str:
+        """Append events to the log, all or none; return the token that stands for them.
+
+        An event without `time` or `id` gets the present and a random one. Raises InvalidEvent.
+        """
+        now = self.clock()
+        records: dict[int, list[Record]] = {}
+        for event in events:
+            actor, raw = self._checked(event, now)
+            records.setdefault(self.engine.route[actor], []).append(Record(now, raw))
+        with self._appending:
+            self._raise_failure()
+            ends = {number: self._logs[number].append(part) + len(part) for number, part in records.items()}
+        with self._arrived:
+            self._arrived.notify_all()
+        return tokens.write(ends)
+
+    def _checked(self, event: EventLike, now: int) -> tuple[str, bytes]:
+        if isinstance(event, bytes):
+            decoded = wire.decode(event, now=now)
+            return decoded.actor, event
+        if isinstance(event, Event):
+            wire.check(event, now=now)
+            return event.actor, wire.encode(event)
+        stamped = {"id": uuid.uuid4().hex, "time": now, **event}
+        try:
+            raw = msgspec.json.encode(stamped)
+        except (TypeError, ValueError) as error:
+            raise InvalidEvent("malformed", "event", event, f"values of JSON ({error})") from None
+        return wire.decode(raw, now=now).actor, raw
+
+    # -- folding ---------------------------------------------------------------------------------------------
+
+    def pump(self, limit: int | None = None) -> Pumped:
+        """Fold what the logs hold beyond the state, up to `limit` records each, and make it visible."""
+        limit = limit or self.config.engine.batch_events
+        chain, engine = self.chain, self.engine
+        records = accepted = learned = 0
+        dead: list[DeadLetter] = []
+        appended: list[int] = []
+        started = time.perf_counter()
+        with chain.lock:
+            for number, log in enumerate(self._logs):
+                first = engine.partitions[number].applied
+                batch = log.read(first, limit)
+                if not batch:
+                    continue
+                acted = engine.apply(number, batch, first, chain.before)
+                learned += chain.acted(acted)
+                records += len(batch)
+                accepted += acted.accepted
+                dead += acted.dead
+                appended += [record.appended for record in batch]
+            chain.settled(engine.exchange())
+            if engine.work():
+                chain.settled(engine.exchange())
+            folded = time.perf_counter()
+            encoded = chain.flush(self.as_of)
+        done = time.perf_counter()
+        with self._arrived:
+            self._visible = [partition.applied for partition in engine.partitions]
+            self._arrived.notify_all()
+        pumped = Pumped(
+            records, accepted, dead, learned, encoded.upserted, appended, folded - started, done - folded
+        )
+        if self.on_pumped is not None:
+            self.on_pumped(pumped)
+        return pumped
+
+    @property
+    def as_of(self) -> int:
+        """The time answers are computed at: the clock's, in microseconds."""
+        return self.clock()
+
+    @property
+    def behind(self) -> int:
+        """Records that are published and not visible yet."""
+        return sum(log.end - seen for log, seen in zip(self._logs, self._visible, strict=True))
+
+    def catch_up(self) -> int:
+        """Pump until everything published is visible; return the number of records."""
+        total = 0
+        while self.behind or self.engine.waiting():
+            total += self.pump().records
+        return total
+
+    # -- answering -------------------------------------------------------------------------------------------
+
+    def candidates(
+        self,
+        account: str,
+        k: int = 20,
+        *,
+        after: str = "",
+        exclude: Sequence[str] = (),
+        allow: Sequence[str] | None = None,
+        languages: Sequence[str] = (),
+        reasons: int = 20,
+        deadline: float | None = None,
+    ) -> Answer:
+        """Answer whom an account should follow, from state that includes the token `after`.
+
+        Raises NotYet when the deadline (seconds) passes first, Unanswerable for a deleted or deactivated
+        account, ValueError for a bad k, id or token.
+        """
+        question = Question(account, k, after, exclude, allow, languages, reasons)
+        return self.answer(question, deadline=deadline)
+
+    def answer(self, question: Question, *, deadline: float | None = None) -> Answer:
+        """`candidates`, for a question that is already made."""
+        if not 1 <= question.k <= MOST:
+            raise ValueError(f"k is {question.k}, expected 1 to {MOST}")
+        if (
+            not 0 < len(question.account.encode("utf-8", "replace")) <= wire.ID_BYTES
+            or "\0" in question.account
+        ):
+            raise ValueError(
+                f"account is {question.account[:80]!r}, expected 1 to {wire.ID_BYTES} bytes without NUL"
+            )
+        for tag in question.languages:
+            if not wire.is_language(tag):
+                raise ValueError(f"languages has {tag[:80]!r}, expected BCP 47 tags")
+        self._wait(tokens.read(question.after, self.partitions), deadline)
+        visible = self._visible
+        as_of = self.as_of
+        ranked = self.chain.rank(question, as_of)
+        return Answer(
+            account=question.account,
+            candidates=ranked.candidates,
+            as_of=as_of,
+            model=self.chain.model.lineage,
+            step=ranked.step,
+            tick=ranked.tick,
+            token=tokens.write(dict(enumerate(visible))),
+            plan=ranked.plan,
+            short=ranked.short,
+        )
+
+    def _wait(self, ends: Mapping[int, int], deadline: float | None) -> None:
+        """Return when everything below `ends` is visible."""
+        self._raise_failure()
+        if self._includes(ends):
+            return
+        for number, end in ends.items():
+            if end > self._logs[number].end:
+                raise NotYet(f"partition {number} ends at {self._logs[number].end}, the token is of {end}")
+        if self._thread is None:
+            while not self._includes(ends):
+                self.pump()
+            return
+        seconds = self.config.serve.deadline_ms / 1000 if deadline is None else deadline
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: self._includes(ends) or self._failure is not None, seconds):
+                raise NotYet(f"the state did not include the token within {seconds:g} s")
+        self._raise_failure()
+
+    def _includes(self, ends: Mapping[int, int]) -> bool:
+        visible = self._visible
+        return all(visible[number] >= end for number, end in ends.items())
+
+    # -- living ----------------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Fold in a thread from now on."""
+        if self._thread is None:
+            self._stopping = False
+            self._thread = threading.Thread(target=self._run, name="kithstream-fold", daemon=True)
+            self._thread.start()
+        return self
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                pumped = self.pump()
+                if pumped.records:
+                    continue
+                with self._arrived:
+                    # Without events the vectors still age: at least once a second the due ones are encoded.
+                    self._arrived.wait_for(lambda: self._stopping or self.behind > 0, 1.0)
+        except BaseException as failure:
+            self._failure = failure
+            with self._arrived:
+                self._arrived.notify_all()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise RuntimeError("folding has stopped; see the cause") from self._failure
+
+    @property
+    def failed(self) -> bool:
+        """True if the folding thread died: nothing new becomes visible, and every call raises its cause."""
+        return self._failure is not None
+
+    def save_model(self, path: Path | None = None) -> Path:
+        """Write towers, id vectors and training state as one checkpoint; return its path."""
+        path = path or self.path / MODEL
+        with self.chain.lock:
+            if self.chain.trainer is not None:
+                self.chain.trainer.save(path)
+            else:
+                self.chain.model.save(path)
+        return path
+
+    def checkpoint(self, path: Path) -> None:
+        """Write a consistent copy of all state into a new directory: stores, layout, model; not the log."""
+        temporary = path.with_name(path.name + ".writing")
+        shutil.rmtree(temporary, ignore_errors=True)
+        (temporary / "state").mkdir(parents=True)
+        self.save_model(temporary / MODEL)
+        with self.chain.lock:
+            self.engine.settle()
+            for number, partition in enumerate(self.engine.partitions):
+                partition.store.checkpoint(temporary / "state" / str(number))
+        shutil.copy(self.path / LAYOUT, temporary / LAYOUT)
+        os.rename(temporary, path)
+
+    def close(self) -> None:
+        """Stop the thread, save the model, close the files. What is published and not folded waits in the log."""
+        self._stopping = True
+        if self._thread is not None:
+            with self._arrived:
+                self._arrived.notify_all()
+            self._thread.join()
+            self._thread = None
+        self.chain.index.close()
+        if self.chain.trainer is not None and not self.failed:
+            self.save_model()
+        self.engine.close()
+        for log in self._logs:
+            log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- opening ---------------------------------------------------------------------------------------------
+
+    def _check_offsets(self) -> None:
+        for partition, log in zip(self.engine.partitions, self._logs, strict=True):
+            if partition.applied < log.first:
+                raise GapInLog(
+                    f"partition {partition.number}: the state ends at offset {partition.applied}, the log begins at "
+                    f"{log.first}; restore a newer checkpoint"
+                )
+            if partition.applied > log.end:
+                raise StoreRefused(
+                    f"partition {partition.number}: the state ends at offset {partition.applied}, the log at "
+                    f"{log.end}; the log has lost records"
+                )
+
+    def _open_model(self) -> tuple[Model, OnlineTrainer | None]:
+        section = self.config.model
+        saved = Path(section.path) if section.path else self.path / MODEL
+        settings = TrainerConfig()
+        if section.path or saved.exists():
+            if section.learn:
+                trainer = OnlineTrainer.load(saved, settings)
+                return trainer.model, trainer
+            return Model.load(saved), None
+        model = Model.day_zero(section.seed)
+        if not section.learn:
+            return model, None
+        return model, OnlineTrainer(model, settings, np.random.Generator(np.random.PCG64(section.seed)))
+
+    def _start_index(self) -> None:
+        if self.config.index.background:
+            self.chain.index.start()
+
+
+def _layout(path: Path, partitions: int) -> _Layout:
+    """Read what the directory was made with, or make it."""
+    file = path / LAYOUT
+    if file.exists():
+        try:
+            layout = msgspec.json.decode(file.read_bytes(), type=_Layout)
+        except msgspec.DecodeError as error:
+            raise WrongLayout(f"{file}: {error}") from error
+        if layout.partitions != partitions:
+            raise WrongLayout(f"{path} holds {layout.partitions} partitions, the settings say {partitions}")
+        return layout
+    layout = _Layout(partitions, secrets.token_hex(16))
+    temporary = file.with_suffix(".writing")
+    temporary.write_text(json.dumps(msgspec.to_builtins(layout)))
+    os.replace(temporary, file)
+    return layout
+
+
+def open(
+    path: str | Path,
+    *,
+    config: Config | None = None,
+    clock: Callable[[], int] = wall_clock,
+    start: bool = True,
+) -> Embedded:
+    """Open the embedded runtime in a directory, which is made if it is not there."""
+    live = Embedded(Path(path), config or Config(), clock=clock)
+    return live.start() if start else live
+
+
+def restore(checkpoint: Path, path: Path) -> None:
+    """Replace the state under `path` by a checkpoint; its log stays and is replayed when it is opened."""
+    if not (checkpoint / LAYOUT).exists():
+        raise StoreRefused(f"{checkpoint} is no checkpoint: {LAYOUT} is missing")
+    path.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(path / "state", ignore_errors=True)
+    shutil.copytree(checkpoint / "state", path / "state")
+    for name in (LAYOUT, MODEL):
+        if (checkpoint / name).exists():
+            shutil.copy(checkpoint / name, path / name)
