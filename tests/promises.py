@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from kithstream.streams.engine.engine import Engine
 from kithstream.streams.events.signals import BY_NAME, SIGNALS, UNDO_OF, Kind
 from kithstream.streams.events.wire import Event

@@ -85,7 +85,7 @@ _day = Struct(">I").pack
 
 
 def _plans(signals: Sequence[Signal]) -> dict[str, _Plan]:
-    plans = {}
+    plans: dict[str, _Plan] = {}
     by_name = {signal.name: signal for signal in signals}
     for signal in signals:
         letter = chr(65 + signal.family)
@@ -253,7 +253,7 @@ class Actors:
         carried = {a: p.carried() for a, p in partition.load_profiles(followers).items()}
         for key, (old, event, family) in first.items():
             new = edges[key]
-            assert new is not None  # noqa: S101 (a fold never removes an edge)
+            assert new is not None
             staged[key] = new
             actor, target = event.actor, event.target
             if old is not None and old[:14] == new[:14]:
@@ -287,7 +287,7 @@ class Actors:
         staged = batch.changes[Column.SAID]
         for key, (old, event, family) in first.items():
             new = said[key]
-            assert new is not None  # noqa: S101 (a fold never removes an entry)
+            assert new is not None
             staged[key] = new
             if family < 0:
                 continue

@@ -83,7 +83,7 @@ class Candidates:
         for event in events:
             if event.signal == "follow":
                 by_tick.setdefault(event.time // TICK, []).append(event)
-        for tick, follows in by_tick.items():
+        for follows in by_tick.values():
             for first in range(0, len(follows), self._config.example_batch):
                 part = follows[first : first + self._config.example_batch]
                 rows = self._reader.read([e.actor for e in part], part[-1].time, unreciprocated=True)
@@ -112,7 +112,7 @@ class Candidates:
 
     def _learn(self, captured: Sequence[tuple[Examples, list[str]]], changes: Iterable[Change]) -> int:
         """One step on the follows that really came about, oldest first."""
-        assert self.trainer is not None  # noqa: S101 (nothing is captured without one)
+        assert self.trainer is not None
         came = {(c.actor, c.target) for c in changes if c.family == FOLLOW and c.before < 0 <= c.after}
         kept, targets, as_of = [], [], 0
         for examples, actors in captured:

@@ -139,10 +139,11 @@ def _live(numbers: NDArray[np.uint32], now_minute: int, hours: int, days: int) -
     place = (numbers & _PLACE).astype(np.int64)
     # The minute's number wraps at 2^24: ages are taken modulo.
     age = ((now_minute & _PLACE) - place) & _PLACE
-    live = (kind == Kind.MINUTE) & ((age < MINUTES_HELD) | (age > _PLACE >> 1))
+    live: NDArray[np.bool_] = (kind == Kind.MINUTE) & ((age < MINUTES_HELD) | (age > _PLACE >> 1))
     live |= (kind == Kind.HOUR) & (place > now_minute // 60 - hours)
     live |= (kind == Kind.DAY) & (place > now_minute // 1440 - days)
-    return live | (kind >= Kind.TOTAL)
+    live |= kind >= Kind.TOTAL
+    return live
 
 
 def _find(row: bytes | bytearray, name: bytes) -> int:
@@ -242,4 +243,4 @@ def decayed(rows: Sequence[bytes | bytearray], as_of: int, half_lives: Sequence[
 
 
 def _by_group(totals: NDArray[np.int64]) -> NDArray[np.int64]:  # (n, 3)
-    return np.stack([totals[:, np.flatnonzero(_GROUPS == group)].sum(axis=1) for group in range(3)], axis=1)
+    return np.stack([totals[:, np.flatnonzero(group == _GROUPS)].sum(axis=1) for group in range(3)], axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 from rocksdict import (
     BlockBasedOptions,
@@ -41,14 +42,14 @@ class RocksStore:
     def get(self, column: Column, keys: Sequence[bytes]) -> list[bytes | None]:
         if not keys:
             return []
-        found: list[bytes | None] = self._columns[column].get(list(keys))
-        return found
+        return cast(list[bytes | None], self._columns[column].get(list(keys)))
 
     def scan(self, column: Column, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         return self.scan_from(column, prefix, b"")
 
     def scan_from(self, column: Column, prefix: bytes, begin: bytes) -> Iterator[tuple[bytes, bytes]]:
-        for key, value in self._columns[column].items(from_key=max(prefix, begin)):
+        pairs = self._columns[column].items(from_key=max(prefix, begin))
+        for key, value in cast(Iterator[tuple[bytes, bytes]], pairs):  # raw mode holds bytes alone
             if not key.startswith(prefix):
                 return
             yield key, value

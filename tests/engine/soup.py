@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hypothesis import strategies as st
+
 from kithstream.streams.events.signals import BY_NAME, UNDO_OF
 from kithstream.streams.events.wire import Event
 

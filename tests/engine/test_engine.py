@@ -8,15 +8,15 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from promises import agree, held
+from soup import ACCOUNTS, DAY, START, soup
+
 from kithstream.streams.config import EngineConfig
 from kithstream.streams.engine.engine import Engine, Record
 from kithstream.streams.events import wire
 from kithstream.streams.events.wire import Event
 from kithstream.streams.state.memory import MemoryStore
 from kithstream.streams.state.protocol import Column
-from soup import ACCOUNTS, DAY, START, soup
-
-from promises import agree, held
 
 NOW = START + 30 * DAY
 SALT = b"salt" * 4

@@ -1,0 +1,235 @@
+"""A file of events through the whole chain, and what it would have answered on the way.
+
+The evaluation is prequential: a sample of the last follows is asked for just before each is applied, by the
+product's own path from log to answer, and by the live yardsticks on the same pairs in the same pass.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kithstream.streams import prequential
+from kithstream.streams.errors import Unanswerable
+from kithstream.streams.events.record import Record
+from kithstream.streams.prequential import MISSED, K, Outcome, Pairs
+from kithstream.streams.serve.embedded import Embedded
+from kithstream.streams.yardsticks import DecayedPopularity, HandRule, TwoHop, Yardstick
+
+BATCH: Final = 64  # events between two rounds of the chain: what a step of training takes
+OWN: Final = "kithstream"
+
+Progress = Callable[[int, int], None]  # events done, events in all (0: unknown)
+
+
+class StreamClock:
+    """A clock that follows the stream: the newest event time handed over, in microseconds."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+
+class Replayed(NamedTuple):
+    """What went through."""
+
+    events: int
+    refused: int  # dead letters
+    learned: int  # follows trained on
+    seconds: float
+
+
+class Evaluated(NamedTuple):
+    """What every method reached, in one pass."""
+
+    methods: Mapping[str, Outcome]
+    chosen: Mapping[str, str]  # the setting that the grid chose, by yardstick
+    positions: Mapping[str, NDArray[np.int64]]  # per query, for paired comparisons
+    replayed: Replayed
+    queries: int
+    query_seconds: NDArray[np.float64]  # (queries,) of the chain
+    accounts: int
+    peak_bytes: int
+
+
+def feed(
+    live: Embedded, clock: StreamClock, events: Iterable[Record], progress: Progress | None = None
+) -> Replayed:
+    """Publish events in their order and fold them, in batches; the clock follows them."""
+    done = refused = learned = 0
+    started = time.perf_counter()
+    for batch in _batches(events, live.config.engine.batch_events):
+        published = _publish(live, clock, batch)
+        done, refused, learned = done + published[0], refused + published[1], learned + published[2]
+        if progress is not None:
+            progress(done, 0)
+    return Replayed(done, refused, learned, time.perf_counter() - started)
+
+
+def evaluate(
+    live: Embedded,
+    clock: StreamClock,
+    events: Iterable[Record],
+    *,
+    seed: int = 0,
+    limit: int | None = 3000,
+    freeze_at: float | None = None,
+    progress: Progress | None = None,
+) -> Evaluated:
+    """Replay events and ask for the last fifth of first pairs; None as limit asks for all of them.
+
+    The first two passes over `events` read the pairs and choose the yardsticks' half-lives on the first 80 %.
+    """
+    pairs = prequential.first_pairs(events)
+    tests = prequential.choose_tests(pairs, seed, limit or len(pairs.source))
+    chosen = choose_half_lives(pairs, seed)
+    rules: dict[str, Yardstick] = {
+        "decayed_popularity": DecayedPopularity(chosen.popularity),
+        "two_hop": TwoHop(),
+        "hand_rule": HandRule(*chosen.hand_rule),
+    }
+    positions = {name: np.full(len(tests), MISSED) for name in (OWN, *rules)}
+    wanted = {int(row): number for number, row in enumerate(tests)}
+    took = np.zeros(len(tests))
+    total = len(pairs.source)
+    done = refused = learned = row = 0
+    chain_seconds = 0.0
+    waiting: list[Record] = []
+    met: set[tuple[str, str]] = set()
+    numbers = {name: number for number, name in enumerate(pairs.accounts)}
+    frozen = int(total * freeze_at) if freeze_at is not None else -1
+
+    def fold() -> None:
+        nonlocal done, refused, learned, chain_seconds
+        began = time.perf_counter()
+        published = _publish(live, clock, waiting)
+        waiting.clear()
+        done, refused, learned = done + published[0], refused + published[1], learned + published[2]
+        chain_seconds += time.perf_counter() - began
+
+    for event in events:
+        pair = event["actor"], event["target"]
+        first = event["signal"] == "follow" and pair not in met
+        if first:
+            met.add(pair)
+            if row == frozen:
+                live.chain.trainer = None
+            source, target = numbers[pair[0]], numbers[pair[1]]
+            if (number := wanted.get(row)) is not None:
+                fold()
+                clock.now = max(clock.now, event["time"])
+                positions[OWN][number], took[number] = _asked(live, *pair)
+                for name, rule in rules.items():
+                    answer = rule.candidates(source, K, event["time"])
+                    positions[name][number] = answer.index(target) if target in answer else MISSED
+            for rule in rules.values():
+                rule.observe(source, target, event["time"])
+            row += 1
+        waiting.append(event)
+        if len(waiting) >= BATCH:
+            fold()
+            if progress is not None and done % 2048 < BATCH:
+                progress(row, total)
+    fold()
+    outcomes = {
+        name: Outcome(
+            prequential.estimate(prequential.recalled(found), seed),
+            prequential.estimate(prequential.gained(found), seed),
+            len(found),
+        )
+        for name, found in positions.items()
+    }
+    return Evaluated(
+        outcomes,
+        chosen.names,
+        positions,
+        Replayed(done, refused, learned, chain_seconds),
+        len(tests),
+        took,
+        len(pairs.accounts),
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+class HalfLives(NamedTuple):
+    """Half-lives in seconds, chosen on the validation slice."""
+
+    popularity: float
+    hand_rule: tuple[float, float]
+    names: Mapping[str, str]
+
+
+GRID: Final[Mapping[str, float]] = {
+    "10 min": 600.0,
+    "1 h": 3600.0,
+    "3 h": 10800.0,
+    "6 h": 21600.0,
+    "1 d": 86400.0,
+    "7 d": 604800.0,
+    "30 d": 2592000.0,
+    "inf": float("inf"),
+}
+
+
+def choose_half_lives(pairs: Pairs, seed: int = 0) -> HalfLives:
+    """Choose the yardsticks' half-lives on rows 64 to 80 %, as everything tuned here is."""
+    popularity = prequential.choose(
+        {name: (lambda h=h: DecayedPopularity(h)) for name, h in GRID.items()},  # type: ignore[misc]  # bound early
+        pairs,
+        seed,
+    )
+    hand = prequential.choose(
+        {
+            f"{a}, {b}": (lambda x=x, y=y: HandRule(x, y))  # type: ignore[misc]  # bound early
+            for a, x in GRID.items()
+            for b, y in GRID.items()
+        },
+        pairs,
+        seed,
+    )
+    a, b = hand.name.split(", ")
+    return HalfLives(
+        GRID[popularity.name],
+        (GRID[a], GRID[b]),
+        {"decayed_popularity": popularity.name, "hand_rule": hand.name},
+    )
+
+
+def _asked(live: Embedded, source: str, target: str) -> tuple[int, float]:
+    """The position of the target in the chain's answer, and the seconds it took."""
+    began = time.perf_counter()
+    try:
+        answer = live.candidates(source, K, reasons=0)
+    except Unanswerable:
+        return MISSED, time.perf_counter() - began
+    took = time.perf_counter() - began
+    names = [candidate.account for candidate in answer.candidates]
+    return names.index(target) if target in names else MISSED, took
+
+
+def _publish(live: Embedded, clock: StreamClock, batch: list[Record]) -> tuple[int, int, int]:
+    """Events, dead letters and learned follows of one published and folded batch."""
+    if not batch:
+        return 0, 0, 0
+    clock.now = max(clock.now, max(event["time"] for event in batch))
+    live.publish(batch)
+    pumped = live.pump()
+    return len(batch), len(pumped.dead), pumped.learned
+
+
+def _batches(events: Iterable[Record], size: int) -> Iterator[list[Record]]:
+    batch: list[Record] = []
+    for event in events:
+        batch.append(event)
+        if len(batch) >= size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
