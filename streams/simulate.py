@@ -2,7 +2,7 @@
 
 Actions are drawn in batches, whole arrays at a time; events wait until they are published, which may be
 late, twice, or out of order. A batch depends on those before it and on nothing after it, so the first n
-events of a seed are the same however many are drawn. Memory is some 250 bytes an account and bounded buffers;
+events of a seed are the same however many are drawn. Memory is some 160 bytes an account and bounded buffers;
 it does not grow with the number of events.
 
 What a model can find in the stream: communities and languages (engagement follows `World.affinity`),

@@ -106,9 +106,9 @@ class DecayedPopularity:
 class TwoHop:
     """Whom the accounts follow that follow what the account follows.
 
-    Over its newest 30 followees x, the newest 50 followers y of each but itself, and the newest 20 followees
-    z of each y: z gains 1 / sqrt(1 + number of followees of y). Equal scores stand in the order in which they
-    are met.
+    Over its newest 30 followees x, the newest 50 followers y of each x, and the newest 20 followees z of each
+    y: z gains 1 / sqrt(1 + number of followees of y). The account itself is one of the y, which changes
+    nothing: it adds to accounts that it follows. Equal scores stand in the order in which they are met.
     """
 
     followees, followers, reach = 30, 50, 20
@@ -128,8 +128,6 @@ class TwoHop:
         weights: list[float] = []
         for x in followed[-self.followees :]:
             for y in self.followers_of[x][-self.followers :]:
-                if y == source:
-                    continue
                 theirs = self.followed[y]
                 met += theirs[-self.reach :]
                 sizes.append(min(self.reach, len(theirs)))

@@ -11,11 +11,13 @@ import pytest
 from kithstream.streams.events.record import Record
 from kithstream.streams.events.signals import BY_NAME, CONTROLS, NAMES, UNDO_OF
 from kithstream.streams.recent import Neighbours, Recent, Ties
-from kithstream.streams.simulate import SimulationConfig, World, as_json_lines, simulate
+from kithstream.streams.simulate import MIX, SimulationConfig, World, as_json_lines, simulate
 from kithstream.streams.world import LANGUAGE_CODES, zipf_ranks
 
 SECOND: Final = 1_000_000
-CONFIG: Final = SimulationConfig(accounts=2000, seed=5)
+# Rare signals are made more frequent, so that each is there whatever the seed.
+RARE: Final = {"account_delete": 0.0003, "withdraw_report": 0.001, "address_book_remove": 0.001}
+CONFIG: Final = SimulationConfig(accounts=2000, seed=5, mix=MIX | RARE)
 COUNT: Final = 60_000
 
 
@@ -200,6 +202,15 @@ def test_affinity_is_a_probability_that_drifts(world: World) -> None:
     assert np.corrcoef(today, month)[0, 1] < 0.7
 
 
+def test_a_common_language_brings_accounts_closer(world: World) -> None:
+    u, v = np.random.default_rng(0).integers(0, CONFIG.accounts, (2, 1000))
+    at = np.full(1000, CONFIG.start)
+    apart = world.language_of[u] != world.language_of[v]
+    gain = world._replace(language_of=0 * world.language_of).affinities(u, v, at) / world.affinities(u, v, at)
+    assert (gain[apart] > 1.2).all()
+    assert (gain[~apart] == 1).all()
+
+
 def test_shown_accounts_are_followed_with_the_true_probability(once: list[Record], world: World) -> None:
     followed = defaultdict(list)
     for event in once:
@@ -279,6 +290,20 @@ def test_memory_does_not_grow_with_the_number_of_events() -> None:
         tracemalloc.stop()
     # the memories of rare signals fill up slowly: at most ten of 4096 rows of 54 bytes
     assert late < early + 2_500_000
+
+
+def test_no_more_than_the_bound_is_held_back() -> None:
+    config = msgspec.structs.replace(CONFIG, batch=64, pending=50, late_share=0.5, late_seconds=1e6)
+    ids = {event["id"] for batch in simulate(config, 20_000) for event in batch}
+    numbers = [int(name.partition(".")[2]) for name in ids]
+    # what is missing is held back, or part of the last batch: 64 actions and what comes with them
+    assert 50 <= max(numbers) + 1 - len(numbers) < 50 + 64 * 6
+
+
+def test_days_are_livelier_than_nights(once: list[Record]) -> None:
+    hours = np.array([(event["time"] - CONFIG.start) // (3600 * SECOND) for event in once])
+    counts = np.bincount(hours)
+    assert counts[11:13].mean() > 1.5 * counts[23:25].mean()
 
 
 def test_a_mix_of_one_signal_is_that_signal() -> None:

@@ -69,6 +69,12 @@ def test_a_negative_rating_is_a_block_and_never_a_follow(tmp_path: Path) -> None
     assert events[0]["id"] == "bitcoin:2"
 
 
+def test_a_header_is_optional(tmp_path: Path) -> None:
+    body = BITCOIN.partition("\n")[2]
+    first = next(iter(bitcoin.read(written(tmp_path, "b.csv", body))))
+    assert first["id"] == "bitcoin:1"
+
+
 def test_likes_of_one_pair_are_about_different_items(tmp_path: Path) -> None:
     events = list(pairs.read(written(tmp_path, "p.txt", "a b 1\na b 2\na b 3\n")))
     assert [event["signal"] for event in events] == ["follow", "like", "like"]
@@ -105,6 +111,13 @@ def test_text_that_is_no_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / "f.txt").write_bytes(b"1 \xff 3\n")
     with pytest.raises(BadRow, match=r"line 1: row is .*UTF-8"):
         list(pairs.read(tmp_path / "f.txt"))
+
+
+def test_a_cut_gzip_file_is_named(tmp_path: Path) -> None:
+    whole = gzip.compress(b"".join(b"a b %d\n" % number for number in range(5000)))
+    (tmp_path / "f.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadRow, match=r"f\.gz, line [0-9]+: gzip is .*cut or damaged"):
+        list(pairs.read(tmp_path / "f.gz"))
 
 
 EVENT = {"id": "e", "signal": "like", "actor": "a", "target": "b", "time": 5, "item": "i", "value": 2.5}

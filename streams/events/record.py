@@ -20,4 +20,5 @@ class Record(TypedDict):
     country: NotRequired[str]  # profile: ISO 3166, two letters
     private: NotRequired[bool]  # profile
     suspended: NotRequired[bool]  # profile
+    listed: NotRequired[bool]  # profile: a candidate before its first in-signal
     retracts: NotRequired[str]  # retract: the event's id

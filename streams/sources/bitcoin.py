@@ -1,4 +1,4 @@
-"""Signed ratings: `from,to,rating,time` under a header line, -10 to 10 without 0, unix seconds.
+"""Signed ratings: `from,to,rating,time`, with or without a header line; -10 to 10 without 0, unix seconds.
 
 The format of the Bitcoin OTC and Alpha trust networks (Kumar et al. 2016, SNAP). A negative rating is a
 block and is never the follow of its pair; positive ones after the follow are likes.

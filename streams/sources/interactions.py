@@ -44,14 +44,14 @@ class Format(NamedTuple):
     columns: Sequence[str]
     separator: str | None  # None: white space
     parse: Callable[[Sequence[str]], Interaction]
-    header: bool = False
+    header: bool = False  # whether line 1 may name the columns: it does if it has no digit
 
 
 class Interactions:
     """The events of one file, in its order; iterating again reads it again.
 
-    Holds every pair it met, about 100 bytes each. With `repeats` false, rows of a pair that came before are
-    dropped. `selfs` and `repeated` count the rows dropped by the newest iteration.
+    Holds every pair it met, a few hundred bytes each. With `repeats` false, rows of a pair that came before
+    are dropped. `selfs` and `repeated` count the rows dropped by the newest iteration.
     """
 
     def __init__(self, path: str | PathLike[str], form: Format, repeats: bool = True) -> None:
@@ -63,8 +63,7 @@ class Interactions:
 
     def __iter__(self) -> Iterator[Record]:
         self.selfs = self.repeated = 0
-        met: set[tuple[str, str]] = set()
-        followed: set[tuple[str, str]] = set()
+        followed: dict[tuple[str, str], bool] = {}  # of every pair met, whether it is followed
         newest = -1
         for number, row in self._rows():
             if row.time < newest:
@@ -74,19 +73,18 @@ class Interactions:
                 self.selfs += 1
                 continue
             pair = (row.actor, row.target)
-            if pair in met and not self.repeats:
+            if pair in followed and not self.repeats:
                 self.repeated += 1
                 continue
-            met.add(pair)
-            first = row.follows and pair not in followed
-            if first:
-                followed.add(pair)
+            known = followed.get(pair, False)
+            first = row.follows and not known
+            followed[pair] = known or first
             yield self._event(number, row, "follow" if first else row.signal)
 
     def _rows(self) -> Iterator[tuple[int, Interaction]]:
         columns, separator, parse = self.form.columns, self.form.separator, self.form.parse
         for number, line in lines(self.path):
-            if self.form.header and number == 1:
+            if self.form.header and number == 1 and line.translate(None, b"0123456789") == line:
                 continue
             try:
                 fields = line.decode().split(separator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike, fspath
@@ -45,8 +46,14 @@ def opened(path: str | PathLike[str]) -> Iterator[BinaryIO]:
 
 def lines(path: str | PathLike[str]) -> Iterator[tuple[int, bytes]]:
     """Yields each line that is not blank with its number from 1, without white space at its ends."""
+    number = 0
     with opened(path) as file:
-        for number, line in enumerate(file, 1):
-            stripped = line.strip()
-            if stripped:
-                yield number, stripped
+        try:
+            for number, line in enumerate(file, 1):
+                stripped = line.strip()
+                if stripped:
+                    yield number, stripped
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise BadRow(
+                fspath(path), number + 1, "gzip", str(error), "the file is cut or damaged"
+            ) from error
