@@ -11,7 +11,7 @@ import numpy as np
 from kithstream.index.live import LiveIndex
 from kithstream.index.protocol import Hits
 from kithstream.models.ages import TICK
-from kithstream.models.features import IN, Rows, concatenate
+from kithstream.models.features import IN, Rows, concatenate, consumer_features
 from kithstream.models.model import Model
 from kithstream.models.train import Examples, OnlineTrainer
 from kithstream.streams.config import ModelConfig
@@ -70,7 +70,6 @@ class Candidates:
         self._reader = Reader(engine, engine.config.row_cache)
         self._ageing = Ageing(config.ageing_ratio)
         self._dirty: set[str] = set()
-        self._follows: list[tuple[int, Event]] = []  # tick and event, waiting to become examples
         self._captured: list[tuple[Examples, list[str]]] = []
 
     # -- what happened ---------------------------------------------------------------------------------------
@@ -79,17 +78,13 @@ class Candidates:
         """Capture what the accounts that follow somebody look like before they do."""
         if self.trainer is None:
             return
-        by_tick: dict[int, list[Event]] = {}
-        for event in events:
-            if event.signal == "follow":
-                by_tick.setdefault(event.time // TICK, []).append(event)
-        for follows in by_tick.values():
-            for first in range(0, len(follows), self._config.example_batch):
-                part = follows[first : first + self._config.example_batch]
-                rows = self._reader.read([e.actor for e in part], part[-1].time, unreciprocated=True)
-                consumers = self.model.encode_consumers(rows).features
-                examples = Examples(consumers, [e.target for e in part], part[-1].time)
-                self._captured.append((examples, [e.actor for e in part]))
+        follows = [event for event in events if event.signal == "follow"]
+        if not follows:
+            return
+        actors, times = [e.actor for e in follows], [e.time for e in follows]
+        rows = self._reader.read(actors, times, unreciprocated=True)
+        features = consumer_features(rows, self.model.ids)
+        self._captured.append((Examples(features, [e.target for e in follows], max(times)), actors))
 
     def acted(self, acted: Acted) -> int:
         """Take note of what the actors' stage did; return the number of follows learned from."""

@@ -169,44 +169,46 @@ _MINUTES_READ: Final = 180
 _OFFSET: Final = np.array(
     [1, 1 + _MINUTES_READ, 1 + _MINUTES_READ + HOURS_READ, 0, 0, 0, 0, 0], dtype=np.int64
 )
+_MOST: Final = np.array([_MINUTES_READ, HOURS_READ, DAYS_READ, 0, 0, 0, 0, 0], dtype=np.int64)
 _ENTRIES: Final = 1 + _MINUTES_READ + HOURS_READ + DAYS_READ
 
 
-@lru_cache(maxsize=8)  # one time is asked for thousands of rows
-def _weights(as_of: int, half_lives: tuple[float, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+@lru_cache(maxsize=4096)  # one tick is asked for thousands of rows
+def _weights(minute: int, half_lives: tuple[float, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weights (entries, H) in units of 2^-26 and ages (entries,) in seconds, by kind and distance in buckets.
 
     Each stretch of time is read from one kind alone.
     """
-    minute, hour, day = as_of // MINUTE, as_of // HOUR, as_of // DAY
+    hour, day = minute // 60, minute // 1440
     ages = np.full(_ENTRIES, np.inf)
     used = np.zeros(_ENTRIES, dtype=np.bool_)
-    for kind, width, place, first, end in (
-        (Kind.MINUTE, MINUTE, minute, (hour - 2) * 60, minute + 1),
-        (Kind.HOUR, HOUR, hour, (day - 1) * 24, hour - 2),
-        (Kind.DAY, DAY, day, day - DAYS_READ + 1, day - 1),
+    for kind, seconds, place, first, end in (
+        (Kind.MINUTE, 60.0, minute, (hour - 2) * 60, minute + 1),
+        (Kind.HOUR, 3600.0, hour, (day - 1) * 24, hour - 2),
+        (Kind.DAY, 86400.0, day, day - DAYS_READ + 1, day - 1),
     ):
         distance = np.arange((_MINUTES_READ, HOURS_READ, DAYS_READ)[kind])
         places = place - distance
         at = _OFFSET[kind] + distance
-        ages[at] = np.maximum(as_of / 1e6 - (places + 0.5) * (width / 1e6), 0.0)
+        ages[at] = np.maximum(minute * 60.0 - (places + 0.5) * seconds, 0.0)
         used[at] = (places >= first) & (places < end)
-    with np.errstate(invalid="ignore"):
-        weights = np.rint(np.exp2(-ages[:, None] / np.asarray(half_lives)[None, :]) * _UNIT)
-    weights[~used] = 0.0
     ages[~used] = np.inf
-    return weights, ages
+    finite = np.array([h for h in half_lives if np.isfinite(h)])
+    return np.rint(np.exp2(-ages[:, None] / finite[None, :]) * _UNIT), ages
 
 
-def decayed(rows: Sequence[bytes | bytearray], as_of: int, half_lives: Sequence[float]) -> Decayed:
-    """Return the counts of n rows as of a time in microseconds, summed by group and decayed by each half-life.
+def decayed(
+    rows: Sequence[bytes | bytearray], minutes: NDArray[np.int64], half_lives: Sequence[float]
+) -> Decayed:
+    """Return the counts of n rows, each as of its minute since 1970, summed by group and decayed.
 
     A weight is 2^(-age/h) at the middle of the cell's bucket, rounded to 2^-26: sums of such weights are exact
     in float64, so the order of a row's cells changes nothing.
     """
     n = len(rows)
-    half = np.asarray(half_lives, dtype=np.float64)
-    weights, ages = _weights(as_of, tuple(half_lives))
+    half = tuple(half_lives)
+    distinct, which = np.unique(minutes, return_inverse=True)
+    tables = [_weights(minute, half) for minute in distinct.tolist()]
     sizes = np.fromiter(map(len, rows), dtype=np.int64, count=n) // CELL
     cells = np.frombuffer(b"".join(rows), dtype=np.uint32).reshape(-1, 2)
     number, count = cells[:, 0], cells[:, 1].view(np.int32)
@@ -218,27 +220,36 @@ def decayed(rows: Sequence[bytes | bytearray], as_of: int, half_lives: Sequence[
     totals = np.zeros((n, 32), dtype=np.int64)
     totals[owner[at_total], family] = count[at_total]
 
-    # The minute's number wraps at 2^24; an event up to half a turn ahead counts as this very bucket.
-    here = np.array([as_of // MINUTE & _PLACE, as_of // HOUR, as_of // DAY, 0, 0, 0, 0, 0], dtype=np.int64)
-    most = np.array([_MINUTES_READ, HOURS_READ, DAYS_READ, 0, 0, 0, 0, 0], dtype=np.int64)
-    distance = here[kind] - (number & _PLACE).astype(np.int64)
+    # The minute's number wraps at 2^24; an event that lies ahead counts in this very bucket.
+    here = np.zeros((len(distinct), 8), dtype=np.int64)
+    here[:, :3] = np.stack([distinct & _PLACE, distinct // 60, distinct // 1440], axis=1)
+    table = which[owner]
+    distance = here[table, kind] - (number & _PLACE).astype(np.int64)
     distance += (distance < -(_PLACE >> 1)) * (_PLACE + 1)
-    entry = np.where(distance < most[kind], _OFFSET[kind] + np.maximum(distance, 0), 0)
-    read = np.flatnonzero(ages[entry] < np.inf)
-    entry, owner, number = entry[read], owner[read], number[read]
+    entry = np.where(distance < _MOST[kind], _OFFSET[kind] + np.maximum(distance, 0), 0) + table * _ENTRIES
+    age = (tables[0][1] if len(tables) == 1 else np.concatenate([t[1] for t in tables]))[entry]
     group = _GROUPS[number >> _PLACE_BITS + _KIND_BITS]
-    seen = group < Group.SILENT
-    entry, owner, group, times = entry[seen], owner[seen], group[seen], count[read][seen].astype(np.float64)
+    read = np.flatnonzero((age < np.inf) & (group < Group.SILENT))
+    entry, owner, group, age, times = (
+        entry[read],
+        owner[read],
+        group[read],
+        age[read],
+        count[read].astype(np.float64),
+    )
 
+    weights = (tables[0][0] if len(tables) == 1 else np.concatenate([t[0] for t in tables]))[
+        entry
+    ]  # (cells, H')
     counts = np.zeros((n * 3, len(half)))
     at = owner * 3 + group
-    for column in np.flatnonzero(np.isfinite(half)):
-        counts[:, column] = np.bincount(at, weights=weights[entry, column] * times, minlength=n * 3) / _UNIT
-    counts[:, np.isinf(half)] = _by_group(totals).reshape(n * 3, 1)
+    for column in range(weights.shape[1]):
+        counts[:, column] = np.bincount(at, weights=weights[:, column] * times, minlength=n * 3) / _UNIT
+    counts[:, weights.shape[1] :] = _by_group(totals).reshape(n * 3, 1)
 
     newest, oldest = np.full(n, np.inf), np.zeros(n)
-    np.minimum.at(newest, owner, ages[entry])
-    np.maximum.at(oldest, owner, ages[entry])
+    np.minimum.at(newest, owner, age)
+    np.maximum.at(oldest, owner, age)
     return Decayed(counts.reshape(n, 3, len(half)).astype(np.float32), newest, oldest, totals)
 
 

@@ -16,6 +16,7 @@ from kithstream.streams.engine.engine import Engine
 from kithstream.streams.engine.partition import FOLLOWEES, FOLLOWERS, ROW_IN, ROW_OUT, ReadCache
 from kithstream.streams.state import counters, ledger
 from kithstream.streams.state.counters import Kind
+from kithstream.streams.state.ledger import MINUTE
 from kithstream.streams.state.profiles import Profile
 from kithstream.streams.state.protocol import Column
 from kithstream.streams.state.recent import READ, Recent
@@ -52,34 +53,39 @@ class Reader:
         for account in accounts:
             drop(account.encode())
 
-    def read(self, accounts: Sequence[str], as_of: int, *, unreciprocated: bool = False) -> Rows:
-        """Return the rows of accounts as of a time in microseconds.
+    def read(
+        self, accounts: Sequence[str], as_of: int | Sequence[int], *, unreciprocated: bool = False
+    ) -> Rows:
+        """Return the rows of accounts as of a time in microseconds, or each as of its own.
+
+        Counters are decayed to the tick of that time, ages of neighbours are exact.
 
         `unreciprocated` asks for the newest followers not followed back, one ledger look-up for each of the
         newest followers: producers do without.
         """
         views = self._load(accounts)
         n = len(views)
-        received = counters.decayed([view.row_in for view in views], as_of, HALF_LIVES)
-        done = counters.decayed([view.row_out for view in views], as_of, HALF_LIVES)
+        times = np.broadcast_to(np.asarray(as_of, dtype=np.int64), n)
+        packed = [view.row_in for view in views] + [view.row_out for view in views]
+        read = counters.decayed(packed, np.tile(times // MINUTE, 2), HALF_LIVES)
         degrees = np.empty((n, 3), dtype=np.int64)
-        degrees[:, 0] = received.totals[:, _FOLLOW]
-        degrees[:, 1] = done.totals[:, _FOLLOW]
+        degrees[:, 0] = read.totals[:n, _FOLLOW]
+        degrees[:, 1] = read.totals[n:, _FOLLOW]
         degrees[:, 2] = [view.mutual for view in views]
         back = [self._unreciprocated(a) for a in accounts] if unreciprocated else [_NOBODY] * n
         return Rows(
             accounts=accounts,
-            as_of=as_of,
-            counts=np.stack([received.counts, done.counts], axis=1),
-            last=np.stack([received.newest, done.newest], axis=1),
-            first=np.maximum(received.oldest, done.oldest),
+            as_of=int(times.max(initial=0)),
+            counts=np.stack([read.counts[:n], read.counts[n:]], axis=1),
+            last=np.stack([read.newest[:n], read.newest[n:]], axis=1),
+            first=np.maximum(read.oldest[:n], read.oldest[n:]),
             degrees=degrees,
             followers=[view.followers for view in views],
-            follower_ages=_ages([view.follower_times for view in views], FOLLOWERS_READ, as_of),
+            follower_ages=_ages([view.follower_times for view in views], FOLLOWERS_READ, times),
             followees=[view.followees for view in views],
-            followee_ages=_ages([view.followee_times for view in views], FOLLOWEES_READ, as_of),
+            followee_ages=_ages([view.followee_times for view in views], FOLLOWEES_READ, times),
             unreciprocated=[_ids(recent, UNRECIPROCATED) for recent in back],
-            unreciprocated_ages=_ages([_times(r, UNRECIPROCATED) for r in back], UNRECIPROCATED, as_of),
+            unreciprocated_ages=_ages([_times(r, UNRECIPROCATED) for r in back], UNRECIPROCATED, times),
             languages=np.array([view.language for view in views], dtype=np.int32),
         )
 
@@ -147,7 +153,7 @@ def _times(recent: Recent, most: int) -> bytes:
     return times.tobytes()
 
 
-def _ages(times: Sequence[bytes], most: int, as_of: int) -> NDArray[np.float64]:
-    """Seconds since each time, +inf where it pads; (n, most)."""
-    since = np.frombuffer(b"".join(times), dtype=np.int64).reshape(-1, most)
-    return np.where(since == -_NEVER, np.inf, np.maximum((as_of - since) / 1e6, 0.0))
+def _ages(packed: Sequence[bytes], most: int, times: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Seconds from each packed time to its row's, +inf where it pads; (n, most)."""
+    since = np.frombuffer(b"".join(packed), dtype=np.int64).reshape(-1, most)
+    return np.where(since == -_NEVER, np.inf, np.maximum((times[:, None] - since) / 1e6, 0.0))
