@@ -15,13 +15,13 @@ class LiveIndexError(Exception):
     """Root of everything that the index itself raises."""
 
 
-class SnapshotRefused(LiveIndexError):  # noqa: N818 - named after what happened
+class SnapshotRefused(LiveIndexError):
     """A stored snapshot is damaged, incomplete or made for another index; the message names the file."""
 
 
-class RebuildFailed(LiveIndexError):  # noqa: N818 - named after what happened
+class RebuildFailed(LiveIndexError):
     """The process that builds a graph did not finish."""
 
 
-class MergerStopped(LiveIndexError):  # noqa: N818 - named after what happened
+class MergerStopped(LiveIndexError):
     """The background merger stopped by an exception, which is the cause of this one."""

@@ -19,7 +19,7 @@ MAX_ID_BYTES: Final = 128
 MAX_SECONDS: Final = 4_102_444_800  # the year 2100
 
 
-class Field(ValueError):  # noqa: N818 - the field that cannot be read, on its way to a `BadRow`
+class Field(ValueError):
     """A field of a row cannot be read."""
 
     def __init__(self, name: str, value: object, reason: str) -> None:

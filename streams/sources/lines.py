@@ -11,7 +11,7 @@ from os import PathLike, fspath
 from typing import BinaryIO, cast
 
 
-class BadRow(ValueError):  # noqa: N818 - named after what it is about
+class BadRow(ValueError):
     """A row of a file cannot be used; says the file, the row's number from 1, the field and its value.
 
     In text files the number is the line's; `what` says what is counted.

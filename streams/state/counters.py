@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kithstream.streams.events.signals import GROUP_OF_FAMILY, Group
-from kithstream.streams.state.ledger import DAY, HOUR, MINUTE
 
 CELL: Final = 8
 HOURS_READ: Final = 48
@@ -208,7 +207,7 @@ def decayed(
     n = len(rows)
     half = tuple(half_lives)
     distinct, which = np.unique(minutes, return_inverse=True)
-    tables = [_weights(minute, half) for minute in distinct.tolist()]
+    tables = [_weights(minute, half) for minute in distinct.tolist()] or [_weights(0, half)]
     sizes = np.fromiter(map(len, rows), dtype=np.int64, count=n) // CELL
     cells = np.frombuffer(b"".join(rows), dtype=np.uint32).reshape(-1, 2)
     number, count = cells[:, 0], cells[:, 1].view(np.int32)
