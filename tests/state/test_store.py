@@ -1,0 +1,140 @@
+"""The store's contract, on dicts and on RocksDB alike."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kithstream.streams.config import StoreConfig
+from kithstream.streams.errors import StoreRefused
+from kithstream.streams.state.memory import MemoryStore
+from kithstream.streams.state.protocol import Column, Dropped, Store
+from kithstream.streams.state.store import RocksStore
+
+KEYS = st.binary(min_size=1, max_size=3)
+WRITES = st.lists(
+    st.tuples(
+        st.dictionaries(st.sampled_from(list(Column)), st.dictionaries(KEYS, st.none() | st.binary(max_size=3))),
+        st.lists(st.tuples(st.sampled_from(list(Column)), KEYS, KEYS), max_size=1),
+    ),
+    max_size=6,
+)
+
+
+@pytest.fixture(params=["memory", "rocks"])
+def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Store]]:
+    made: list[Store] = []
+
+    def build() -> Store:
+        if request.param == "memory":
+            made.append(MemoryStore())
+        else:
+            made.append(RocksStore(tmp_path_factory.mktemp("store"), StoreConfig()))
+        return made[-1]
+
+    yield build
+    for store in made:
+        store.close()
+
+
+def test_a_store_is_sorted_bytes_written_in_batches(make: Callable[[], Store]) -> None:
+    @settings(max_examples=20, deadline=None)
+    @given(WRITES, KEYS)
+    def contract(writes: list[tuple[dict[Column, dict[bytes, bytes | None]], list[tuple[Column, bytes, bytes]]]],
+                 prefix: bytes) -> None:
+        store = make()
+        model: dict[Column, dict[bytes, bytes]] = {column: {} for column in Column}
+        for changes, ranges in writes:
+            dropped = [Dropped(column, min(a, b), max(a, b)) for column, a, b in ranges]
+            store.write(changes, dropped)
+            for column, begin, end in dropped:
+                model[column] = {k: v for k, v in model[column].items() if not begin <= k < end}
+            for column, pairs in changes.items():
+                for key, value in pairs.items():
+                    if value is None:
+                        model[column].pop(key, None)
+                    else:
+                        model[column][key] = value
+        for column, pairs in model.items():
+            assert list(store.scan(column, b"")) == sorted(pairs.items())
+            assert list(store.scan(column, prefix)) == sorted(
+                (k, v) for k, v in pairs.items() if k.startswith(prefix)
+            )
+            begin = prefix + b"\x01"
+            assert list(store.scan_from(column, prefix, begin)) == sorted(
+                (k, v) for k, v in pairs.items() if k.startswith(prefix) and k >= begin
+            )
+            keys = [*pairs, b"\xff\xff\xff\xff"]
+            assert store.get(column, keys) == [*pairs.values(), None]
+        assert store.get(Column.OUT, []) == []
+
+    contract()
+
+
+def test_what_was_written_is_there_after_closing(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path, StoreConfig())
+    store.write({Column.OUT: {b"a": b"1"}, Column.META: {b"b": b"2"}})
+    store.close()
+    store = RocksStore(tmp_path, StoreConfig())
+    assert store.get(Column.OUT, [b"a"]) == [b"1"]
+    assert store.get(Column.META, [b"b"]) == [b"2"]
+    store.close()
+
+
+def test_a_checkpoint_is_a_copy_of_its_moment(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "store", StoreConfig())
+    store.write({Column.IN: {b"a": b"1"}})
+    store.checkpoint(tmp_path / "copy")
+    store.write({Column.IN: {b"a": b"2"}})
+    store.close()
+    copy = RocksStore(tmp_path / "copy", StoreConfig())
+    assert copy.get(Column.IN, [b"a"]) == [b"1"]
+    copy.close()
+
+
+def test_a_store_is_opened_once(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path, StoreConfig())
+    with pytest.raises(StoreRefused, match="cannot be opened"):
+        RocksStore(tmp_path, StoreConfig())
+    store.close()
+
+
+def test_kill_9_keeps_every_returned_write_and_no_half_of_another(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    assert child.stdout is not None
+    written = 0
+    for line in child.stdout:
+        written = int(line)
+        if written >= 200:
+            break
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    store = RocksStore(tmp_path, StoreConfig())
+    out, meta = dict(store.scan(Column.OUT, b"")), dict(store.scan(Column.META, b"n"))
+    store.close()
+    assert len(out) >= written
+    assert meta[b"n"] == len(out).to_bytes(4, "big")
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from kithstream.streams.config import StoreConfig
+from kithstream.streams.state.protocol import Column
+from kithstream.streams.state.store import RocksStore
+store = RocksStore(Path(sys.argv[1]), StoreConfig())
+for n in range(1, 100000):
+    store.write({Column.OUT: {n.to_bytes(4, "big"): b"x" * 100}, Column.META: {b"n": n.to_bytes(4, "big")}})
+    print(n, flush=True)
+"""
