@@ -74,10 +74,13 @@ def bump(row: bytearray, name: bytes, by: int) -> None:
         del row[at : at + CELL]
 
 
-class TimeCells(dict[tuple[int, int], tuple[bytes, bytes, bytes, bytes]]):
+_ONE: Final = _count(1)
+
+
+class TimeCells(dict[tuple[int, int], tuple[bytes, ...]]):
     """(family, minute since 1970) to its four cells; a cache that is dropped when it is full."""
 
-    def __missing__(self, at: tuple[int, int]) -> tuple[bytes, bytes, bytes, bytes]:
+    def __missing__(self, at: tuple[int, int]) -> tuple[bytes, ...]:
         family, minute = at
         if len(self) > 200_000:
             self.clear()
@@ -98,15 +101,21 @@ def count_at(row: bytearray, family: int, minute: int, by: int, now_minute: int)
 
     Cells outside their window at the watermark are left alone by do and undo alike: they are never read.
     """
-    minutes, hours, days, total = _time_cells[family, minute]
+    names = _time_cells[family, minute]
     age = now_minute - minute
-    if age < HOURS_HELD * 60:
-        if age < MINUTES_HELD:
-            bump(row, minutes, by)
-        bump(row, hours, by)
-    if age < DAYS_HELD * 1440:
-        bump(row, days, by)
-    bump_first(row, total, by)
+    if age >= MINUTES_HELD:
+        names = names[1:] if age < HOURS_HELD * 60 else names[2:] if age < DAYS_HELD * 1440 else names[3:]
+    rfind = row.rfind
+    for name in names:  # `bump`, without its call: this is the busiest loop of the fold
+        at = rfind(name)
+        while at > 0 and at & 7:
+            at = rfind(name, 0, at + 3)
+        if at < 0:
+            row += name + (_ONE if by == 1 else _count(by))
+        elif total := _read(row, at + 4)[0] + by:
+            _write(row, at + 4, total)
+        else:
+            del row[at : at + CELL]
 
 
 def bump_first(row: bytearray, name: bytes, by: int) -> None:
