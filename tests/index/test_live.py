@@ -233,7 +233,8 @@ def test_merges_during_a_rebuild_are_in_the_new_graphs(cooled, rng, tmp_path):
         each.upsert(names(30, 190), moved)
         each.delete(names(20))
     assert index.merge(1000).written == 30
-    index._install(job, build(tmp_path, job.shape, job.vectors, job.slots, process=False))
+    build(tmp_path, job.shape, job.vectors, job.slots, process=False)
+    index._install(job, tmp_path)
     assert index.check(10, rng).sound
     assert index.stats().hot == 0
     for _ in range(10):
@@ -244,10 +245,10 @@ def test_another_process_builds_the_same_graph(cooled, rng):
     index, oracle, _ = cooled
     here = index.rebuild(process=False)
     query = rng.normal(size=8).astype(np.float32)
-    found = index._served.graph.search(query, 30).slots.tolist()
+    found = index._served.graph.search(0, query, 30).slots.tolist()
     there = index.rebuild(process=True)
     assert here == there
-    assert index._served.graph.search(query, 30).slots.tolist() == found
+    assert index._served.graph.search(0, query, 30).slots.tolist() == found
     assert same(index, oracle, query)
 
 

@@ -33,6 +33,7 @@ class LiveAgainstDict(RuleBasedStateMachine):
             hot_capacity=5,
             growth=1.0,
             links=8,
+            band_ratio=1.0,
             rebuild_process=False,
         )
         self.index = LiveIndex(self.config)
