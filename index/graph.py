@@ -164,7 +164,7 @@ def _band(shape: Shape, capacity: int, path: Path | None) -> hnswlib.Index:
 
 
 def limits_of(lengths: Doubles, bound: float, bands: int, ratio: float) -> tuple[float, ...]:
-    """Norms that split rows into at most so many bands, each of half the rest, the limits at least `ratio` apart.
+    """Norms that split rows into bands, each of half the rest, with limits at least `ratio` apart.
 
     The longest rows are in the smallest bands: they are most of the answers, and their norms differ most.
 
