@@ -48,11 +48,11 @@ class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cool_above: float = 0.75
     cool_to: float = 0.5
     links: int = 16
-    ef_construction: int = 100
+    ef_construction: int = 200
     ef: int = 256
-    overfetch: float = 1.5
+    overfetch: float = 2.0
     bands: int = 6
-    band_ratio: float = 1.15
+    band_ratio: float = 1.5
     epsilon: float = 0.01
     bound: float = 0.0
     headroom: float = 1.1
