@@ -3,7 +3,7 @@
     python -m bench.index --sizes 10000,100000 --dim 128 --seed 1 --json
 
 No speed without its recall: beside every query time stand recall@200 and recall@20 against the exact scan.
-Vectors are clustered with unequal norms (lognormal, sigma 0.3); they are synthetic, so measure your own as well.
+Vectors are clustered with unequal norms (lognormal, sigma 0.3) and synthetic: measure your own as well.
 """
 
 from __future__ import annotations

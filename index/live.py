@@ -183,12 +183,15 @@ class LiveIndex(Reading):
 
     def merge(self, rows: int | None = None) -> Merged:
         """Cool the rows that changed least recently: `rows` of them, or as many as are above `cool_to`."""
-        with self._merging:
-            merged = self._merge(rows)
-        if merged is not None:
-            return merged
-        rebuilt = self.rebuild(rows)
-        return Merged(rebuilt.cooled, 0, 0, True)
+        while True:
+            with self._merging:
+                merged, building = self._merge(rows), self._building
+            if merged is not None:
+                return merged
+            if not building:
+                return Merged(self.rebuild(rows).cooled, 0, 0, True)
+            with self._rebuilding:  # another thread builds already: try again with its graphs
+                pass
 
     def rebuild(self, rows: int | None = None, *, process: bool | None = None) -> Rebuilt:
         """Build a new pair of graphs of the cold rows and those that a merge would cool, and serve it.
@@ -262,6 +265,8 @@ class LiveIndex(Reading):
             "degree": degree < self.config.degree_floor * self._built_degree,
         }
         self._found_by_check = tuple(name for name, due in found.items() if due)
+        if self._found_by_check:
+            self._wake.set()
         return Checked(recall, degree, sound, self.reasons())
 
     def save(self, directory: Path, metadata: snapshot.Metadata, *, keep: int = 2) -> snapshot.Saved:
