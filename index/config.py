@@ -43,7 +43,7 @@ class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dim: int
     capacity: int = 1024
     exact_rows: int = 20_000
-    rows_per_fetch: int = 25
+    rows_per_fetch: int = 75
     hot_capacity: int = 32_768
     cool_above: float = 0.75
     cool_to: float = 0.5

@@ -81,7 +81,7 @@ class Plan(NamedTuple):
 def choose(k: int, counts: Counts, rules: Rules) -> Plan:
     """The first plan: a scan while it is cheap, else the graph with room for everything that will be dropped.
 
-    >>> rules = Rules(exact_rows=20_000, rows_per_fetch=25, ef=256, overfetch=1.5)
+    >>> rules = Rules(exact_rows=20_000, rows_per_fetch=75, ef=256, overfetch=1.5)
     >>> choose(200, Counts(alive=5_000, cold=0, known=0, excluded=0, bands=1, wanted=5_000), rules)
     Plan(name='exact', fetch=0)
     >>> choose(200, Counts(1_000_000, 900_000, 900_000, 500, 4, 1_000_000), rules)
