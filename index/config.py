@@ -22,6 +22,8 @@ class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ef_construction   breadth of the search that places an element
     ef                neighbours asked of the graph at least, which is the breadth of a query's search
     overfetch         neighbours asked per wanted hit, for rows that moved since the graph saw them
+    bands             graphs at most, by norm; 1: never split
+    band_ratio        norms at least so far apart, as a factor, for a band of their own
     epsilon           squared distance over twice the squared norm (for unit vectors: 1 - cosine) that a row
                       may have moved from where the graph holds it without a new graph write
     bound             largest norm of the lineage's vectors; 0: measured whenever a graph is built
@@ -41,14 +43,16 @@ class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dim: int
     capacity: int = 1024
     exact_rows: int = 20_000
-    rows_per_fetch: int = 100
+    rows_per_fetch: int = 75
     hot_capacity: int = 32_768
     cool_above: float = 0.75
     cool_to: float = 0.5
     links: int = 16
-    ef_construction: int = 100
+    ef_construction: int = 200
     ef: int = 256
     overfetch: float = 2.0
+    bands: int = 6
+    band_ratio: float = 1.5
     epsilon: float = 0.01
     bound: float = 0.0
     headroom: float = 1.1
@@ -62,13 +66,13 @@ class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("dim", "capacity", "hot_capacity", "links", "ef_construction", "ef"):
+        for name in ("dim", "capacity", "hot_capacity", "bands", "links", "ef_construction", "ef"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
         for name in ("exact_rows", "rows_per_fetch", "epsilon", "bound"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is at least 0, not {getattr(self, name)}")
-        for name in ("overfetch", "headroom", "growth"):
+        for name in ("overfetch", "band_ratio", "headroom", "growth"):
             if not getattr(self, name) >= 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
         if not 0 <= self.cool_to < self.cool_above <= 1:

@@ -34,12 +34,12 @@ from kithstream.index.exact import (
     wanted,
 )
 from kithstream.index.exclude import Counts, Request, choose, widen
-from kithstream.index.graph import Graph, Shape, appended, read_file
+from kithstream.index.graph import Graph, Shape, limits_of, read_files
 from kithstream.index.hot import HotTier
 from kithstream.index.protocol import Hits, IndexStats
 from kithstream.index.rebuild import build, cheaper
 from kithstream.index.score import Bools, Floats, Labels, Slots, nominate, norms, score, tolerance
-from kithstream.index.table import BUILDING, PAIR, RING, VectorTable, View, largest_norm
+from kithstream.index.table import BUILDING, PAIR, RING, VectorTable, View
 
 
 class Merged(NamedTuple):
@@ -183,12 +183,15 @@ class LiveIndex(Reading):
 
     def merge(self, rows: int | None = None) -> Merged:
         """Cool the rows that changed least recently: `rows` of them, or as many as are above `cool_to`."""
-        with self._merging:
-            merged = self._merge(rows)
-        if merged is not None:
-            return merged
-        rebuilt = self.rebuild(rows)
-        return Merged(rebuilt.cooled, 0, 0, True)
+        while True:
+            with self._merging:
+                merged, building = self._merge(rows), self._building
+            if merged is not None:
+                return merged
+            if not building:
+                return Merged(self.rebuild(rows).cooled, 0, 0, True)
+            with self._rebuilding:  # another thread builds already: try again with its graphs
+                pass
 
     def rebuild(self, rows: int | None = None, *, process: bool | None = None) -> Rebuilt:
         """Build a new pair of graphs of the cold rows and those that a merge would cool, and serve it.
@@ -201,7 +204,7 @@ class LiveIndex(Reading):
                 with self._merging:
                     job = self._capture(rows)
                 with tempfile.TemporaryDirectory(prefix="kithstream-graph-") as directory:
-                    path = build(
+                    build(
                         Path(directory),
                         job.shape,
                         job.vectors,
@@ -209,7 +212,7 @@ class LiveIndex(Reading):
                         process=self.config.rebuild_process if process is None else process,
                     )
                     with self._merging:
-                        return self._install(job, path)
+                        return self._install(job, Path(directory))
             except BaseException:
                 with self._merging:
                     self._abandon()
@@ -247,11 +250,10 @@ class LiveIndex(Reading):
                 return Checked(1.0, 0.0, True, self.reasons())
             with table.lock:
                 held = np.flatnonzero(table.view.held[: table.used] & PAIR)
-            sound = all(np.array_equal(graph.labels(), held) for graph in (served, idle))
+            sound = all(graph.sound() and np.array_equal(graph.labels(), held) for graph in (served, idle))
             with tempfile.TemporaryDirectory(prefix="kithstream-graph-") as directory:
-                path = Path(directory) / "graph.bin"
-                idle.save(path)
-                degree = read_file(path, self.config.dim).degree
+                idle.save(Path(directory))
+                degree = read_files(Path(directory), idle.shape).degree
         if queries is None:
             alive = np.flatnonzero(table.view.alive[: table.used])
             queries = table.view.vectors[rng.choice(alive, min(sample, len(alive)), replace=False)]
@@ -263,6 +265,8 @@ class LiveIndex(Reading):
             "degree": degree < self.config.degree_floor * self._built_degree,
         }
         self._found_by_check = tuple(name for name, due in found.items() if due)
+        if self._found_by_check:
+            self._wake.set()
         return Checked(recall, degree, sound, self.reasons())
 
     def save(self, directory: Path, metadata: snapshot.Metadata, *, keep: int = 2) -> snapshot.Saved:
@@ -362,20 +366,30 @@ class LiveIndex(Reading):
         stamps.clear(len(view.alive))
         stamps.add(excluded[excluded < len(view.alive)])
         stamps.add(hot_slots[taken])
-        best = hot_slots[warm]
-        warm_scores = score(view.vectors[best], request.wide)
-        while plan.name == "graph":
-            near = graph.search(request.query, plan.fetch)
-            if near is None:
+        slots = hot_slots[warm]
+        scores = score(view.vectors[slots], request.wide)
+        everything = len(warm) < request.k + MARGIN
+        for band in reversed(range(len(graph.sizes))):  # the longest vectors first
+            size, limit = graph.sizes[band], graph.shape.limits[band]
+            if _decided(scores, request.k, limit * request.norm * (1 + 1e-6)):
+                everything = False
                 break
-            cold = self._allowed(near.slots, view, request)
-            slots = np.concatenate([best, cold])
-            scores = np.concatenate([warm_scores, score(view.vectors[cold], request.wide)])
-            everything = plan.fetch >= counts.known
-            if everything or len(cold) >= request.k or _decided(scores, request.k, near.floor):
-                return Found(slots, scores, everything and len(warm) < request.k + MARGIN, "graph")
-            plan = widen(plan, counts, rules)
-        return scan(table, request, "fallback")
+            asked = plan
+            while True:
+                near = graph.search(band, request.query, asked.fetch) if asked.name == "graph" else None
+                if near is None:
+                    return scan(table, request, "fallback")
+                cold = self._allowed(near.slots, view, request)
+                more = np.concatenate([scores, score(view.vectors[cold], request.wide)])
+                if asked.fetch >= size or len(cold) >= request.k or _decided(more, request.k, near.floor):
+                    break
+                asked = widen(asked, counts, rules)
+            stamps.add(cold)
+            slots, scores = np.concatenate([slots, cold]), more
+            everything = everything and asked.fetch >= size
+        best = nominate(scores, request.k + MARGIN, 0.0)  # so that what `settle` keeps is the best there is
+        complete = everything and len(best) < request.k + MARGIN
+        return Found(slots[best], scores[best], complete, "graph")
 
     def _counts(self, graph: Graph, request: Request, excluded: int) -> Counts:
         table = self._table
@@ -383,7 +397,9 @@ class LiveIndex(Reading):
         labelled = alive
         if request.labels is not None:
             labelled = sum(table.label_counts.get(label, 0) for label in request.labels)
-        return Counts(max(1, alive), max(0, alive - len(self._hot)), len(graph), excluded, labelled)
+        return Counts(
+            max(1, alive), max(0, alive - len(self._hot)), len(graph), excluded, len(graph.sizes), labelled
+        )
 
     def _allowed(self, slots: Slots, view: View, request: Request) -> Slots:
         slots = slots[self._stamps.missing(slots)]
@@ -452,10 +468,9 @@ class LiveIndex(Reading):
             held = (table.view.held[slots] & PAIR) != 0
             self._fit_positions()
             writing = ~held
-            writing[held] = _moved(vectors[held], self._positions[slots[held]], bound, config.epsilon)
+            writing[held] = idle.moved(vectors[held], self._positions[slots[held]], config.epsilon)
             fresh, moved = int((~held).sum()), int((writing & held).sum())
-            full = len(idle) + fresh > idle.shape.capacity
-            if full or (moved and cheaper(len(idle), fresh, moved)):
+            if not idle.fits(vectors[writing]) or (moved and cheaper(len(idle), fresh, moved)):
                 return None
             table.hold(slots[writing], PAIR | BUILDING if self._building else PAIR)
         writes, targets = vectors[writing], slots[writing]
@@ -515,11 +530,15 @@ class LiveIndex(Reading):
         vectors = view.vectors[slots]  # a row that changes from here on is hot
         old = 0.0 if self._served.graph is None else self._served.graph.shape.bound
         bound = max(config.bound, old)
-        largest = largest_norm(vectors, np.arange(len(slots)))
+        lengths = norms(vectors)
+        largest = float(lengths.max(initial=0.0))
         if largest > bound:
             bound = largest * config.headroom
-        capacity = int(len(slots) * config.growth) + config.hot_capacity
-        shape = Shape(config.dim, bound, capacity, config.links, config.ef_construction, config.seed)
+        limits = limits_of(lengths, bound, config.bands, config.band_ratio)
+        shape = Shape(config.dim, limits, (), config.links, config.ef_construction, config.seed)
+        counts = np.bincount(shape.bands(lengths), minlength=len(limits)).tolist()
+        capacities = tuple(int(count * config.growth) + config.hot_capacity for count in counts)
+        shape = shape._replace(capacities=capacities)
         return _Job(slots, vectors, cooling, stamps, shape)
 
     def _abandon(self) -> None:
@@ -531,9 +550,9 @@ class LiveIndex(Reading):
                 self._tracking = False
                 hot.remove(hot.by_age().tolist())
 
-    def _install(self, job: _Job, path: Path) -> Rebuilt:
+    def _install(self, job: _Job, directory: Path) -> Rebuilt:
         table = self._table
-        pair = Graph(job.shape, path), Graph(job.shape, path)
+        pair = Graph(job.shape, directory), Graph(job.shape, directory)
         late = np.unique(np.concatenate([*self._late, np.empty(0, np.int64)]))
         self._fit_positions()
         if len(late):
@@ -554,7 +573,7 @@ class LiveIndex(Reading):
         self._moved = 0
         self._found_by_check = ()
         self._broken = False
-        self._built_degree = read_file(path, self.config.dim).degree
+        self._built_degree = read_files(directory, job.shape).degree
         freed = max(0, known - len(pair[0]))
         return Rebuilt(len(pair[0]), len(job.cooling), freed, job.shape.bound, self._built_degree)
 
@@ -563,14 +582,14 @@ class LiveIndex(Reading):
         names = list(image.names)
         held = np.zeros(len(names), np.uint8)
         if path is not None and shape is not None:
-            slots, positions, _ = read_file(path, self.config.dim)
+            slots, positions, _ = read_files(path, shape)
             if len(slots) and not (slots.min() >= 0 and slots.max() < len(names)):
-                raise SnapshotRefused("graph.bin holds slots that ids.json has not")
+                raise SnapshotRefused("graph-0.bin holds slots that ids.json has not")
             held[slots] = PAIR
             hot = np.zeros(len(names), np.bool_)
             hot[image.hot] = True
             if (image.alive & ~hot & (held == 0)).any():
-                raise SnapshotRefused("graph.bin and hot.npy miss an account that alive.npy has")
+                raise SnapshotRefused("graph-0.bin and hot.npy miss an account that alive.npy has")
         for slot in np.flatnonzero(~image.alive & (held == 0)).tolist():
             names[slot] = ""
         view = View(image.vectors, image.sequences, image.labels, image.alive, held)
@@ -604,13 +623,6 @@ class LiveIndex(Reading):
         failure, self._failure = self._failure, None
         if failure is not None:
             raise MergerStopped("the background merger stopped") from failure
-
-
-def _moved(rows: Floats, positions: Floats, bound: float, epsilon: float) -> Bools:
-    """Which rows (n, dim) are further than epsilon from where the graph holds them, in its own space."""
-    apart = appended(rows, bound).astype(np.float64) - appended(positions, bound)
-    squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
-    return np.asarray(np.einsum("ij,ij->i", apart, apart) > 2.0 * epsilon * squares)
 
 
 def _decided(scores: Floats, k: int, floor: float) -> bool:

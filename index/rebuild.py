@@ -17,25 +17,23 @@ from pathlib import Path
 import numpy as np
 
 from kithstream.index.errors import RebuildFailed
-from kithstream.index.graph import Graph, Shape
+from kithstream.index.graph import Graph, Shape, shape_of
 from kithstream.index.score import Floats, Slots
 
 
-def build(directory: Path, shape: Shape, vectors: Floats, slots: Slots, *, process: bool) -> Path:
-    """The path of a graph of these rows; in another process if asked for."""
-    path = directory / "graph.bin"
+def build(directory: Path, shape: Shape, vectors: Floats, slots: Slots, *, process: bool) -> None:
+    """Write the files of a graph of these rows; from another process if asked for."""
     if not process:
-        _build(path, shape, vectors, slots)
-        return path
+        _build(directory, shape, vectors, slots)
+        return
     np.save(directory / "vectors.npy", vectors, allow_pickle=False)
     np.save(directory / "slots.npy", slots, allow_pickle=False)
     (directory / "shape.json").write_text(json.dumps(shape._asdict()))
     command = [sys.executable, "-m", "kithstream.index.rebuild", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0 or not path.exists():
+    if done.returncode != 0 or not all((directory / file).exists() for file in Graph.files(shape)):
         said = done.stderr.strip().splitlines()
         raise RebuildFailed(f"status {done.returncode}: {said[-1] if said else 'nothing on stderr'}")
-    return path
 
 
 def cheaper(known: int, fresh: int, moved: int) -> bool:
@@ -47,19 +45,19 @@ def cheaper(known: int, fresh: int, moved: int) -> bool:
     return known + fresh < 2 * (fresh + 4 * moved)
 
 
-def _build(path: Path, shape: Shape, vectors: Floats, slots: Slots) -> None:
+def _build(directory: Path, shape: Shape, vectors: Floats, slots: Slots) -> None:
     graph = Graph(shape)
     graph.add(vectors, slots)
-    graph.save(path)
+    graph.save(directory)
 
 
 def main(directory: Path) -> None:
     """Build what the directory describes, at a low priority."""
     os.nice(10)
-    shape = Shape(**json.loads((directory / "shape.json").read_text()))
+    shape = shape_of(json.loads((directory / "shape.json").read_text()))
     vectors = np.load(directory / "vectors.npy", mmap_mode="r", allow_pickle=False)
     slots = np.load(directory / "slots.npy", allow_pickle=False)
-    _build(directory / "graph.bin", shape, vectors, slots)
+    _build(directory, shape, vectors, slots)
 
 
 if __name__ == "__main__":

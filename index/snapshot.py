@@ -5,7 +5,7 @@
                                              digits
         meta.json                            size and sha256 of each file beside it, shapes, and the caller's
                                              metadata
-        vectors.npy sequences.npy labels.npy alive.npy hot.npy ids.json graph.bin
+        vectors.npy sequences.npy labels.npy alive.npy hot.npy ids.json graph-0.bin ...
 
 A process killed at any point leaves CURRENT on a complete snapshot; what it left half written is removed by
 the next `save`. Nothing here executes what it loads.
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kithstream.index.errors import SnapshotRefused
-from kithstream.index.graph import Shape
+from kithstream.index.graph import Shape, shape_of
 from kithstream.index.score import Bools, Floats, Labels, Slots
 
 FORMAT: Final = 1
@@ -56,7 +56,7 @@ class Loaded(NamedTuple):
     """A snapshot whose every byte was checked."""
 
     image: Image
-    graph: Path | None
+    graph: Path | None  # where the files of the graph are, if there is one
     metadata: dict[str, str | int]
 
 
@@ -80,7 +80,7 @@ def save(
         np.save(aside / f"{name}.npy", getattr(image, name), allow_pickle=False)
     (aside / "ids.json").write_text(json.dumps(image.names))
     if graph is not None:
-        graph(aside / "graph.bin")
+        graph(aside)
     files = {path.name: _digest(path) for path in sorted(aside.iterdir())}
     meta = {
         "format": FORMAT,
@@ -136,7 +136,7 @@ def load(directory: Path, name: str | None = None) -> Loaded:
         file: np.load(path / f"{file}.npy", allow_pickle=False)
         for file in ("vectors", "sequences", "labels", "alive", "hot")
     }
-    shape = None if meta["shape"] is None else Shape(**meta["shape"])
+    shape = None if meta["shape"] is None else shape_of(meta["shape"])
     image = Image(
         names=json.loads(_read(path / "ids.json")),
         vectors=arrays["vectors"],
@@ -147,7 +147,7 @@ def load(directory: Path, name: str | None = None) -> Loaded:
         shape=shape,
         degree=meta["degree"],
     )
-    return Loaded(image, None if shape is None else path / "graph.bin", meta["metadata"])
+    return Loaded(image, None if shape is None else path, meta["metadata"])
 
 
 def _read(path: Path) -> bytes:

@@ -6,7 +6,7 @@ RULES = Rules(exact_rows=1000, rows_per_fetch=10, ef=64, overfetch=2.0)
 
 
 def counts(alive=100_000, cold=90_000, known=90_000, excluded=0, wanted=None):
-    return Counts(alive, cold, known, excluded, alive if wanted is None else wanted)
+    return Counts(alive, cold, known, excluded, 1, alive if wanted is None else wanted)
 
 
 def test_a_small_corpus_is_scanned():

@@ -233,21 +233,40 @@ def test_merges_during_a_rebuild_are_in_the_new_graphs(cooled, rng, tmp_path):
         each.upsert(names(30, 190), moved)
         each.delete(names(20))
     assert index.merge(1000).written == 30
-    index._install(job, build(tmp_path, job.shape, job.vectors, job.slots, process=False))
+    build(tmp_path, job.shape, job.vectors, job.slots, process=False)
+    index._install(job, tmp_path)
     assert index.check(10, rng).sound
     assert index.stats().hot == 0
     for _ in range(10):
         assert same(index, oracle, rng.normal(size=8).astype(np.float32), 220)
 
 
+def test_a_merge_beside_a_build_waits_for_it_and_does_not_build_again(config, rng, tmp_path):
+    index = LiveIndex(config(8, hot_capacity=64))
+    index.upsert(names(50), rng.normal(size=(50, 8)).astype(np.float32))
+    merged = []
+    merger = threading.Thread(target=lambda: merged.append(index.merge()), daemon=True)
+    with index._rebuilding:
+        job = index._capture(None)
+        index.upsert(names(40, 100), rng.normal(size=(40, 8)).astype(np.float32))
+        merger.start()
+        build(tmp_path, job.shape, job.vectors, job.slots, process=False)
+        with index._merging:
+            index._install(job, tmp_path)
+    merger.join(30)
+    assert [each.rebuilt for each in merged] == [False]
+    assert index.stats().rebuilds == 1
+    assert index.check(10, rng).sound
+
+
 def test_another_process_builds_the_same_graph(cooled, rng):
     index, oracle, _ = cooled
     here = index.rebuild(process=False)
     query = rng.normal(size=8).astype(np.float32)
-    found = index._served.graph.search(query, 30).slots.tolist()
+    found = index._served.graph.search(0, query, 30).slots.tolist()
     there = index.rebuild(process=True)
     assert here == there
-    assert index._served.graph.search(query, 30).slots.tolist() == found
+    assert index._served.graph.search(0, query, 30).slots.tolist() == found
     assert same(index, oracle, query)
 
 
@@ -315,7 +334,7 @@ def test_a_merge_waits_for_readers_of_the_old_graph(cooled):
     index, _, vectors = cooled
     held = index._served
     index.upsert(names(1), -vectors[:1])
-    merger = threading.Thread(target=index.merge, args=(10,))
+    merger = threading.Thread(target=index.merge, args=(10,), daemon=True)
     merger.start()
     while index._served is held:
         pass

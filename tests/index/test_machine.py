@@ -33,6 +33,7 @@ class LiveAgainstDict(RuleBasedStateMachine):
             hot_capacity=5,
             growth=1.0,
             links=8,
+            band_ratio=1.0,
             rebuild_process=False,
         )
         self.index = LiveIndex(self.config)
@@ -123,6 +124,6 @@ class LiveAgainstDict(RuleBasedStateMachine):
 
 
 LiveAgainstDict.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestLiveAgainstDict = LiveAgainstDict.TestCase

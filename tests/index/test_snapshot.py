@@ -21,7 +21,7 @@ FILES = [
     "labels.npy",
     "alive.npy",
     "hot.npy",
-    "graph.bin",
+    "graph-0.bin",
 ]
 
 

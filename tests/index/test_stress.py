@@ -14,7 +14,7 @@ from kithstream.index.exact import ExactIndex
 from kithstream.index.live import LiveIndex
 from kithstream.index.score import score
 
-DIM, NAMES, WRITES, READERS = 48, [f"{number:04d}" for number in range(1200)], 2500, 2
+DIM, NAMES, WRITES, READERS = 48, [f"{number:04d}" for number in range(1200)], 350, 2
 
 
 @pytest.fixture
