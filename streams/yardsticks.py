@@ -73,7 +73,11 @@ class Ranking:
 
     def top(self, k: int) -> NDArray[np.int64]:
         """Returns the `k` counted accounts of highest key, highest first."""
-        pool = np.fromiter(self._near, np.int64, len(self._near)) if k <= KEPT else np.flatnonzero(self.keys > NEVER)
+        pool = (
+            np.fromiter(self._near, np.int64, len(self._near))
+            if k <= KEPT
+            else np.flatnonzero(self.keys > NEVER)
+        )
         return highest(pool, self.keys[pool], k)
 
     def _narrow(self) -> None:

@@ -10,8 +10,11 @@ from kithstream.streams.config import Config, load
 def test_each_source_overrides_the_one_before(tmp_path: Path) -> None:
     file = tmp_path / "k.toml"
     file.write_text("[index]\nef = 1\nhot_capacity = 2\nexact_rows = 3\n")
-    config = load(file, environment={"KITHSTREAM_INDEX__EF": "10", "KITHSTREAM_INDEX__HOT_CAPACITY": "20"},
-                  options=["index.ef=100"])
+    config = load(
+        file,
+        environment={"KITHSTREAM_INDEX__EF": "10", "KITHSTREAM_INDEX__HOT_CAPACITY": "20"},
+        options=["index.ef=100"],
+    )
     assert (config.index.ef, config.index.hot_capacity, config.index.exact_rows) == (100, 20, 3)
     assert load(None, environment={}) == Config()
 

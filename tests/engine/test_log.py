@@ -17,7 +17,10 @@ def records(count: int, first: int = 0) -> list[Record]:
 
 
 @settings(max_examples=30, deadline=None)
-@given(sizes=st.lists(st.integers(0, 9), max_size=12), reads=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20))))
+@given(
+    sizes=st.lists(st.integers(0, 9), max_size=12),
+    reads=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20))),
+)
 def test_records_are_read_as_appended_across_files_and_reopening(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], reads: list[tuple[int, int]]
 ) -> None:
@@ -59,7 +62,9 @@ def test_a_flipped_bit_in_the_tail_is_cut(tmp_path: Path) -> None:
         assert log.end == 2
 
 
-def test_dropping_keeps_what_is_not_applied_or_not_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropping_keeps_what_is_not_applied_or_not_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(log_module, "SEGMENT", 40)
     with Log(tmp_path) as log:
         for n in range(10):

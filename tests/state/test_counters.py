@@ -60,7 +60,9 @@ def test_the_order_of_cells_changes_no_bit(events: list[tuple[int, int]], rng: r
 
 
 @given(EVENTS, EVENTS)
-def test_undo_in_any_order_restores_the_row(events: list[tuple[int, int]], more: list[tuple[int, int]]) -> None:
+def test_undo_in_any_order_restores_the_row(
+    events: list[tuple[int, int]], more: list[tuple[int, int]]
+) -> None:
     row = row_of(events + more)
     for family, ago in more[::-1]:
         counters.count_at(row, family, NOW - ago, -1, NOW)
@@ -68,7 +70,9 @@ def test_undo_in_any_order_restores_the_row(events: list[tuple[int, int]], more:
 
 
 @settings(max_examples=50)
-@given(st.lists(EVENTS, min_size=1, max_size=6), st.lists(st.integers(NOW - 3000, NOW), min_size=6, max_size=6))
+@given(
+    st.lists(EVENTS, min_size=1, max_size=6), st.lists(st.integers(NOW - 3000, NOW), min_size=6, max_size=6)
+)
 def test_rows_are_read_alone_as_together(rows: list[list[tuple[int, int]]], minutes: list[int]) -> None:
     packed, at = [row_of(events, NOW - 3000) for events in rows], np.array(minutes[: len(rows)])
     together = counters.decayed(packed, at, HALF)

@@ -15,7 +15,9 @@ def stamp(event: tuple[bool, int, bool, str]) -> bytes:
 
 
 @given(EVENTS, EVENTS)
-def test_byte_order_is_rank_then_time_then_the_undo(a: tuple[bool, int, bool, str], b: tuple[bool, int, bool, str]) -> None:
+def test_byte_order_is_rank_then_time_then_the_undo(
+    a: tuple[bool, int, bool, str], b: tuple[bool, int, bool, str]
+) -> None:
     if a[:3] != b[:3]:
         assert (stamp(a) > stamp(b)) == (a[:3] > b[:3])
 
@@ -27,7 +29,9 @@ def test_a_stamp_tells_what_it_was_made_of(event: tuple[bool, int, bool, str]) -
 
 
 @given(st.lists(EVENTS, min_size=1, max_size=8), st.permutations(range(8)))
-def test_adding_is_order_free_and_idempotent(events: list[tuple[bool, int, bool, str]], order: list[int]) -> None:
+def test_adding_is_order_free_and_idempotent(
+    events: list[tuple[bool, int, bool, str]], order: list[int]
+) -> None:
     value = shuffled = None
     for event in events:
         value = ledger.add(value, stamp(event), 0)

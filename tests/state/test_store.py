@@ -22,7 +22,9 @@ from kithstream.streams.state.store import RocksStore
 KEYS = st.binary(min_size=1, max_size=3)
 WRITES = st.lists(
     st.tuples(
-        st.dictionaries(st.sampled_from(list(Column)), st.dictionaries(KEYS, st.none() | st.binary(max_size=3))),
+        st.dictionaries(
+            st.sampled_from(list(Column)), st.dictionaries(KEYS, st.none() | st.binary(max_size=3))
+        ),
         st.lists(st.tuples(st.sampled_from(list(Column)), KEYS, KEYS), max_size=1),
     ),
     max_size=6,
@@ -30,7 +32,9 @@ WRITES = st.lists(
 
 
 @pytest.fixture(params=["memory", "rocks"])
-def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Store]]:
+def make(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], Store]]:
     made: list[Store] = []
 
     def build() -> Store:
@@ -48,8 +52,10 @@ def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_a_store_is_sorted_bytes_written_in_batches(make: Callable[[], Store]) -> None:
     @settings(max_examples=20, deadline=None)
     @given(WRITES, KEYS)
-    def contract(writes: list[tuple[dict[Column, dict[bytes, bytes | None]], list[tuple[Column, bytes, bytes]]]],
-                 prefix: bytes) -> None:
+    def contract(
+        writes: list[tuple[dict[Column, dict[bytes, bytes | None]], list[tuple[Column, bytes, bytes]]]],
+        prefix: bytes,
+    ) -> None:
         store = make()
         model: dict[Column, dict[bytes, bytes]] = {column: {} for column in Column}
         for changes, ranges in writes:
