@@ -24,7 +24,7 @@ IDENTIFIER: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": ID_B
 LANGUAGE: Final[Schema] = {
     "type": ["string", "null"],
     "maxLength": 35,
-    "pattern": "^[A-Za-z]{2,3}(-[\\s\\S]*)?$",
+    "pattern": "^[A-Za-z]{2,3}(?![^-])",
 }
 COUNTRY: Final[Schema] = {"type": ["string", "null"], "maxLength": 2, "pattern": "^[A-Za-z]{2}$"}
 

@@ -43,8 +43,9 @@ from kithstream.streams.serve.messages import (
     Accepted,
     BadParameter,
     Health,
+    NotReady,
     Problem,
-    Readiness,
+    Ready,
     Refusal,
     Refused,
     WrongParameter,
@@ -84,7 +85,7 @@ def make_app(live: Embedded, config: ServeConfig, metrics: Metrics) -> Starlette
     asking.path_regex = re.compile(
         rf"^{CANDIDATES}(?P<account>.*)\Z", re.DOTALL
     )  # ids may hold any character
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/events", server.publish, methods=["POST"]),
             asking,
@@ -104,6 +105,8 @@ def make_app(live: Embedded, config: ServeConfig, metrics: Metrics) -> Starlette
             _Stopped: _stopped,
         },
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 def serve(
@@ -252,9 +255,11 @@ class _Server:
 
     async def readyz(self, _: Request) -> Response:
         self._check_folding()
-        ready = self._live.includes(self._start)
-        body = Readiness("ready" if ready else "catching_up", self._live.behind)
-        return _reply(body) if ready else _reply(body, 503, _RETRY)
+        behind = self._live.behind
+        if self._live.includes(self._start):
+            return _reply(Ready("ready", behind))
+        message = "Not everything published before the start is visible yet."
+        return _reply(NotReady("catching_up", message, behind), 503, _RETRY)
 
     async def metrics(self, _: Request) -> Response:
         return _bytes(await anyio.to_thread.run_sync(self._metrics.text), CONTENT_TYPE)

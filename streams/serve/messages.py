@@ -31,7 +31,7 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Ids | UnsetType, Meta(description="The only accounts that may be in the answer. Repeatable.")
     ] = UNSET
     language: Annotated[
-        Sequence[Annotated[str, Meta(max_length=35, pattern="^[A-Za-z]{2,3}(-.*)?$")]],
+        Sequence[Annotated[str, Meta(max_length=35, pattern="^[A-Za-z]{2,3}(?![^-])")]],
         Meta(max_length=100, description="BCP 47; only candidates of these languages. Repeatable."),
     ] = ()
     reasons: Annotated[
@@ -97,10 +97,18 @@ class Health(msgspec.Struct, frozen=True):
     status: str
 
 
-class Readiness(msgspec.Struct, frozen=True):
-    """Whether everything published before the start is visible, and how many records are not visible yet."""
+class Ready(msgspec.Struct, frozen=True):
+    """Everything published before the start is visible; `behind` records are not visible yet."""
 
     status: str
+    behind: int
+
+
+class NotReady(msgspec.Struct, frozen=True):
+    """Something published before the start is not visible yet, like `behind` records in all."""
+
+    error: str
+    message: str
     behind: int
 
 

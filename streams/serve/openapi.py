@@ -16,8 +16,9 @@ from kithstream.streams.serve.messages import (
     Asked,
     BadParameter,
     Health,
+    NotReady,
     Problem,
-    Readiness,
+    Ready,
     Refused,
 )
 
@@ -42,8 +43,8 @@ def document(config: ServeConfig, version: str) -> Json:
             "title": "kithstream",
             "version": version,
             "description": (
-                "Publish engagement events; ask whom an account should follow, from state that "
-                "includes them. Every error is a JSON object with a code (`error`) and a sentence (`message`). HEAD is "
+                "Publish engagement events; ask whom an account should follow, from state that has them. "
+                "Every error is a JSON object with a code (`error`) and a sentence (`message`). HEAD is "
                 "answered wherever GET is."
             ),
         },
@@ -71,7 +72,7 @@ def document(config: ServeConfig, version: str) -> Json:
 
 
 def _schemas(config: ServeConfig) -> Json:
-    types = (Accepted, Answer, BadParameter, Health, Problem, Readiness, Refused)
+    types = (Accepted, Answer, BadParameter, Health, NotReady, Problem, Ready, Refused)
     _, schemas = msgspec.json.schema_components(types, ref_template=_REF)
     event = event_schema(stamped=False)
     event["description"] = f"{event['description']} An `id` and a `time` are given to an event without."
@@ -167,12 +168,12 @@ def _readyz() -> Json:
         "summary": "Is everything visible that was published before the start?",
         "security": [],
         "responses": {
-            "200": _response("It is.", "Readiness"),
+            "200": _response("It is.", "Ready"),
             "500": _response("A defect of the server.", "Problem"),
             "503": {
-                "description": "Not yet, or folding has stopped (`stopped`).",
+                "description": "Not yet (`catching_up`), or folding has stopped (`stopped`).",
                 "headers": _RETRY,
-                "content": _content("Readiness", "Problem"),
+                "content": _content("NotReady", "Problem"),
             },
         },
     }
