@@ -13,7 +13,6 @@ import asyncio
 import os
 import platform
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -164,7 +163,7 @@ def serve(settings: Load, partitions: int) -> None:
     import kithstream
     from kithstream.streams.config import Config, EngineConfig, ServeConfig
     from kithstream.streams.metrics import Metrics
-    from kithstream.streams.serve.http import make_app
+    from kithstream.streams.serve.http import listen, make_app
 
     registry = CollectorRegistry()
     metrics = Metrics(registry)
@@ -173,7 +172,7 @@ def serve(settings: Load, partitions: int) -> None:
     )
     with (
         tempfile.TemporaryDirectory() as directory,
-        socket.create_server(("127.0.0.1", 0), backlog=1024) as listening,
+        listen("127.0.0.1", 0) as listening,
         kithstream.open(directory, config=config) as live,
     ):
         live.on_pumped = metrics.pumped

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -697,6 +698,14 @@ def test_the_page_shows_everything_and_loads_nothing(client: Client) -> None:
 
 
 # -- a real server -------------------------------------------------------------------------------------------
+
+
+def test_connections_do_not_wait_for_each_other_s_packets() -> None:
+    with http.listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
 
 SERVER = """
 import sys, kithstream
