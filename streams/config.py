@@ -50,6 +50,9 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token: str = ""  # bearer token; empty lets everybody in
     deadline_ms: float = 1000.0  # longest wait for a token's state
     request_bytes: int = 1 << 20
+    threads: int = 8  # publishing and answering at a time
+    waiting: int = 64  # requests that wait for a token's state at a time; more queue until their deadline
+    requests: int = 1024  # in flight; more are refused as overloaded
 
 
 class IndexSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -36,7 +36,11 @@ class NotYet(KithstreamError):
 
 
 class Unanswerable(KithstreamError):
-    """The account is deleted or deactivated: there is no answer, now or later."""
+    """The account is deleted (`gone`) or deactivated: there is no answer, and asking again does not help."""
+
+    def __init__(self, message: str, *, gone: bool = False) -> None:
+        super().__init__(message)
+        self.gone = gone
 
 
 class StoreRefused(KithstreamError):

@@ -43,7 +43,7 @@ _decode = msgspec.json.Decoder(Event).decode
 _encode = msgspec.json.Encoder().encode
 
 _CONTROLS: Final = frozenset(CONTROLS)
-_NEEDS_ITEM: Final = frozenset(
+NEEDS_ITEM: Final = frozenset(
     name for s in (*BY_NAME.values(), *UNDO_OF.values()) if s.item for name in (s.name, s.undo) if name
 ) - {"not_interested", "undo_not_interested"}
 _KNOWN: Final = frozenset(NAMES)
@@ -92,7 +92,7 @@ def check(event: Event, *, now: int) -> None:
         raise InvalidEvent("self_edge", "target", target, "another account than the actor")
     if event.item:
         _check_id("item", event.item)
-    elif signal in _NEEDS_ITEM:
+    elif signal in NEEDS_ITEM:
         raise InvalidEvent("missing", "item", event.item, f"the item that {signal} is about")
 
 
@@ -149,4 +149,6 @@ def _explained(raw: bytes, error: msgspec.ValidationError) -> InvalidEvent:
     except (msgspec.DecodeError, RecursionError):
         return InvalidEvent("malformed", "record", raw[:60].decode("utf-8", "replace"), "a JSON object")
     value = decoded.get(field) if isinstance(decoded, dict) else decoded
+    if field == "source" and isinstance(value, str):
+        return InvalidEvent("wrong_type", field, value, "server or client")
     return InvalidEvent("wrong_type", field, value, expected.removeprefix("Expected "))

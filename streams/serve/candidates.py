@@ -197,7 +197,7 @@ class Candidates:
         with self.lock:
             partition = self.engine.partitions[self.engine.route[account]]
             if partition.is_deleted(account):
-                raise Unanswerable(f"account {account!r} was deleted")
+                raise Unanswerable(f"account {account!r} was deleted", gone=True)
             if partition.profile(account).inactive:
                 raise Unanswerable(f"account {account!r} is deactivated")
             rows = self._reader.read([account], as_of, unreciprocated=True)

@@ -126,9 +126,12 @@ class Embedded:
         An event without `time` or `id` gets the present and a random one. Raises InvalidEvent.
         """
         now = self.clock()
+        return self.append([self.checked(event, now) for event in events], now)
+
+    def append(self, checked: Iterable[tuple[str, bytes]], now: int) -> str:
+        """Append what `checked` returned at the same `now`; return the token that stands for it."""
         records: dict[int, list[Record]] = {}
-        for event in events:
-            actor, raw = self._checked(event, now)
+        for actor, raw in checked:
             records.setdefault(self.engine.route[actor], []).append(Record(now, raw))
         with self._appending:
             self._raise_failure()
@@ -137,7 +140,8 @@ class Embedded:
             self._arrived.notify_all()
         return tokens.write(ends)
 
-    def _checked(self, event: EventLike, now: int) -> tuple[str, bytes]:
+    def checked(self, event: EventLike, now: int) -> tuple[str, bytes]:
+        """Return an event's actor and its record, stamped where `time` or `id` is absent; raises InvalidEvent."""
         if isinstance(event, bytes):
             decoded = wire.decode(event, now=now)
             return decoded.actor, event
@@ -147,7 +151,7 @@ class Embedded:
         stamped = {"id": uuid.uuid4().hex, "time": now, **event}
         try:
             raw = msgspec.json.encode(stamped)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise InvalidEvent("malformed", "event", event, f"values of JSON ({error})") from None
         return wire.decode(raw, now=now).actor, raw
 
@@ -178,10 +182,10 @@ class Embedded:
                 chain.settled(engine.exchange())
             folded = time.perf_counter()
             encoded = chain.flush(self.as_of)
-        done = time.perf_counter()
-        with self._arrived:
-            self._visible = [partition.applied for partition in engine.partitions]
-            self._arrived.notify_all()
+            done = time.perf_counter()
+            with self._arrived:
+                self._visible = [partition.applied for partition in engine.partitions]
+                self._arrived.notify_all()
         pumped = Pumped(
             records, accepted, dead, learned, encoded.upserted, appended, folded - started, done - folded
         )
@@ -198,6 +202,19 @@ class Embedded:
     def behind(self) -> int:
         """Records that are published and not visible yet."""
         return sum(log.end - seen for log, seen in zip(self._logs, self._visible, strict=True))
+
+    @property
+    def end(self) -> str:
+        """The token of everything published so far."""
+        return tokens.write({number: log.end for number, log in enumerate(self._logs)})
+
+    def includes(self, after: str) -> bool:
+        """True if an answer for this token need not wait; raises ValueError for a bad one."""
+        return self._includes(tokens.read(after, self.partitions))
+
+    def wait(self, after: str, *, deadline: float | None = None) -> None:
+        """Return when the state includes a token; raises NotYet when the deadline (seconds) passes first."""
+        self._wait(tokens.read(after, self.partitions), deadline)
 
     def catch_up(self) -> int:
         """Pump until everything published is visible; return the number of records."""

@@ -1,0 +1,250 @@
+"""What is counted and measured, on a registry that is passed in; names end in their unit.
+
+A round from log to index is taken in one call, the times of its records as one array; nothing is looked up
+per event.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import ArrayLike
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from kithstream.streams.serve.embedded import Embedded, Pumped
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+REASONS: Final = (
+    "oversize",
+    "malformed",
+    "wrong_type",
+    "unknown_signal",
+    "missing",
+    "bad_id",
+    "self_edge",
+    "future",
+    "out_of_range",
+    "too_late",
+    "deleted",
+)
+SECONDS: Final = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+)
+LONG: Final = (*SECONDS, 30.0, 60.0, 300.0, 3600.0)  # a backlog becomes visible late
+
+
+def wall_clock() -> int:
+    """Return the time of day in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+class Spread(Collector):
+    """A histogram that takes arrays: one call for a batch, whatever its size."""
+
+    def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
+        self._name, self._text = name, text
+        self._bounds = np.asarray(bounds, np.float64)
+        self._counts = np.zeros(len(bounds) + 1, np.int64)
+        self._sum = 0.0
+        self._lock = threading.Lock()
+
+    def observe(self, values: ArrayLike) -> None:
+        """Count each value in the first bucket whose bound it does not exceed."""
+        array = np.asarray(values, np.float64)
+        places = np.searchsorted(self._bounds, array, side="left")
+        counts = np.bincount(places, minlength=len(self._counts))
+        with self._lock:
+            self._counts += counts
+            self._sum += float(array.sum())
+
+    def describe(self) -> Iterable[Metric]:
+        """The name alone."""
+        return [HistogramMetricFamily(self._name, self._text)]
+
+    def collect(self) -> Iterable[Metric]:
+        """The buckets, cumulative."""
+        with self._lock:
+            below, total = np.cumsum(self._counts).tolist(), self._sum
+        names = [*(repr(float(bound)) for bound in self._bounds), "+Inf"]
+        return [
+            HistogramMetricFamily(
+                self._name, self._text, buckets=list(zip(names, below, strict=True)), sum_value=total
+            )
+        ]
+
+
+class Metrics:
+    """Counters, histograms and gauges of one runtime. `clock` is what append times are compared with."""
+
+    def __init__(self, registry: CollectorRegistry, *, clock: Callable[[], int] = wall_clock) -> None:
+        self._registry = registry
+        self._clock = clock
+        records = Counter(
+            "kithstream_records_total", "Records folded, by outcome.", ["outcome"], registry=registry
+        )
+        self._accepted = records.labels("accepted").inc
+        self._refused = records.labels("dead").inc
+        letters = Counter(
+            "kithstream_dead_letters_total",
+            "Records that could not be used, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self._letters = {reason: letters.labels(reason).inc for reason in (*REASONS, "other")}
+        self._learned = Counter(
+            "kithstream_follows_learned_total", "Follows that the towers were trained on.", registry=registry
+        ).inc
+        self._upserted = Counter(
+            "kithstream_vectors_upserted_total", "Vectors written into the index.", registry=registry
+        ).inc
+        self._freshness = Spread(
+            "kithstream_freshness_seconds", "From a record's append to its being visible in answers.", LONG
+        )
+        registry.register(self._freshness)
+        self._folding = Histogram(
+            "kithstream_fold_seconds",
+            "One round of the two stages, if it had records.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._encoding = Histogram(
+            "kithstream_encode_seconds",
+            "One round of towers and index, if it wrote vectors.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._query = Histogram(
+            "kithstream_query_seconds",
+            "One answer, without its wait for a token and for a thread.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._wait = Histogram(
+            "kithstream_wait_seconds",
+            "The wait of a question for its token's state.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._http = Histogram(
+            "kithstream_http_request_seconds",
+            "One HTTP request, from its headers to its last byte.",
+            ["route", "status"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._observed: dict[tuple[str, int], Callable[[float], None]] = {}
+
+    def pumped(self, pumped: Pumped) -> None:
+        """Take note of one round from log to index; fits `Embedded.on_pumped`."""
+        if pumped.records:
+            self._accepted(pumped.accepted)
+            self._folding.observe(pumped.folding)
+            self._freshness.observe((self._clock() - np.asarray(pumped.appended, np.int64)) / 1e6)
+        if pumped.dead:
+            self._refused(len(pumped.dead))
+            for reason, count in Tally(letter.reason for letter in pumped.dead).items():
+                self._letters.get(reason, self._letters["other"])(count)
+        if pumped.learned:
+            self._learned(pumped.learned)
+        if pumped.upserted:
+            self._upserted(pumped.upserted)
+            self._encoding.observe(pumped.encoding)
+
+    def queried(self, seconds: float) -> None:
+        """Take note of one answer."""
+        self._query.observe(seconds)
+
+    def waited(self, seconds: float) -> None:
+        """Take note of one wait for a token."""
+        self._wait.observe(seconds)
+
+    def requested(self, route: str, status: int, seconds: float) -> None:
+        """Take note of one HTTP request; `route` is one of a small set, never a path."""
+        observe = self._observed.get((route, status))
+        if observe is None:
+            observe = self._observed[route, status] = self._http.labels(route, str(status)).observe
+        observe(seconds)
+
+    def watch(self, live: Embedded) -> None:
+        """Read a runtime's gauges whenever the registry is read."""
+        self._registry.register(_Gauges(live))
+
+    def text(self) -> bytes:
+        """Return everything as Prometheus reads it; its content type is `CONTENT_TYPE`."""
+        return generate_latest(self._registry)
+
+
+class _Gauges(Collector):
+    """What a runtime says of itself when it is asked."""
+
+    def __init__(self, live: Embedded) -> None:
+        self._live = live
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        live = self._live
+        stats = live.chain.index.stats()
+        yield GaugeMetricFamily(
+            "kithstream_behind_records", "Records published and not visible yet.", live.behind
+        )
+        rows = GaugeMetricFamily(
+            "kithstream_index_rows", "Accounts of the index, by where they are.", labels=["tier"]
+        )
+        for tier, count in (
+            ("alive", stats.alive),
+            ("hot", stats.hot),
+            ("cold", stats.cold),
+            ("dead", stats.dead),
+        ):
+            rows.add_metric([tier], count)
+        yield rows
+        yield GaugeMetricFamily("kithstream_index_bytes", "Memory of arrays and graphs.", stats.bytes)
+        yield CounterMetricFamily(
+            "kithstream_index_merges", "Merges of cooled rows into the graphs.", stats.merges
+        )
+        yield CounterMetricFamily("kithstream_index_rebuilds", "Rebuilds of the graphs.", stats.rebuilds)
+        lag = GaugeMetricFamily(
+            "kithstream_watermark_lag_seconds",
+            "Time of day less the newest event time, by partition.",
+            labels=["partition"],
+        )
+        now = live.as_of
+        for partition in live.engine.partitions:
+            if partition.watermark > 0:
+                lag.add_metric([str(partition.number)], (now - partition.watermark) / 1e6)
+        yield lag
+        yield GaugeMetricFamily(
+            "kithstream_model_step", "Training steps of the towers.", live.chain.model.step
+        )
+        yield GaugeMetricFamily("kithstream_folding_up", "0 if the folding thread died.", not live.failed)
