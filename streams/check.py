@@ -1,8 +1,8 @@
 """Answers against the log alone: did any of them hold an account that it must not hold?
 
-Nothing of the engine is used: files, JSON and the rules, read a second time. An answer says by its token how far
-into each partition's log it had come at least; `until` says how far at most. What forbids an account throughout
-that stretch, and shows up in the answer all the same, is a violation.
+Nothing of the engine is used: files, JSON and the rules, read a second time. An answer says by its token how
+far into each partition's log it had come at least; `until` says how far at most. What forbids an account
+throughout that stretch, and shows up in the answer all the same, is a violation.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ class _Facts:
                 relation, ends = _RELATIONS[signal]
                 lost = retracted.get((actor, event["id"]), _NEVER)
                 said = _Said(offset, _weight(event, ends), not ends, lost)
-                self._relations.setdefault((relation, actor, event["target"]), (partition, []))[1].append(said)
+                self._relations.setdefault((relation, actor, event["target"]), (partition, []))[1].append(
+                    said
+                )
             elif signal == "profile":
                 for what in ("private", "suspended"):
                     if event.get(what) is not None:
@@ -123,7 +125,14 @@ class _Facts:
                 self._deleted.setdefault(actor, (partition, offset))
 
     def _stand(
-        self, what: str, actor: str, partition: int, offset: int, event: dict[str, str], holds: bool, ends: bool
+        self,
+        what: str,
+        actor: str,
+        partition: int,
+        offset: int,
+        event: dict[str, str],
+        holds: bool,
+        ends: bool,
     ) -> None:
         said = _Said(offset, _weight(event, ends), holds, _NEVER)
         self._standings.setdefault((what, actor), (partition, []))[1].append(said)
@@ -146,7 +155,7 @@ class _Facts:
 
 
 def _throughout(fact: _Fact | None, begin: Mapping[int, int], end: Mapping[int, int]) -> bool:
-    """True if a fact holds at the beginning of a stretch of its partition's log, and after every record in it."""
+    """True if a fact holds at the beginning of a stretch of its partition's log and ever after in it."""
     if fact is None:
         return False
     partition, said = fact

@@ -1,4 +1,4 @@
-"""The whole chain on a simulated world: throughput, freshness at a real pace, a story, and a check by the log."""
+"""The whole chain on a simulated world: throughput, freshness at a real pace, a story, a check by the log."""
 
 from __future__ import annotations
 
@@ -96,7 +96,9 @@ class Demo:
             paced = self._pace(live, source.take(paced_events))
             indexed = len(live.chain.index)
             write("")
-            write(f"At {demo.rate:,.0f} events a second for {paced.events / demo.rate:.0f} s, questions beside:")
+            write(
+                f"At {demo.rate:,.0f} events a second for {paced.events / demo.rate:.0f} s, questions beside:"
+            )
             write(f"  published -> visible   {_line(paced.freshness)}")
             write(f"  a question             {_line(paced.queries)}")
         reopened = time.perf_counter()
@@ -106,8 +108,10 @@ class Demo:
         with open_runtime(self._path, config=frozen, clock=self._clock) as live:
             reopened = time.perf_counter() - reopened
             write("")
-            write(f"Closed and opened again: every vector made anew from the stores in {reopened:.1f} s. From here")
-            write("the clock stands still and the model learns no more: what moves is what the events do.")
+            write(f"Closed and opened again: every vector made anew from the stores, {reopened:.1f} s.")
+            write(
+                "From here the clock stands still and the model learns no more: what moves is the events' doing."
+            )
             story = Story(live, write, self._give)
             story.play(self._heroes(live))
             self._sample(live, draw)
@@ -156,8 +160,8 @@ class Demo:
             rate = progress.done / max(seconds, 1e-9)
         live.on_pumped = None
         self._write(
-            f"{progress.done:,} events of a simulated world: published, folded, learned from, encoded and indexed"
-            f" in {seconds:.1f} s, {rate:,.0f} events/s."
+            f"{progress.done:,} events of a simulated world: published, folded, learned from, encoded and"
+            f" indexed in {seconds:.1f} s, {rate:,.0f} events/s."
         )
         return rate
 
@@ -183,7 +187,9 @@ class Demo:
                 told = {reason.split(" u")[0] for c in answer.candidates[:5] for reason in c.reasons}
                 found.append((-len(told), account))
         if len(found) < 3:
-            raise ValueError(f"events is {self._demo.events}, too few for a story: no three accounts have candidates")
+            raise ValueError(
+                f"events is {self._demo.events}, too few for a story: no three accounts have candidates"
+            )
         return [account for _, account in sorted(found, key=lambda pair: pair[0])[:3]]
 
     def _sample(self, live: Embedded, draw: np.random.Generator) -> None:
@@ -239,7 +245,10 @@ def summary(report: Report) -> list[str]:
         ("freshness", f"{_pair(report.freshness_ms)}: published -> visible at {report.rate:,.0f} events/s"),
         ("questions", f"{_pair(report.query_ms)} beside them"),
         ("publish -> answer", f"{_pair(report.story_ms)} in the story"),
-        ("answers checked", f"{report.answers:,} against the log: {report.forbidden} forbidden accounts in them"),
+        (
+            "answers checked",
+            f"{report.answers:,} against the log: {report.forbidden} forbidden accounts in them",
+        ),
         ("time", f"{report.seconds:.0f} s"),
     ]
     return ["", *(f"  {name:<18} {value}" for name, value in rows)]

@@ -1,4 +1,4 @@
-"""An open loop: events come at their own pace, whether or not the runtime keeps up, and questions beside them.
+"""An open loop: events come at their own pace, whether or not the runtime keeps up; questions beside them.
 
 Delays count from when a batch was due, so that a stall is charged to every event behind it.
 """

@@ -43,9 +43,16 @@ class Progress:
 
     def advance(self, count: int) -> None:
         """Take note that `count` more are done."""
-        self.done += count
+        self.reach(self.done + count)
+
+    def reach(self, done: int, total: int = 0) -> None:
+        """Take note that `done` are done, of a total if one is known."""
+        self.done = done
+        self._total = total or self._total
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self.done, told=self._told())
+            self._bar.update(
+                self._bar.task_ids[0], completed=self.done, total=self._total or None, told=self._told()
+            )
         elif time.monotonic() - self._said >= PERIOD:
             self._said = time.monotonic()
             print(f"{self._what}: {self._told()}", file=sys.stderr, flush=True)

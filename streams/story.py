@@ -1,4 +1,4 @@
-"""What a person sees of the runtime: a few accounts, what happens to them, and how their candidates move at once."""
+"""What a person sees of the runtime: a few accounts, what happens to them, how candidates move at once."""
 
 from __future__ import annotations
 
@@ -105,7 +105,9 @@ class Story:
             chosen not in _names(followed),
             f"{chosen} may be shown again, {place}: an unfollow is a signal of its own and leaves its trace",
         )
-        retract = [{"signal": "retract", "actor": account, "retracts": name} for name in names.values()]
+        retract: list[dict[str, object]] = [
+            {"signal": "retract", "actor": account, "retracts": name} for name in names.values()
+        ]
         restored, took = self.tell(account, *retract)
         self._compare(f"{account} takes both events back (retract).", took, unfollowed, restored)
         same = [(c.account, c.score) for c in restored.candidates] == [
@@ -113,7 +115,7 @@ class Story:
         ]
         self._promise(
             same and restored.tick == before.tick,
-            f"all {len(before.candidates)} candidates and scores are as before, bit for bit, at the same tick",
+            f"all {len(before.candidates)} candidates and scores are as before, bit for bit, at one tick",
         )
 
     def _compare(self, what: str, took: float, before: Answer, after: Answer) -> None:
@@ -126,7 +128,9 @@ class Story:
             left = f"{old.account:<12} {old.score:6.2f}"
             came = was.get(new.account, 0)
             move = "" if came == place else f"from place {came}" if came else "new in the first 20"
-            self._write(f"  {place}  {left:<{_WIDTH // 2}}{new.account:<12} {new.score:6.2f}  {move}".rstrip())
+            self._write(
+                f"  {place}  {left:<{_WIDTH // 2}}{new.account:<12} {new.score:6.2f}  {move}".rstrip()
+            )
 
     def _promise(self, kept: bool, what: str) -> None:
         if kept:
