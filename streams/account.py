@@ -127,7 +127,8 @@ def written(account: Account) -> Iterator[str]:
     yield f"  {'a candidate' if account.candidate else 'no candidate'}: {account.because}"
     if account.vector is not None:
         vector = account.vector
-        yield f"  vector of tick {vector.tick} ({_moment(vector.tick * TICK)}), model step {vector.step}, length {vector.norm:.3f}"
+        when = _moment(vector.tick * TICK)
+        yield f"  vector of tick {vector.tick} ({when}), model step {vector.step}, length {vector.norm:.3f}"
     yield from _pairs("profile", account.profile)
     yield from _pairs("degrees", account.degrees)
     yield from _pairs("never shown", account.excluded)

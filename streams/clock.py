@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kithstream.streams.engine.log import Log
+from kithstream.streams.engine.log import records, segments
 
 
 class StreamClock:
@@ -24,11 +24,7 @@ class StreamClock:
 def newest(path: Path) -> int:
     """Return when the newest record of a runtime's directory was appended, by the clock it was written with.
 
-    0 without a record. The directory must not be open elsewhere.
+    0 without a record. Changes nothing in the directory.
     """
-    found = 0
-    for folder in sorted((path / "log").iterdir()):
-        with Log(folder) as log:
-            for record in log.read(max(log.end - 1, log.first), 1):
-                found = max(found, record.appended)
-    return found
+    last = (segment for folder in (path / "log").iterdir() for segment in segments(folder)[-2:])
+    return max((record.appended for segment in last for record in records(segment)), default=0)

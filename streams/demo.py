@@ -109,9 +109,7 @@ class Demo:
             reopened = time.perf_counter() - reopened
             write("")
             write(f"Closed and opened again: every vector made anew from the stores, {reopened:.1f} s.")
-            write(
-                "From here the clock stands still and the model learns no more: what moves is the events' doing."
-            )
+            write("From here the clock stands still and the model learns no more: only events move answers.")
             story = Story(live, write, self._give)
             story.play(self._heroes(live))
             self._sample(live, draw)

@@ -171,7 +171,9 @@ def _graph() -> str:
     from kithstream.index.live import LiveIndex
 
     vectors = np.random.default_rng(0).standard_normal((2000, 16)).astype(np.float32)
-    index = LiveIndex(IndexConfig(dim=16, exact_rows=100, rows_per_fetch=0, hot_capacity=256))
+    index = LiveIndex(
+        IndexConfig(dim=16, exact_rows=100, rows_per_fetch=0, hot_capacity=256, rebuild_process=False)
+    )
     try:
         index.upsert([str(number) for number in range(len(vectors))], vectors)
         index.merge()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 # What `kithstream[server]` brings, by the names under which it is imported.
 EXTRA: Final = frozenset(
-    [
+    (
         "aiokafka",
         "faust",
         "hnswlib",
@@ -28,12 +28,8 @@ EXTRA: Final = frozenset(
         "rich",
         "rocksdict",
         "safetensors",
-        "starlette",
-        "structlog",
-        "torch",
-        "uvicorn",
-    ]
-)
+    )
+).union(("starlette", "structlog", "torch", "uvicorn"))
 
 
 class Refused(click.ClickException):
@@ -53,6 +49,8 @@ class Commands(click.Group):
 
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # click ends quietly
         except (KithstreamError, OSError) as error:
             raise Refused(str(error)) from error
         except ModuleNotFoundError as error:

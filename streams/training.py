@@ -14,7 +14,7 @@ import msgspec
 
 from kithstream.streams.clock import StreamClock
 from kithstream.streams.config import Config
-from kithstream.streams.engine.log import Log
+from kithstream.streams.engine.log import records, segments
 from kithstream.streams.errors import StoreRefused
 from kithstream.streams.progress import Progress
 from kithstream.streams.serve.embedded import Embedded, Pumped
@@ -84,7 +84,7 @@ def train(events: Iterable[Timed], out: Path, config: Config) -> Trained:
 def published(path: Path) -> Iterator[Timed]:
     """Yield what the log of a runtime's directory holds, in the order in which it was appended.
 
-    Raises StoreRefused if the log no longer begins at its first record: the pass would see half a stream.
+    Changes nothing in the directory. Raises StoreRefused if a log no longer begins at its first record.
     """
     return heapq.merge(*(_partition(folder) for folder in sorted((path / "log").iterdir())), key=_time)
 
@@ -94,10 +94,8 @@ def _time(event: Timed) -> int:
 
 
 def _partition(folder: Path) -> Iterator[Timed]:
-    with Log(folder) as log:
-        if log.first:
-            raise StoreRefused(f"log {folder} begins at offset {log.first}: its older events are gone")
-        at = 0
-        while records := log.read(at, 2000):
-            at += len(records)
-            yield from (Timed(record.appended, record.raw) for record in records)
+    files = segments(folder)
+    if files and int(files[0].stem):
+        raise StoreRefused(f"log {folder} begins at offset {int(files[0].stem)}: its older events are gone")
+    for file in files:
+        yield from (Timed(record.appended, record.raw) for record in records(file))

@@ -20,6 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -74,7 +75,7 @@ def wall_clock() -> int:
 class Embedded:
     """Publishes into its own log, folds it, answers from what it has folded.
 
-    With `start()` a thread keeps folding; without, `pump()` folds when it is called and `candidates` calls it.
+    With `start()` a thread keeps folding; without, `pump()` does, and a question with a token calls it.
     """
 
     def __init__(self, path: Path, config: Config, *, clock: Callable[[], int] = wall_clock) -> None:
@@ -86,16 +87,17 @@ class Embedded:
         layout = _layout(path, config.engine.partitions)
         self.partitions = layout.partitions
         numbers = range(layout.partitions)
-        self._logs = [Log(path / "log" / str(number)) for number in numbers]
-        stores = [RocksStore(path / "state" / str(number), config.store) for number in numbers]
-        self.engine = Engine(stores, config.engine, salt=bytes.fromhex(layout.salt))
-        try:
+        with ExitStack() as undo:
+            stores: list[RocksStore] = []
+            for number in numbers:  # first, since they lock the directory against a second process
+                stores.append(RocksStore(path / "state" / str(number), config.store))
+                undo.callback(stores[-1].close)
+            self._logs = [undo.enter_context(Log(path / "log" / str(number))) for number in numbers]
+            self.engine = Engine(stores, config.engine, salt=bytes.fromhex(layout.salt))
             self._check_offsets()
             self.engine.settle()
             model, trainer = self._open_model()
-        except BaseException:
-            self.engine.close()
-            raise
+            undo.pop_all()
         index = LiveIndex(
             IndexConfig(
                 dim=model.dim,
@@ -111,7 +113,7 @@ class Embedded:
         self._appending = threading.Lock()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._stopping = False
+        self._stopping = self._closed = False
         self.on_pumped: Callable[[Pumped], None] | None = None
         self.chain.rebuild(self.as_of)
         self._start_index()
@@ -336,7 +338,9 @@ class Embedded:
 
     def close(self) -> None:
         """Stop the thread, save the model, close the files. What is published and not folded waits in the log."""
-        self._stopping = True
+        if self._closed:
+            return
+        self._closed = self._stopping = True
         if self._thread is not None:
             with self._arrived:
                 self._arrived.notify_all()
