@@ -39,6 +39,7 @@ bench: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m kithstream.streams.events.schema docs
+	$(BIN)/python -m kithstream.streams.manual docs/cli.md
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

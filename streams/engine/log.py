@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from struct import Struct
 from types import TracebackType
@@ -148,3 +148,21 @@ class Log:
         if at < len(data):
             os.truncate(name, at)
         return first + count, at
+
+
+def segments(path: Path) -> list[Path]:
+    """Return a log's files, oldest first; the name of each is the offset of its first record."""
+    return sorted(path.glob("*.log"))
+
+
+def records(segment: Path) -> Iterator[Record]:
+    """Yield the whole records of one file. Changes nothing, so another process may hold the log open."""
+    data = segment.read_bytes()
+    at = 0
+    while at + _head.size <= len(data):
+        length, checked, appended = _head.unpack_from(data, at)
+        raw = data[at + _head.size : at + _head.size + length]
+        if len(raw) < length or crc32(raw, appended & 0xFFFFFFFF) != checked:
+            return
+        yield Record(appended, raw)
+        at += _head.size + length

@@ -1,0 +1,485 @@
+"""The command line. Only click is imported until a command runs, so that help comes at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from kithstream.streams.options import (
+    Commands,
+    Refused,
+    as_json,
+    at,
+    directory,
+    existing,
+    read_settings,
+    runtime,
+    say,
+    settings,
+    show,
+    told,
+)
+
+if TYPE_CHECKING:
+    from kithstream.streams.events.record import Record
+    from kithstream.streams.training import Timed
+
+FORMATS: Final = ("jsonl", "higgs", "bitcoin", "pairs")
+GRAPHS: Final = ("parquet", "csv", "jsonl")
+_FILE: Final = click.Path(exists=True, dir_okay=False, allow_dash=True)
+_FOLDER: Final = click.Path(file_okay=False, path_type=Path)
+
+
+def example(line: str) -> str:
+    """Return the end of a command's help."""
+    return f"\b\nExample:\n  {line}"
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=example("kithstream demo --accounts 2000 --events 8000 --keep kin"),
+)
+@click.version_option(package_name="kithstream")
+def cli() -> None:
+    """Fresh follow candidates from a stream of engagement events.
+
+    Data goes to stdout, everything else to stderr. A mistake in the command is one line and exit status 2.
+    """
+
+
+@cli.command(epilog=example("kithstream demo --accounts 2000 --events 8000 --keep kin"))
+@click.option(
+    "--accounts", type=click.IntRange(2), default=20_000, show_default=True, help="Of the simulated world."
+)
+@click.option("--events", type=click.IntRange(100), default=60_000, show_default=True, help="In all.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(1),
+    default=1000.0,
+    show_default=True,
+    help="Events a second of the paced part.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.01),
+    default=10.0,
+    show_default=True,
+    help="Of the paced part, at most.",
+)
+@click.option("--keep", type=_FOLDER, help="Keep state, log and answers in this new directory.")
+@settings
+@as_json
+def demo(
+    accounts: int,
+    events: int,
+    seed: int,
+    rate: float,
+    seconds: float,
+    keep: Path | None,
+    config_file: Path | None,
+    options: tuple[str, ...],
+    machine: bool,
+) -> None:
+    """Run the whole chain on a simulated world, and check its answers.
+
+    Publishes, folds, learns, encodes and answers in one process; measures freshness at a real pace; shows how
+    single events change answers; recomputes from the log alone that no answer held a forbidden account. Exit
+    status 1 if one did.
+    """
+    import tempfile
+
+    from kithstream.streams.demo import Demo, DemoConfig
+
+    config = read_settings(config_file, options)
+    if keep is not None and keep.exists() and any(keep.iterdir()):
+        raise Refused(f"--keep is {keep}, which is not empty")
+    with ExitStack() as stack:
+        path = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kithstream-demo-")))
+        size = DemoConfig(accounts, events, seed, rate, seconds)
+        write: Callable[[str], None] = (lambda _: None) if machine else click.echo
+        with told():
+            report = Demo(path, size, config, write).run()
+        if machine:
+            import msgspec
+
+            click.echo(msgspec.json.encode(report))
+        elif keep is not None:
+            click.echo(f"\n  Kept. Ask on:  kithstream query u7 --path {keep} --at newest")
+    if report.forbidden or report.promises_broken:
+        sys.exit(1)
+
+
+@cli.command(epilog=example("kithstream check --path kin"))
+@directory
+@as_json
+def check(path: Path, machine: bool) -> None:
+    """Check the answers that a demo kept against its log alone.
+
+    Reads DIR/answers.jsonl and DIR/log, and nothing of the engine. Exit status 1 if an answer held a
+    forbidden account.
+    """
+    from kithstream.streams.check import Given
+    from kithstream.streams.check import check as recompute
+
+    answers = path / "answers.jsonl"
+    with told():
+        try:
+            given = [Given(**json.loads(line)) for line in answers.read_text().splitlines()]
+        except TypeError as error:
+            raise Refused(f"{answers}: {error}") from error
+        checked = recompute(path / "log", given)
+    for violation in checked.violations:
+        say(f"{violation.candidate} for {violation.account}: {violation.reason}, at {violation.token}")
+    values = {
+        "answers": checked.answers,
+        "candidates": checked.candidates,
+        "forbidden": len(checked.violations),
+    }
+    show(values, machine)
+    if checked.violations:
+        sys.exit(1)
+
+
+@cli.command(epilog=example("kithstream serve --path kin --port 8484"))
+@click.option(
+    "--path", type=_FOLDER, default=Path("kithstream-data"), show_default=True, help="Made if missing."
+)
+@click.option("--host", help="Address to listen on.  [default: serve.host]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on.  [default: serve.port]")
+@settings
+@as_json
+def serve(
+    path: Path,
+    host: str | None,
+    port: int | None,
+    config_file: Path | None,
+    options: tuple[str, ...],
+    machine: bool,
+) -> None:
+    """Answer over HTTP from an embedded runtime, until SIGTERM or SIGINT.
+
+    With --json the address is printed as one line once connections are taken.
+    """
+    import prometheus_client
+
+    from kithstream.streams.serve.embedded import wall_clock
+
+    http = import_module("kithstream.streams.serve.http")
+    metrics = import_module("kithstream.streams.metrics")
+    given = {"serve.host": host, "serve.port": port}
+    options += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
+    config = read_settings(config_file, options)
+
+    def started(url: str) -> None:
+        if machine:
+            click.echo(json.dumps({"url": url}))
+        else:
+            say(f"listening on {url}")
+
+    with runtime(path, config, wall_clock) as live:
+        live.start()
+        http.serve(
+            live, config.serve, metrics.Metrics(prometheus_client.CollectorRegistry()), started=started
+        )
+
+
+@cli.command(epilog=example("kithstream load follows.csv --path kin"))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option("--path", type=_FOLDER, required=True, help="Directory of the runtime; made if missing.")
+@click.option("--format", "form", type=click.Choice(GRAPHS), help="Of the file.")
+@settings
+@as_json
+def load(
+    file: str, path: Path, form: str | None, config_file: Path | None, options: tuple[str, ...], machine: bool
+) -> None:
+    """Load a follow graph in bulk: columns source, target and, if there is one, time."""
+    from kithstream.streams.progress import Progress
+    from kithstream.streams.serve.embedded import wall_clock
+
+    bulk = import_module("kithstream.streams.load")
+    config = read_settings(config_file, options)
+    with runtime(path, config, wall_clock) as live, Progress("load", unit="follows") as progress, told():
+        loaded = bulk.load(live, file, format=form, progress=progress.advance)
+    show(loaded._asdict(), machine)
+
+
+@cli.command(epilog=example("kithstream replay events.jsonl --format jsonl --path kin-replayed"))
+@click.argument("file", type=_FILE)
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="jsonl", show_default=True, help="Of the file."
+)
+@click.option("--path", type=_FOLDER, help="Directory of the runtime; thrown away without.")
+@click.option(
+    "--evaluate", is_flag=True, help="Ask for the last fifth of first follows, each just before it is told."
+)
+@click.option("--all", "everyone", is_flag=True, help="Ask for every one of them rather than a sample.")
+@click.option("--limit", type=click.IntRange(1), default=3000, show_default=True, help="Size of the sample.")
+@click.option("--with-repeats", is_flag=True, help="Keep later rows of a pair, as likes and replies.")
+@click.option("--model", default="day-zero", show_default=True, help="A checkpoint to begin with.")
+@click.option("--freeze", is_flag=True, help="Stop learning where the questions begin.")
+@settings
+@as_json
+def replay(
+    file: str,
+    form: str,
+    path: Path | None,
+    evaluate: bool,
+    everyone: bool,
+    limit: int,
+    with_repeats: bool,
+    model: str,
+    freeze: bool,
+    config_file: Path | None,
+    options: tuple[str, ...],
+    machine: bool,
+) -> None:
+    """Run a file of events through the chain, as fast as it goes; time follows the events.
+
+    With --evaluate also tell how many of the last follows were among the 20 answers just before, beside live
+    yardsticks on the same questions. FILE `-` is stdin.
+    """
+    import tempfile
+
+    from kithstream.streams.progress import Progress
+
+    replaying = import_module("kithstream.streams.replay")
+    if model != "day-zero":
+        options += (f"model.path={model}",)
+    config = read_settings(config_file, options)
+    if evaluate and file == "-":
+        raise Refused("--evaluate reads the file three times, stdin can be read once")
+    events = _Events(file, form, repeats=with_repeats)
+    clock = replaying.StreamClock()
+    with ExitStack() as stack:
+        folder = path or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kithstream-replay-")))
+        live = stack.enter_context(runtime(folder, config, clock))
+        progress = stack.enter_context(Progress("replay"))
+        if not evaluate:
+            done = replaying.feed(live, clock, events, lambda count, _: progress.reach(count))
+            show(done._asdict(), machine)
+            return
+        result = replaying.evaluate(
+            live,
+            clock,
+            events,
+            limit=None if everyone else limit,
+            freeze_at=0.8 if freeze else None,
+            progress=progress.reach,
+        )
+    values = {
+        "queries": result.queries,
+        "accounts": result.accounts,
+        **result.replayed._asdict(),
+        **{
+            f"{name} {measure}": [round(number, 4) for number in estimate]
+            for name, outcome in result.methods.items()
+            for measure, estimate in (("recall@20", outcome.recall), ("ndcg@20", outcome.ndcg))
+        },
+    }
+    show(values, machine)
+
+
+@cli.command(epilog=example("kithstream query u7 --path kin --at newest -k 10"))
+@click.argument("account")
+@directory
+@click.option("-k", type=click.IntRange(1, 1000), default=20, show_default=True, help="Candidates asked for.")
+@click.option("--after", default="", metavar="TOKEN", help="Answer from state that includes this token.")
+@click.option("--exclude", multiple=True, metavar="ACCOUNT", help="Leave an account out.")
+@click.option(
+    "--language", "languages", multiple=True, metavar="TAG", help="Only candidates of this language."
+)
+@at
+@settings
+@as_json
+def query(
+    account: str,
+    path: Path,
+    k: int,
+    after: str,
+    exclude: tuple[str, ...],
+    languages: tuple[str, ...],
+    at: str,
+    config_file: Path | None,
+    options: tuple[str, ...],
+    machine: bool,
+) -> None:
+    """Ask whom ACCOUNT should follow: candidates, scores and reasons, the best first."""
+    import msgspec
+
+    config = read_settings(config_file, options)
+    with existing(path, config, at) as live, told():
+        answer = live.candidates(account, k, after=after, exclude=exclude, languages=languages)
+    if machine:
+        click.echo(msgspec.json.encode(answer))
+        return
+    for place, candidate in enumerate(answer.candidates, 1):
+        reasons = ", ".join(candidate.reasons)
+        click.echo(f"{place:>4}  {candidate.account:<20} {candidate.score:7.3f}  {reasons}".rstrip())
+    if answer.short:
+        say(f"{len(answer.candidates)} of {k}: {answer.short}")
+
+
+@cli.command(epilog=example("kithstream inspect u7 --path kin --at newest"))
+@click.argument("account")
+@directory
+@at
+@settings
+@as_json
+def inspect(
+    account: str, path: Path, at: str, config_file: Path | None, options: tuple[str, ...], machine: bool
+) -> None:
+    """Show what is known of ACCOUNT: standing, counters, neighbours, exclusions, features."""
+    import msgspec
+
+    config = read_settings(config_file, options)
+    with existing(path, config, at) as live:
+        from kithstream.streams.account import describe, written
+
+        found = describe(live, account)
+    if machine:
+        click.echo(msgspec.json.encode(found))
+        return
+    for line in written(found):
+        click.echo(line)
+
+
+@cli.command(epilog=example("kithstream train --path kin --out model.safetensors"))
+@click.option(
+    "--path",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A runtime whose log is read.",
+)
+@click.option("--events", "file", type=_FILE, help="A file of events, - is stdin.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="jsonl", show_default=True, help="Of the file."
+)
+@click.option(
+    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The checkpoint to write."
+)
+@settings
+@as_json
+def train(
+    path: Path | None,
+    file: str | None,
+    form: str,
+    out: Path,
+    config_file: Path | None,
+    options: tuple[str, ...],
+    machine: bool,
+) -> None:
+    """Learn from every follow of a stream, in one pass, and write a checkpoint.
+
+    Begins with the day-zero model, or with -o model.path=FILE. Serve it with -o model.path=CHECKPOINT.
+    """
+    import msgspec
+
+    if (path is None) == (file is None):
+        raise Refused("one of --path and --events is needed")
+    config = read_settings(config_file, options)
+    from kithstream.streams.training import published
+    from kithstream.streams.training import train as learn
+
+    if file is not None:
+        events = _timed(_Events(file, form, repeats=True))
+    else:
+        assert path is not None
+        if not (path / "log").is_dir():
+            raise Refused(f"{path} holds no runtime: it has no log")
+        events = published(path)
+    with told():
+        trained = learn(events, out, config)
+    values = msgspec.structs.asdict(trained)
+    values["examples_per_second"] = round(trained.examples / max(trained.seconds, 1e-9), 1)
+    show(values, machine)
+
+
+@cli.command(epilog=example("kithstream simulate --accounts 500 --events 5000 --out events.jsonl"))
+@click.option("--accounts", type=click.IntRange(2), default=10_000, show_default=True, help="Of the world.")
+@click.option("--events", type=click.IntRange(0), default=100_000, show_default=True, help="In all.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    default="-",
+    show_default=True,
+    help="- is stdout.",
+)
+@as_json
+def simulate(accounts: int, events: int, seed: int, out: str, machine: bool) -> None:
+    """Write the events of a simulated world as JSON lines; the same seed gives the same bytes."""
+    from kithstream.streams.progress import Progress
+    from kithstream.streams.simulate import as_json_lines
+    from kithstream.streams.world import SimulationConfig
+
+    world = SimulationConfig(accounts=accounts, seed=seed)
+    with click.open_file(out, "wb") as file, Progress("simulate", events) as progress:
+        for chunk in as_json_lines(world, events):
+            file.write(chunk)
+            progress.advance(chunk.count(b"\n"))
+    if out != "-":
+        show({"events": progress.done, "out": out}, machine)
+
+
+@cli.command(epilog=example("kithstream doctor --path kin"))
+@click.option("--path", type=_FOLDER, default=Path(), help="Where state is to live.  [default: here]")
+@settings
+@as_json
+def doctor(path: Path, config_file: Path | None, options: tuple[str, ...], machine: bool) -> None:
+    """Check whether this machine can run kithstream; a line a check, exit status 1 if one fails."""
+    import msgspec
+
+    from kithstream.streams.doctor import examine, line
+
+    config = read_settings(config_file, options)
+    failed = False
+    for finding in examine(path, config):
+        failed |= bool(finding.cure)
+        click.echo(msgspec.json.encode(finding) if machine else line(finding))
+    if failed:
+        sys.exit(1)
+
+
+class _Events:
+    """The events of a file in one of the known formats; read again whenever it is iterated."""
+
+    def __init__(self, file: str, form: str, *, repeats: bool) -> None:
+        self._file, self._form, self._repeats = file, form, repeats
+
+    def __iter__(self) -> Iterator[Record]:
+        with told():
+            yield from self._read()
+
+    def _read(self) -> Iterable[Record]:
+        from kithstream.streams.sources import bitcoin, higgs, jsonl, pairs
+
+        if self._form == "jsonl":
+            return jsonl.read(self._file)
+        readers: Mapping[str, Callable[[str, bool], Iterable[Record]]] = {
+            "higgs": higgs.read,
+            "bitcoin": bitcoin.read,
+            "pairs": pairs.read,
+        }
+        return readers[self._form](self._file, self._repeats)
+
+
+def _timed(events: Iterable[Record]) -> Iterator[Timed]:
+    import msgspec
+
+    from kithstream.streams.training import Timed
+
+    encode = msgspec.json.Encoder().encode
+    for event in events:
+        yield Timed(event["time"], encode(event))

@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import gzip
+import json
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from kithstream.streams.cli import cli
+from kithstream.streams.manual import manual
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = sorted(cli.commands)
+RUNTIME = ("demo", "serve", "load", "replay", "query", "inspect", "train", "doctor")  # those that open one
+HEAVY = {
+    "numpy",
+    "torch",
+    "rocksdict",
+    "hnswlib",
+    "pyarrow",
+    "msgspec",
+    "rich",
+    "faust",
+    "starlette",
+    "safetensors",
+}
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def example_of(name: str) -> list[str]:
+    """The arguments of the line with which a command's help ends."""
+    last = run(name, "--help").output.rstrip().splitlines()[-1]
+    words = shlex.split(last)
+    assert words[:2] == ["kithstream", name], last
+    return words[1:]
+
+
+def refused(result: Result) -> str:
+    """The one line that tells what was wrong."""
+    assert result.exit_code == 2, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.output
+    (line,) = [
+        line for line in result.stderr.splitlines() if not line.startswith(("Usage:", "Try ")) and line
+    ]
+    assert line.startswith("Error: ")
+    return line
+
+
+@pytest.fixture(scope="module")
+def kin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the example of `demo` has run, a smaller one than it shows."""
+    folder = tmp_path_factory.mktemp("kin")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        words = example_of("demo")
+        words[words.index("--accounts") + 1] = "400"
+        words[words.index("--events") + 1] = "2000"
+        result = run(*words, "--seconds", "0.1")
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture
+def here(kin: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(kin)
+    return kin
+
+
+def told(result: Result) -> dict[str, object]:
+    """What a command printed for a machine: its last line."""
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert isinstance(found, dict)
+    return found
+
+
+# -- help ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_ends_with_an_example(name: str) -> None:
+    command = cli.commands[name]
+    assert command.help
+    assert all(option.help for option in command.params if isinstance(option, click.Option))
+    example_of(name)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_speaks_to_machines_and_takes_settings(name: str) -> None:
+    options = {option for parameter in cli.commands[name].params for option in parameter.opts}
+    assert "--json" in options
+    assert ({"--config", "-o"} <= options) == (name in RUNTIME)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["query", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    script = f"import sys\nsys.argv[1:] = {arguments}\nfrom kithstream.__main__ import main\n"
+    script += "try:\n main()\nfinally:\n print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "Example:" in done.stdout
+    assert not {module.split(".")[0] for module in done.stderr.split()} & HEAVY
+
+
+def test_the_manual_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "cli.md").read_text() == manual()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_documented(name: str) -> None:
+    assert f"kithstream {name}" in (ROOT / "docs" / "cli.md").read_text()
+
+
+def test_the_version_is_told() -> None:
+    assert "0.1.0" in run("--version").output
+
+
+# -- mistakes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_unknown_option_is_refused(name: str) -> None:
+    assert "--nonsense" in refused(run(name, "--nonsense"))
+
+
+def test_an_unknown_command_is_refused() -> None:
+    assert "nonsense" in refused(run("nonsense"))
+
+
+def test_a_folder_without_a_runtime_is_refused(tmp_path: Path) -> None:
+    for name in ("query", "inspect"):
+        assert "holds no runtime" in refused(run(name, "u1", "--path", tmp_path))
+    assert "holds no runtime" in refused(run("train", "--path", tmp_path, "--out", tmp_path / "m"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["nonsense", "model.nonsense=1", "model.seed=x", "nonsense.seed=1"])
+def test_a_wrong_setting_is_refused(here: Path, option: str) -> None:
+    line = refused(run("query", "u1", "--path", "kin", "-o", option))
+    assert "nonsense" in line or "seed" in line
+
+
+def test_a_broken_settings_file_is_refused(here: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[model\n")
+    assert "broken.toml" in refused(run("query", "u1", "--path", "kin", "--config", broken))
+
+
+def test_other_partitions_than_the_directory_has_are_refused(here: Path) -> None:
+    line = refused(run("query", "u1", "--path", "kin", "-o", "engine.partitions=5"))
+    assert "holds 3 partitions" in line
+
+
+def test_a_model_that_is_none_is_refused(here: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "model.safetensors"
+    broken.write_bytes(b"no model")
+    line = refused(run("query", "u1", "--path", "kin", "-o", f"model.path={broken}"))
+    assert "is no checkpoint" in line
+    refused(run("query", "u1", "--path", "kin", "-o", f"model.path={tmp_path / 'missing'}"))
+
+
+def test_a_wrong_token_is_refused(here: Path) -> None:
+    assert "token is 'x'" in refused(run("query", "u1", "--path", "kin", "--after", "x"))
+    assert "the token is of 99999" in refused(run("query", "u1", "--path", "kin", "--after", "0:99999"))
+
+
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    events.write_text('{"id": "1", "signal": "follow", "actor": "a", "target": "b", "time": 1}\n{"id": 2}\n')
+    line = refused(run("train", "--events", events, "--out", tmp_path / "model"))
+    assert "events.jsonl, line 2" in line
+    events.write_text('{"id": "1", "signal": "adore", "actor": "a", "target": "b", "time": 1}\n')
+    assert "signal is 'adore'" in refused(run("train", "--events", events, "--out", tmp_path / "model"))
+
+
+def test_train_needs_exactly_one_source(here: Path) -> None:
+    assert "one of --path and --events" in refused(run("train", "--out", "x"))
+    refused(run("train", "--path", "kin", "--events", "-", "--out", "x"))
+
+
+def test_a_directory_in_use_is_not_overwritten(here: Path) -> None:
+    assert "not empty" in refused(run("demo", "--keep", "kin"))
+
+
+def test_answers_that_are_none_are_refused(tmp_path: Path) -> None:
+    assert "answers.jsonl" in refused(run("check", "--path", tmp_path))
+    (tmp_path / "answers.jsonl").write_text('{"who": 1}\n')
+    assert "answers.jsonl" in refused(run("check", "--path", tmp_path))
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "kithstream.streams.simulate", None)
+    with pytest.raises(ModuleNotFoundError):  # a part of our own is a bug, not a missing package
+        CliRunner().invoke(cli, ["simulate", "--out", str(tmp_path / "x")], catch_exceptions=False)
+    monkeypatch.undo()
+    monkeypatch.delitem(sys.modules, "kithstream.streams.doctor", raising=False)
+    monkeypatch.delitem(sys.modules, "kithstream.streams.serve.http", raising=False)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    assert "pip install 'kithstream[server]'" in refused(run("serve", "--path", tmp_path))
+
+
+# -- what they do --------------------------------------------------------------------------------------------
+
+
+def test_simulate_is_deterministic(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        out = tmp_path / name
+        values = told(
+            run("simulate", "--accounts", 50, "--events", 300, "--seed", seed, "--out", out, "--json")
+        )
+        assert values["events"] == 300
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert a == b != c
+    assert a == run("simulate", "--accounts", 50, "--events", 300, "--seed", 1).stdout_bytes
+
+
+def test_the_example_of_check_works_and_check_can_fail(here: Path, tmp_path: Path) -> None:
+    result = run(*example_of("check"), "--json")
+    assert told(result)["forbidden"] == 0
+    lines = (here / "kin" / "answers.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    last["candidates"].append(last["account"])
+    (tmp_path / "answers.jsonl").write_text("\n".join([*lines[:-1], json.dumps(last)]))
+    (tmp_path / "log").symlink_to(here / "kin" / "log")
+    result = run("check", "--path", tmp_path, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["forbidden"] == 1
+    assert f"{last['account']} for {last['account']}: self" in result.stderr
+
+
+def test_the_example_of_query_works(here: Path) -> None:
+    words = example_of("query")
+    answer = told(run(*words, "--json"))
+    candidates = answer["candidates"]
+    assert isinstance(candidates, list)
+    assert len(candidates) == 10
+    text = run(*words)
+    assert candidates[0]["account"] in text.stdout.splitlines()[0]
+    first = candidates[0]["account"]
+    left = told(run(*words, "--exclude", first, "--json"))["candidates"]
+    assert isinstance(left, list)
+    assert first not in [candidate["account"] for candidate in left]
+
+
+def test_a_query_says_why_it_is_short(here: Path) -> None:
+    result = run("query", "u7", "--path", "kin", "--at", "newest", "-k", 1000, "--language", "de")
+    assert result.exit_code == 0
+    assert " of 1000: " in result.stderr
+
+
+def test_the_example_of_inspect_works(here: Path) -> None:
+    words = example_of("inspect")
+    answer = told(run("query", "u7", "--path", "kin", "--at", "newest", "-k", 1, "--json"))["candidates"]
+    assert isinstance(answer, list)
+    words[words.index("u7")] = answer[0]["account"]
+    found = told(run(*words, "--json"))
+    assert found["candidate"] is True
+    assert found["vector"]
+    assert found["received"]
+    features = found["features"]
+    assert isinstance(features, dict)
+    assert "follow_in_3600s" in features
+    text = run(*words).stdout
+    assert "a candidate: " in text
+    assert "features of the producer tower" in text
+
+
+def test_an_unknown_account_can_be_inspected(here: Path) -> None:
+    found = told(run("inspect", "nobody", "--path", "kin", "--json"))
+    assert found["candidate"] is False
+    assert found["because"] == "nobody follows it or engages with it"
+    assert "no candidate: " in run("inspect", "nobody", "--path", "kin").stdout
+
+
+def test_the_example_of_train_works_and_its_model_serves(here: Path) -> None:
+    values = told(run(*example_of("train"), "--json"))
+    assert isinstance(values["examples"], int)
+    assert values["examples"] > 50
+    frozen = ("-o", "model.path=model.safetensors", "-o", "model.learn=false")
+    answer = told(run("query", "u7", "--path", "kin", "--at", "newest", "--json", *frozen))
+    assert answer["step"] == values["step"]
+
+
+def test_training_on_a_file_is_deterministic(tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    run("simulate", "--accounts", 80, "--events", 600, "--out", events)
+    zipped = tmp_path / "events.jsonl.gz"
+    zipped.write_bytes(gzip.compress(events.read_bytes()))
+    for source, out in ((events, "a"), (zipped, "b")):
+        assert told(run("train", "--events", source, "--out", tmp_path / out, "--json"))["events"] == 600
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_train_reads_interactions(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("".join(f"{n % 7} {n % 5 + 10} {1_300_000_000 + n}\n" for n in range(40)))
+    values = told(run("train", "--events", pairs, "--format", "pairs", "--out", tmp_path / "m", "--json"))
+    assert values["events"] == 40
+
+
+def test_the_example_of_doctor_works(here: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    result = run(*example_of("doctor"), "-o", f"serve.port={free}")
+    assert result.exit_code == 0, result.output
+    assert len(result.stdout.splitlines()) == 9
+    assert all(line.startswith("ok ") for line in result.stdout.splitlines())
+
+
+def test_doctor_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from kithstream.streams import doctor
+
+    monkeypatch.setattr(doctor, "requires", lambda _: ["numpy>=99", "nosuch>=1; extra == 'server'"])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = run("doctor", "--path", tmp_path / "to be made", "-o", f"serve.port={port}", "--json")
+    assert result.exit_code == 1
+    findings = {finding["check"]: finding for finding in map(json.loads, result.stdout.splitlines())}
+    failing = {name for name, finding in findings.items() if finding["cure"]}
+    assert failing == {"packages", "port"}
+    assert "nosuch is missing" in findings["packages"]["found"]
+    assert "pip install" in findings["packages"]["cure"]
+
+
+@pytest.mark.parametrize("name", ["replay", "load", "serve"])
+def test_the_example_parses(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("events.jsonl", "follows.csv"):
+        (tmp_path / file).touch()
+    cli.commands[name].make_context(name, example_of(name)[1:])
