@@ -10,8 +10,10 @@ from rocksdict import (
     Cache,
     Checkpoint,
     DBCompressionType,
+    IngestExternalFileOptions,
     Options,
     Rdict,
+    SstFileWriter,
     WriteBatch,
     WriteOptions,
 )
@@ -28,7 +30,8 @@ class RocksStore:
         """Open or create; raises StoreRefused if another process holds it or the files are unusable."""
         path.mkdir(parents=True, exist_ok=True)
         self._cache = Cache.new_hyper_clock_cache(config.cache_bytes, 4096)
-        columns = {column.value: _options(config, self._cache, column) for column in Column}
+        self._path = path
+        self._options = columns = {c.value: _options(config, self._cache, c) for c in Column}
         try:
             self._db = Rdict(str(path), columns[Column.META.value], column_families=columns)
         except Exception as error:
@@ -48,6 +51,9 @@ class RocksStore:
         return self.scan_from(column, prefix, b"")
 
     def scan_from(self, column: Column, prefix: bytes, begin: bytes) -> Iterator[tuple[bytes, bytes]]:
+        if not prefix:
+            yield from self._columns[column].items(from_key=begin)
+            return
         for key, value in self._columns[column].items(from_key=max(prefix, begin)):
             if not key.startswith(prefix):
                 return
@@ -67,6 +73,23 @@ class RocksStore:
                 else:
                     put(key, value, handle)
         self._db.write(batch, self._write)
+
+    def ingest(self, column: Column, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        if not pairs:
+            return
+        # The file is durable at once, the log of writes only when synced: no power loss may reorder them.
+        self._db.flush_wal(True)
+        folder = self._path / "ingest"
+        folder.mkdir(exist_ok=True)
+        file = str(folder / f"{column.value}.sst")
+        writer = SstFileWriter(self._options[column.value])
+        writer.open(file)
+        for key, value in pairs:
+            writer[key] = value
+        writer.finish()
+        move = IngestExternalFileOptions()
+        move.set_move_files(True)
+        self._columns[column].ingest_external_file([file], move)
 
     def checkpoint(self, path: Path) -> None:
         Checkpoint(self._db).create_checkpoint(str(path))
