@@ -36,7 +36,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-class Failing(Exception):  # noqa: N818 (a finding, not an error)
+class Failing(Exception):
     """A check failed; `cure` says what to do."""
 
     def __init__(self, what: str, cure: str) -> None:

@@ -29,7 +29,7 @@ from kithstream.streams.events.signals import SIGNALS, Kind, Signal
 from kithstream.streams.events.wire import Event
 from kithstream.streams.state import ledger, profiles
 from kithstream.streams.state.ledger import DAY, HORIZON, since
-from kithstream.streams.state.protocol import Column, Dropped
+from kithstream.streams.state.protocol import Column
 
 
 class Record(NamedTuple):
@@ -144,23 +144,8 @@ class Actors:
                 dead.append(DeadLetter(offset, "deleted", "the account was deleted", b""))
                 continue
             events.append(event)
-        self._roll_days(watermark)
-        partition.watermark = watermark
+        partition.advance(watermark)
         return events, dead
-
-    def _roll_days(self, watermark: int) -> None:
-        """Remember which day-wise entries lie wholly beyond the horizon; the next write drops them."""
-        partition = self._partition
-        if watermark // DAY != partition.watermark // DAY:
-            oldest = max((watermark - HORIZON) // DAY - 1, 0)
-            partition.expired = [
-                Dropped(column, ledger.day_prefix(0), ledger.day_prefix(oldest))
-                for column in (Column.SAID, Column.HEARD)
-            ]
-            partition.expired.append(
-                Dropped(Column.META, RETRACTED + ledger.day_prefix(0), RETRACTED + ledger.day_prefix(oldest))
-            )
-            partition.retracted = {name: day for name, day in partition.retracted.items() if day >= oldest}
 
     def apply(self, events: Sequence[Event], next_offset: int) -> Acted:
         """Fold decoded events and write them as one, so that the store's offset becomes `next_offset`.

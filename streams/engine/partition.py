@@ -10,7 +10,7 @@ from kithstream.streams.config import EngineConfig
 from kithstream.streams.errors import WrongLayout
 from kithstream.streams.state import counters, ledger, profiles, recent, sketches
 from kithstream.streams.state.counters import Kind
-from kithstream.streams.state.ledger import MINUTE
+from kithstream.streams.state.ledger import DAY, HORIZON, MINUTE
 from kithstream.streams.state.profiles import Profile
 from kithstream.streams.state.protocol import Column, Dropped, Store
 from kithstream.streams.state.recent import Recent
@@ -22,6 +22,7 @@ ROW_IN, ROW_OUT, FOLLOWERS, FOLLOWEES, SKETCH, PROFILE = b"i", b"o", b"f", b"g",
 # Keys of the column META.
 APPLIED, WATERMARK, LAYOUT, SALT = b"applied", b"watermark", b"layout", b"salt"
 OUTBOX, DELETED, RETRACTED, JOB = b"O", b"X", b"R", b"J"
+LOADED, UNDERIVED = b"L", b"D"  # rows taken from a source; rows to derive again, behind which account
 
 _FOLLOW: Final = 0
 _MUTUAL: Final = counters.cell(_FOLLOW, Kind.MUTUAL, 0)
@@ -112,6 +113,25 @@ class Partition:
         return {
             key[1:].decode() for letter in (ROW_IN, ROW_OUT, PROFILE) for key, _ in scan(Column.ROWS, letter)
         }
+
+    def advance(self, watermark: int) -> None:
+        """Move the newest event time, never back; entries of days beyond the horizon go with a write."""
+        if watermark <= self.watermark:
+            return
+        if watermark // DAY != self.watermark // DAY:
+            oldest = max((watermark - HORIZON) // DAY - 1, 0)
+            self.expired = [
+                Dropped(Column.SAID, ledger.day_prefix(0), ledger.day_prefix(oldest)),
+                Dropped(Column.HEARD, ledger.day_prefix(0), ledger.day_prefix(oldest)),
+                Dropped(Column.META, RETRACTED + ledger.day_prefix(0), RETRACTED + ledger.day_prefix(oldest)),
+            ]
+            self.retracted = {name: day for name, day in self.retracted.items() if day >= oldest}
+        self.watermark = watermark
+
+    def forget(self) -> None:
+        """Empty the caches of rows and neighbour lists: the store was written beside them."""
+        self.rows = ReadCache(self.config.row_cache)
+        self.recents = ReadCache(self.config.row_cache)
 
     def load_rows(self, keys: Iterable[bytes]) -> dict[bytes, bytearray]:
         """Return rows by their keys in ROWS, empty ones where there is none."""

@@ -48,7 +48,7 @@ class Targets:
         batch = Batch(partition)
         replies: dict[int, Frame] = {}
         for frame in received:
-            partition.watermark = max(partition.watermark, frame.watermark)
+            partition.advance(frame.watermark)
             for fingerprint in frame.deleted:
                 partition.deleted.add(fingerprint)
                 batch.changes[Column.META][DELETED + fingerprint] = b""

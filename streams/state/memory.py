@@ -50,6 +50,9 @@ class MemoryStore:
                     del values[key]
                     del keys[bisect_left(keys, key)]
 
+    def ingest(self, column: Column, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        self.write({column: dict(pairs)})
+
     def checkpoint(self, path: Path) -> None:
         raise NotImplementedError("a store in memory has no checkpoint: copy it")
 

@@ -45,6 +45,9 @@ class Store(Protocol):
     def write(self, changes: Changes, dropped: Sequence[Dropped] = ()) -> None:
         """Apply everything or nothing."""
 
+    def ingest(self, column: Column, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Put many pairs, in the byte order of their keys: all or none, after every write before it."""
+
     def checkpoint(self, path: Path) -> None:
         """Write a consistent copy into a directory that does not exist yet."""
 

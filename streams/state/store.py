@@ -11,8 +11,10 @@ from rocksdict import (
     Cache,
     Checkpoint,
     DBCompressionType,
+    IngestExternalFileOptions,
     Options,
     Rdict,
+    SstFileWriter,
     WriteBatch,
     WriteOptions,
 )
@@ -29,7 +31,8 @@ class RocksStore:
         """Open or create; raises StoreRefused if another process holds it or the files are unusable."""
         path.mkdir(parents=True, exist_ok=True)
         self._cache = Cache.new_hyper_clock_cache(config.cache_bytes, 4096)
-        columns = {column.value: _options(config, self._cache, column) for column in Column}
+        self._path = path
+        self._options = columns = {c.value: _options(config, self._cache, c) for c in Column}
         try:
             self._db = Rdict(str(path), columns[Column.META.value], column_families=columns)
         except Exception as error:
@@ -49,7 +52,11 @@ class RocksStore:
 
     def scan_from(self, column: Column, prefix: bytes, begin: bytes) -> Iterator[tuple[bytes, bytes]]:
         pairs = self._columns[column].items(from_key=max(prefix, begin))
-        for key, value in cast(Iterator[tuple[bytes, bytes]], pairs):  # raw mode holds bytes alone
+        found = cast(Iterator[tuple[bytes, bytes]], pairs)  # raw mode holds bytes alone
+        if not prefix:
+            yield from found
+            return
+        for key, value in found:
             if not key.startswith(prefix):
                 return
             yield key, value
@@ -68,6 +75,23 @@ class RocksStore:
                 else:
                     put(key, value, handle)
         self._db.write(batch, self._write)
+
+    def ingest(self, column: Column, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        if not pairs:
+            return
+        # The file is durable at once, the log of writes only when synced: no power loss may reorder them.
+        self._db.flush_wal(True)
+        folder = self._path / "ingest"
+        folder.mkdir(exist_ok=True)
+        file = str(folder / f"{column.value}.sst")
+        writer = SstFileWriter(self._options[column.value])
+        writer.open(file)
+        for key, value in pairs:
+            writer[key] = value
+        writer.finish()
+        move = IngestExternalFileOptions()
+        move.set_move_files(True)
+        self._columns[column].ingest_external_file([file], move)
 
     def checkpoint(self, path: Path) -> None:
         Checkpoint(self._db).create_checkpoint(str(path))

@@ -1,0 +1,248 @@
+"""Rows from ledgers: what an account's follows mean for its counters, neighbour lists and sketch.
+
+Everything of the family follow is a function of the present edges, so it is replaced as a whole, whatever
+stood there; what other families count is left alone. Deriving twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from kithstream.streams.engine.partition import (
+    FOLLOWEES,
+    FOLLOWERS,
+    ROW_IN,
+    ROW_OUT,
+    SKETCH,
+    UNDERIVED,
+    Partition,
+)
+from kithstream.streams.state import counters, ledger, recent, sketches
+from kithstream.streams.state.counters import Kind
+from kithstream.streams.state.ledger import MINUTE
+from kithstream.streams.state.protocol import Column, Store
+from kithstream.streams.state.recent import CAPACITY, Recent
+
+SEGMENT: Final = 250_000  # edges of one direction read at a time; more only for an account that has more
+_FOLLOW: Final = 0
+_LETTER: Final = ledger.LETTERS[_FOLLOW]
+_TIME_BITS: Final = np.uint64((1 << 62) - 1)
+_PLACE: Final = (1 << 24) - 1
+_STATE: Final = ledger.EPOCH + ledger.STAMP
+_VALUE: Final = np.dtype(
+    [
+        ("epoch", "V2"),
+        ("head", ">u8"),
+        ("hash", "V4"),
+        ("revision", "V4"),
+        ("language", ">u2"),
+        ("country", ">u2"),
+    ]
+)
+_FULL: Final = _VALUE.itemsize
+
+Changed = dict[bytes, bytes | None]
+Item = tuple[bytes, bytes]
+Segment = tuple[list[Item], list[Item]]  # whole accounts' items of the out-ledger, and of the in-ledger
+
+
+class Follows(NamedTuple):
+    """Present follows of one direction, in the byte order of (owner, other)."""
+
+    owners: list[bytes]  # (m,) every account with an edge, present or not
+    owner: NDArray[np.int64]  # (n,) into owners
+    other: pa.Array  # (n,) binary, behind the family's letter
+    key: pa.Array  # (n,) binary
+    time: NDArray[np.int64]  # (n,) microseconds
+    carried: NDArray[np.int64]  # (n, 2) codes of language and country, -1 where nothing is carried
+
+
+def derive(partition: Partition, accounts: Iterable[bytes] | None, on_written: Callable[[int], None]) -> None:
+    """Derive the rows of accounts, or of everyone, and clear the mark that they are due.
+
+    `on_written` is told the edges read so far. Everyone begins behind the mark, so that a broken run goes on.
+    """
+    store = partition.store
+    (mark,) = store.get(Column.META, [UNDERIVED])
+    segments = _everyone(store, mark or b"") if accounts is None else _some(store, sorted(accounts))
+    done = 0
+    for out, heard in segments:
+        changes: Changed = {}
+        _fold(partition, out, heard, changes)
+        last = max(items[-1][0] for items in (out, heard) if items).split(b"\0", 1)[0]
+        meta = {UNDERIVED: last + b"\1"} if accounts is None else {}  # no key lies between NUL and 1
+        store.write({Column.ROWS: changes, Column.META: meta})
+        done += len(out) + len(heard)
+        on_written(done)
+    store.write({Column.META: {UNDERIVED: None}})
+    partition.forget()
+
+
+def _everyone(store: Store, begin: bytes) -> Iterator[Segment]:
+    """Both ledgers from a key on, cut between accounts."""
+    sources = [store.scan_from(column, b"", begin) for column in (Column.OUT, Column.IN)]
+    waiting: list[list[Item]] = [[], []]
+    size = SEGMENT
+    while True:
+        ended = []
+        for source, items in zip(sources, waiting, strict=True):
+            items.extend(islice(source, max(size - len(items), 0)))
+            ended.append(len(items) < size)
+        if not any(waiting):
+            return
+        # Behind the last account of a side that goes on, its edges are not all there.
+        bounds = [
+            items[-1][0].split(b"\0", 1)[0] for items, end in zip(waiting, ended, strict=True) if not end
+        ]
+        cut = [len(items) for items in waiting]
+        if bounds:
+            bound = min(bounds) + b"\0"
+            cut = [bisect_left(items, bound, key=_key_of) for items in waiting]
+        if not any(cut):
+            size *= 2
+            continue
+        yield waiting[0][: cut[0]], waiting[1][: cut[1]]
+        waiting = [items[end:] for items, end in zip(waiting, cut, strict=True)]
+        size = SEGMENT
+
+
+def _some(store: Store, accounts: Sequence[bytes]) -> Iterator[Segment]:
+    """The follows of accounts, one after the other."""
+    out: list[Item] = []
+    heard: list[Item] = []
+    for account in accounts:
+        prefix = account + b"\0" + _LETTER
+        out.extend(store.scan(Column.OUT, prefix))
+        heard.extend(store.scan(Column.IN, prefix))
+        if len(out) + len(heard) >= SEGMENT:
+            yield out, heard
+            out, heard = [], []
+    if out or heard:
+        yield out, heard
+
+
+def _key_of(item: Item) -> bytes:
+    return item[0]
+
+
+def _fold(partition: Partition, out_items: list[Item], in_items: list[Item], changes: Changed) -> None:
+    out, heard = _follows(out_items), _follows(in_items)
+    now_minute = partition.watermark // MINUTE
+    mutual = pc.is_in(heard.key, value_set=out.key).to_numpy(zero_copy_only=False)
+    audience = [_cells(heard.owner[mutual], Kind.MUTUAL, np.zeros(mutual.sum(), dtype=np.int64))]
+    for column, kind in ((0, Kind.LANGUAGE), (1, Kind.COUNTRY)):
+        told = np.flatnonzero(heard.carried[:, column] >= 0)
+        audience.append(_cells(heard.owner[told], kind, heard.carried[told, column]))
+    _rows(partition, ROW_OUT, out.owners, _time_cells(out, now_minute), changes)
+    _rows(partition, ROW_IN, heard.owners, [*_time_cells(heard, now_minute), *audience], changes)
+    _recents(FOLLOWEES, out, changes)
+    _recents(FOLLOWERS, heard, changes)
+    _sketches(heard, changes)
+
+
+def _follows(items: list[Item]) -> Follows:
+    """Decode ledger items; other families are left out."""
+    parts = pc.split_pattern(pa.array([key for key, _ in items], pa.binary()), pattern=b"\0").flatten()
+    places = np.arange(len(items)) * 3  # owner, letter with other, item
+    named = pc.starts_with(parts.take(places + 1), pattern=_LETTER)
+    rows = np.flatnonzero(named.to_numpy(zero_copy_only=False))
+    names = parts.take(places[rows]).dictionary_encode()
+    stored = [items[row][1] for row in rows.tolist()]
+    sizes = np.fromiter(map(len, stored), dtype=np.int64, count=len(stored))
+    padded = b"".join([value[:_FULL].ljust(_FULL, b"\0") for value in stored])
+    values = np.frombuffer(padded, dtype=_VALUE)
+    present = np.flatnonzero((sizes >= _STATE) & (values["head"] & 1 == 0))
+    values = values[present]
+    carried = np.stack([values["language"], values["country"]], axis=1).astype(np.int64)
+    carried[sizes[present] < _FULL] = -1
+    kept = rows[present]
+    return Follows(
+        names.dictionary.to_pylist(),
+        names.indices.to_numpy().astype(np.int64)[present],
+        parts.take(places[kept] + 1),
+        pa.array([items[row][0] for row in kept.tolist()], pa.binary()),
+        (values["head"] >> 1 & _TIME_BITS).astype(np.int64),
+        carried,
+    )
+
+
+def _cells(owner: NDArray[np.int64], kind: Kind, place: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Owners and cells in one number each; the cells of times come last in a row."""
+    last = int(kind < Kind.TOTAL) << 31
+    return owner << 32 | (last | _FOLLOW << 27 | kind << 24) | place & _PLACE
+
+
+def _time_cells(follows: Follows, now_minute: int) -> list[NDArray[np.int64]]:
+    """The cells in which each follow counts, as `counters.count_at` says."""
+    minute = follows.time // MINUTE
+    age = now_minute - minute
+    cells = [_cells(follows.owner, Kind.TOTAL, np.zeros_like(minute))]
+    for kind, width, held in (
+        (Kind.DAY, 1440, counters.DAYS_HELD * 1440),
+        (Kind.HOUR, 60, counters.HOURS_HELD * 60),
+        (Kind.MINUTE, 1, counters.MINUTES_HELD),
+    ):
+        live = np.flatnonzero(age < held)
+        cells.append(_cells(follows.owner[live], kind, minute[live] // width))
+    return cells
+
+
+def _rows(
+    partition: Partition,
+    prefix: bytes,
+    owners: list[bytes],
+    cells: list[NDArray[np.int64]],
+    changes: Changed,
+) -> None:
+    """Put cells in the place of those that the owners' rows have of the family."""
+    keys = [prefix + owner for owner in owners]
+    stored = partition.store.get(Column.ROWS, keys)
+    cell, count = np.unique(np.concatenate(cells), return_counts=True)
+    owner = cell >> 32
+    packed = np.stack([(cell & 0x7FFFFFFF).astype(np.uint32), count.astype(np.uint32)], axis=1)
+    if stored.count(None) < len(stored):
+        sizes = np.array([len(row or b"") for row in stored]) // counters.CELL
+        old = np.frombuffer(b"".join([row or b"" for row in stored]), dtype=np.uint32).reshape(-1, 2)
+        others = np.flatnonzero(old[:, 0] >> 27 != _FOLLOW)
+        owner = np.concatenate([owner, np.repeat(np.arange(len(keys)), sizes)[others]])
+        order = np.argsort(owner, kind="stable")
+        owner, packed = owner[order], np.concatenate([packed, old[others]])[order]
+    ends = (np.searchsorted(owner, np.arange(len(keys) + 1)) * counters.CELL).tolist()
+    raw = packed.tobytes()
+    changes.update((key, raw[a:b] or None) for key, a, b in zip(keys, ends, ends[1:], strict=False))
+
+
+def _recents(prefix: bytes, follows: Follows, changes: Changed) -> None:
+    """The newest neighbours of each owner."""
+    order = np.lexsort((-follows.time, follows.owner))
+    begin = np.searchsorted(follows.owner, np.arange(len(follows.owners) + 1))
+    rank = np.arange(len(order)) - begin[follows.owner]
+    order = order[rank < CAPACITY]
+    others = follows.other.take(order).cast(pa.string()).to_pylist()
+    entries = [(-time, other[1:]) for time, other in zip(follows.time[order].tolist(), others, strict=True)]
+    held = np.diff(begin)
+    ends = np.concatenate([[0], np.cumsum(np.minimum(held, CAPACITY))]).tolist()
+    for at, (owner, complete) in enumerate(zip(follows.owners, (held <= CAPACITY).tolist(), strict=True)):
+        changes[prefix + owner] = recent.dump(Recent(entries[ends[at] : ends[at + 1]], complete))
+
+
+def _sketches(heard: Follows, changes: Changed) -> None:
+    """The sum of the followers' vectors for each owner."""
+    names = heard.other.dictionary_encode()
+    vectors = np.array(
+        [sketches.vector(name[1:].decode()) for name in names.dictionary.to_pylist()], dtype=np.int64
+    )
+    owners, begin = np.unique(heard.owner, return_index=True)
+    sums = np.zeros((len(heard.owners), sketches.DIM), dtype=np.int64)
+    if len(owners):
+        sums[owners] = np.add.reduceat(vectors[names.indices.to_numpy()], begin, axis=0)
+    for owner, total in zip(heard.owners, sums, strict=True):
+        changes[SKETCH + owner] = total.tobytes() if total.any() else None
