@@ -171,8 +171,6 @@ def serve(
 
     With --json the address is printed as one line once connections are taken.
     """
-    import prometheus_client
-
     from kithstream.streams.serve.embedded import wall_clock
 
     http = import_module("kithstream.streams.serve.http")
@@ -189,9 +187,7 @@ def serve(
 
     with runtime(path, config, wall_clock) as live:
         live.start()
-        http.serve(
-            live, config.serve, metrics.Metrics(prometheus_client.CollectorRegistry()), started=started
-        )
+        http.serve(live, config.serve, metrics.fresh(), started=started)
 
 
 @cli.command(epilog=example("kithstream load follows.csv --path kin"))
@@ -226,8 +222,10 @@ def load(
 @click.option("--all", "everyone", is_flag=True, help="Ask for every one of them rather than a sample.")
 @click.option("--limit", type=click.IntRange(1), default=3000, show_default=True, help="Size of the sample.")
 @click.option("--with-repeats", is_flag=True, help="Keep later rows of a pair, as likes and replies.")
-@click.option("--model", default="day-zero", show_default=True, help="A checkpoint to begin with.")
-@click.option("--freeze", is_flag=True, help="Stop learning where the questions begin.")
+@click.option("--model", help="day-zero: hand-set weights that never learn; or a checkpoint to begin with.")
+@click.option(
+    "--freeze", is_flag=True, help="Stop learning where the questions begin; a checkpoint never learns."
+)
 @settings
 @as_json
 def replay(
@@ -238,7 +236,7 @@ def replay(
     everyone: bool,
     limit: int,
     with_repeats: bool,
-    model: str,
+    model: str | None,
     freeze: bool,
     config_file: Path | None,
     options: tuple[str, ...],
@@ -247,29 +245,43 @@ def replay(
     """Run a file of events through the chain, as fast as it goes; time follows the events.
 
     With --evaluate also tell how many of the last follows were among the 20 answers just before, beside live
-    yardsticks on the same questions. FILE `-` is stdin.
+    yardsticks on the same questions. Without --model the towers learn from the whole stream, online. FILE `-` is
+    stdin.
+
+    An evaluation runs in one partition and scans the whole corpus for each answer, unless -o index.exact_rows
+    or -o engine.partitions say otherwise.
     """
     import tempfile
 
+    from kithstream.streams.clock import StreamClock
     from kithstream.streams.progress import Progress
+    from kithstream.streams.replay import evaluate as evaluated
+    from kithstream.streams.replay import feed, report
 
-    replaying = import_module("kithstream.streams.replay")
-    if model != "day-zero":
-        options += (f"model.path={model}",)
-    config = read_settings(config_file, options)
     if evaluate and file == "-":
-        raise Refused("--evaluate reads the file three times, stdin can be read once")
+        raise Refused("--evaluate reads the file more than once, stdin can be read once")
+    defaults: tuple[str, ...] = ()
+    if evaluate:
+        defaults += ("index.exact_rows=1000000000", "index.background=false", "model.aged_rows=1000000")
+        defaults += ("engine.row_cache=400000",)
+    if evaluate and path is None:
+        defaults += ("engine.partitions=1",)
+    if model is not None and model != "day-zero":
+        defaults += (f"model.path={model}",)
+    if model == "day-zero" or (model is not None and freeze):
+        defaults += ("model.learn=false",)
+    config = read_settings(config_file, defaults + options)
     events = _Events(file, form, repeats=with_repeats)
-    clock = replaying.StreamClock()
+    clock = StreamClock()
     with ExitStack() as stack:
         folder = path or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kithstream-replay-")))
         live = stack.enter_context(runtime(folder, config, clock))
         progress = stack.enter_context(Progress("replay"))
         if not evaluate:
-            done = replaying.feed(live, clock, events, lambda count, _: progress.reach(count))
+            done = feed(live, clock, events, lambda count, _: progress.reach(count))
             show(done._asdict(), machine)
             return
-        result = replaying.evaluate(
+        result = evaluated(
             live,
             clock,
             events,
@@ -277,17 +289,15 @@ def replay(
             freeze_at=0.8 if freeze else None,
             progress=progress.reach,
         )
-    values = {
-        "queries": result.queries,
-        "accounts": result.accounts,
-        **result.replayed._asdict(),
-        **{
-            f"{name} {measure}": [round(number, 4) for number in estimate]
-            for name, outcome in result.methods.items()
-            for measure, estimate in (("recall@20", outcome.recall), ("ndcg@20", outcome.ndcg))
-        },
-    }
-    show(values, machine)
+    if machine:
+        click.echo(json.dumps(report(result)))
+        return
+    click.echo(f"{'method':<24} {'recall@20':>10} {'95 % interval':>17} {'NDCG@20':>9}")
+    for name, outcome in result.methods.items():
+        recall, gain = outcome.recall, outcome.ndcg
+        interval = f"{recall.low:.3f} to {recall.high:.3f}"
+        click.echo(f"{name:<24} {recall.mean:>10.3f} {interval:>17} {gain.mean:>9.3f}")
+    show({key: value for key, value in report(result).items() if key != "methods"}, machine)
 
 
 @cli.command(epilog=example("kithstream query u7 --path kin --at newest -k 10"))

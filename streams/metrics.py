@@ -248,3 +248,8 @@ class _Gauges(Collector):
             "kithstream_model_step", "Training steps of the towers.", live.chain.model.step
         )
         yield GaugeMetricFamily("kithstream_folding_up", "0 if the folding thread died.", not live.failed)
+
+
+def fresh() -> Metrics:
+    """Return metrics on a registry of their own."""
+    return Metrics(CollectorRegistry())

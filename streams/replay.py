@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kithstream.streams import prequential
+from kithstream.streams.clock import StreamClock
 from kithstream.streams.errors import Unanswerable
 from kithstream.streams.events.record import Record
 from kithstream.streams.prequential import MISSED, K, Outcome, Pairs
@@ -29,16 +30,6 @@ BATCH: Final = 64  # events between two rounds of the chain: what a step of trai
 OWN: Final = "kithstream"
 
 Progress = Callable[[int, int], None]  # events done, events in all (0: unknown)
-
-
-class StreamClock:
-    """A clock that follows the stream: the newest event time handed over, in microseconds."""
-
-    def __init__(self) -> None:
-        self.now = 0
-
-    def __call__(self) -> int:
-        return self.now
 
 
 class Replayed(NamedTuple):
@@ -187,6 +178,32 @@ def yardsticks(
         "decayed_popularity_30d": DecayedPopularity(2592000.0),
     }
     return dict(chosen.names), {name: prequential.replay(rule, pairs, tests) for name, rule in rules.items()}
+
+
+def report(result: Evaluated) -> dict[str, object]:
+    """Return an evaluation as values of JSON; intervals are of 95 %, by bootstrap."""
+    took = np.percentile(result.query_seconds, [50, 99]) * 1e3 if result.queries else (0.0, 0.0)
+    return {
+        "methods": {
+            name: {
+                "recall_at_20": round(outcome.recall.mean, 4),
+                "recall_at_20_interval": [round(outcome.recall.low, 4), round(outcome.recall.high, 4)],
+                "ndcg_at_20": round(outcome.ndcg.mean, 4),
+                "ndcg_at_20_interval": [round(outcome.ndcg.low, 4), round(outcome.ndcg.high, 4)],
+            }
+            for name, outcome in result.methods.items()
+        },
+        "chosen": dict(result.chosen),
+        "queries": result.queries,
+        "accounts": result.accounts,
+        "events": result.replayed.events,
+        "refused": result.replayed.refused,
+        "learned": result.replayed.learned,
+        "events_per_second": round(result.replayed.events / max(result.replayed.seconds, 1e-9), 1),
+        "seconds": round(result.replayed.seconds, 2),
+        "query_ms": {"p50": round(float(took[0]), 3), "p99": round(float(took[1]), 3)},
+        "peak_memory_bytes": result.peak_bytes,
+    }
 
 
 class HalfLives(NamedTuple):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from kithstream.streams import prequential
+from kithstream.streams.clock import StreamClock
 from kithstream.streams.config import Config, EngineConfig, IndexSection, ModelConfig
-from kithstream.streams.replay import OWN, StreamClock, evaluate, feed
+from kithstream.streams.replay import OWN, evaluate, feed, report
 from kithstream.streams.serve.embedded import Embedded
 from kithstream.streams.sources import pairs as pairs_format
 from kithstream.streams.sources.interactions import Interactions
@@ -69,6 +70,9 @@ def test_the_chain_is_asked_before_each_test_is_applied_and_finds_the_follow_bac
     assert found.methods[OWN].recall.mean > popular  # reciprocity is there to be seen
     assert found.methods["hand_rule"].recall.mean > popular
     assert all(len(p) == 40 for p in found.positions.values())
+    told = report(found)
+    assert told["methods"][OWN]["recall_at_20"] == round(found.methods[OWN].recall.mean, 4)  # type: ignore[index]
+    assert told["events"] == len(list(events_of(file)))
 
     # An answer must not know the follow that it is asked about: else it would be excluded and never found.
     assert (found.positions[OWN] >= 0).any()
