@@ -1,0 +1,18 @@
+"""`make bench`: what can be measured by hand, each with its command."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+NAMES = ("fold", "serving", "server", "index", "load", "recall", "yardsticks", "quality_lab")
+
+
+def main() -> None:
+    """Print every benchmark with the first line of what it measures."""
+    for name in NAMES:
+        told = (import_module(f"bench.{name}").__doc__ or "").splitlines()[0]
+        print(f"python -m bench.{name:<12} {told}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Events folded per CPU second, by hand: `python -m bench.fold --accounts 100000 --events 600000`.
+
+A CPU second is the whole process's: decoding, both ledgers, rows, RocksDB with its log on and its threads. The
+simulated world (full signal mix, duplicates, late events, undos) is made before the clock starts. The first part
+of the events fills the state; the rest is measured, in parts, of which the median is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from bench.machine import machine
+from kithstream.streams.config import EngineConfig, StoreConfig
+from kithstream.streams.engine.engine import Engine, Record
+from kithstream.streams.simulate import simulate
+from kithstream.streams.state.store import RocksStore
+from kithstream.streams.world import SimulationConfig
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--accounts", type=int, default=100_000)
+    parser.add_argument("--events", type=int, default=600_000)
+    parser.add_argument("--warm", type=float, default=0.5, help="share of the events that fills the state")
+    parser.add_argument("--batch", type=int, default=2000)
+    parser.add_argument("--partitions", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    config = EngineConfig(partitions=given.partitions, batch_events=given.batch)
+    with tempfile.TemporaryDirectory() as folder:
+        stores = [RocksStore(Path(folder) / str(n), StoreConfig()) for n in range(given.partitions)]
+        engine = Engine(stores, config, salt=bytes(16))
+        logs: list[list[Record]] = [[] for _ in stores]
+        encode = msgspec.json.Encoder().encode
+        for batch in simulate(SimulationConfig(seed=given.seed, accounts=given.accounts), given.events):
+            for event in batch:
+                # Published events carry the time at which they were appended; late ones are late by their own time.
+                logs[engine.route[event["actor"]]].append(Record(event["time"], encode(event)))
+        for log in logs:
+            newest = 0
+            for at, record in enumerate(log):
+                newest = max(newest, record.appended)
+                log[at] = Record(newest, record.raw)
+        rounds = max(len(log) for log in logs) // given.batch + 1
+        warm = int(rounds * given.warm)
+        fold(engine, logs, 0, warm, given.batch)
+        rates, walls = [], []
+        step = max((rounds - warm) // 5, 1)
+        for first in range(warm, rounds, step):
+            cpu, wall = time.process_time(), time.perf_counter()
+            count = fold(engine, logs, first, min(first + step, rounds), given.batch)
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+            if count > given.batch:
+                rates.append(count / cpu)
+                walls.append(count / wall)
+        engine.settle()
+        engine.close()
+    print(
+        json.dumps(
+            {
+                "bench": "fold",
+                "machine": machine(),
+                "accounts": given.accounts,
+                "events": given.events,
+                "batch": given.batch,
+                "partitions": given.partitions,
+                "seed": given.seed,
+                "events_per_cpu_second": round(statistics.median(rates)),
+                "parts": [round(rate) for rate in rates],
+                "events_per_second": round(statistics.median(walls)),
+            }
+        )
+    )
+
+
+def fold(engine: Engine, logs: list[list[Record]], first: int, last: int, batch: int) -> int:
+    """Fold rounds of one batch a partition; return the number of events."""
+    count = 0
+    for place in range(first * batch, last * batch, batch):
+        for number, log in enumerate(logs):
+            records = log[place : place + batch]
+            if records:
+                count += len(records)
+                engine.apply(number, records, place)
+        engine.exchange()
+    return count
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Recall of the live index on the tower's own vectors, by hand: `python -m bench.recall FILE --format higgs`.
+
+Replays a stream through the chain, learning online, and takes the vectors that stand in the index at its end with
+those of accounts that asked lately. The live index gets them in the order of their ticks, so that the accounts that
+changed last are hot; its answers are compared with the exact scan.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.machine import machine
+from kithstream.index.config import IndexConfig
+from kithstream.index.exact import ExactIndex
+from kithstream.index.live import LiveIndex
+from kithstream.streams.clock import StreamClock
+from kithstream.streams.config import Config, EngineConfig, IndexSection, ModelConfig
+from kithstream.streams.replay import feed
+from kithstream.streams.serve.embedded import Embedded
+from kithstream.streams.sources import bitcoin, higgs, pairs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--format", choices=("higgs", "bitcoin", "pairs"), default="higgs")
+    parser.add_argument("--ef", type=int, nargs="*", default=[256, 400, 1000])
+    parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--vectors", type=Path, help="keep the vectors here, or take them from here")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.vectors is not None and given.vectors.exists():
+        kept = np.load(given.vectors, allow_pickle=False)
+        vectors, ticks, queries, bound = kept["vectors"], kept["ticks"], kept["queries"], float(kept["bound"])
+    else:
+        vectors, ticks, queries, bound = replayed(given)
+        if given.vectors is not None:
+            np.savez(given.vectors, vectors=vectors, ticks=ticks, queries=queries, bound=bound)
+    print(json.dumps({"bench": "recall", "machine": machine(), "rows": len(vectors), "seed": given.seed}))
+    for ef in given.ef:
+        print(json.dumps(measure(vectors, ticks, queries, bound, ef)), flush=True)
+
+
+def replayed(given: argparse.Namespace) -> tuple[NDArray, NDArray, NDArray, float]:
+    """Vectors (n, dim), their ticks (n,), vectors of askers (q, dim), and the lineage's bound."""
+    clock = StreamClock()
+    config = Config(
+        engine=EngineConfig(partitions=1, batch_events=64, row_cache=400_000),
+        model=ModelConfig(seed=given.seed, aged_rows=1_000_000),
+        index=IndexSection(exact_rows=10**9, background=False),
+    )
+    read = {"higgs": higgs.read, "bitcoin": bitcoin.read, "pairs": pairs.read}[given.format]
+    with tempfile.TemporaryDirectory() as folder, Embedded(Path(folder), config, clock=clock) as live:
+        newest: dict[str, None] = {}
+        feed(live, clock, read(given.file, repeats=False))
+        for event in read(given.file, repeats=False):
+            newest.pop(event["actor"], None)
+            newest[event["actor"]] = None
+        index = live.chain.index
+        names = index.ids()
+        vectors = np.stack([index.vector(name) for name in names])
+        ticks = np.array([index.sequence(name) for name in names])
+        rng = np.random.default_rng(given.seed)
+        asking = rng.permutation(list(newest)[-10 * given.queries :])[: given.queries]
+        queries = np.concatenate(
+            [live.chain.model.encode_consumers(live.chain.inspect(str(a), clock.now)).vectors for a in asking]
+        )
+        return vectors, ticks, queries, live.chain.model.norm_bound
+
+
+def measure(vectors: NDArray, ticks: NDArray, queries: NDArray, bound: float, ef: int) -> dict[str, object]:
+    """Recall and latency of one breadth of search."""
+    config = IndexConfig(dim=vectors.shape[1], bound=bound, ef=ef, rows_per_fetch=0, rebuild_process=False)
+    live, exact = LiveIndex(config), ExactIndex(config.dim)
+    names = [f"{n}" for n in range(len(vectors))]
+    exact.upsert(names, vectors)
+    began = time.perf_counter()
+    order = np.argsort(ticks, kind="stable")
+    for first in range(0, len(order), 4096):
+        part = order[first : first + 4096]
+        live.upsert([names[n] for n in part], vectors[part])
+    live.merge()
+    built = time.perf_counter() - began
+    found: dict[int, list[float]] = {200: [], 20: []}
+    took: dict[str, list[float]] = {"live": [], "exact": []}
+    for query in queries:
+        began = time.perf_counter()
+        hits = live.query(query, 200)
+        took["live"].append(time.perf_counter() - began)
+        began = time.perf_counter()
+        want = exact.query(query, 200)
+        took["exact"].append(time.perf_counter() - began)
+        for k in found:
+            found[k].append(len(set(hits.ids[:k]) & set(want.ids[:k])) / k)
+    stats = live.stats()
+    return {
+        "ef": ef,
+        **{f"recall_at_{k}": round(float(np.mean(values)), 4) for k, values in found.items()},
+        **{
+            f"{name}_ms": [round(float(x) * 1e3, 3) for x in np.percentile(values, [50, 99])]
+            for name, values in took.items()
+        },
+        "build_seconds": round(built, 1),
+        "hot": stats.hot,
+        "cold": stats.cold,
+    }
+
+
+if __name__ == "__main__":
+    main()
