@@ -204,19 +204,20 @@ class Actors:
         for event, plan, stamp, said_key, edge_key in work:
             entry = ledger.NO_EDGE + (_undone(stamp) if plan.undo and plan.counted else stamp)
             held = said[said_key]
-            if held is None or entry > held:
-                if said_key not in first_said:
-                    first_said[said_key] = held, event, plan.said if plan.counted else -1
-                said[said_key] = entry
-            elif entry == held:
-                continue  # the same event again
+            if held is not None and entry <= held:
+                continue  # the same event again, or stamped earlier: one id counts once
+            if said_key not in first_said:
+                first_said[said_key] = held, event, plan.said if plan.counted else -1
+            said[said_key] = entry
             if edge_key:
                 old = edges[edge_key]
+                if old is not None and held is not None:  # the same event, stamped anew
+                    before = held[ledger.EPOCH :]
+                    old = ledger.take_out(old, _as_undo(before) if plan.undo else before)
                 new = ledger.add(old, stamp, floor)
-                if new is not old:
-                    if edge_key not in first_edges:
-                        first_edges[edge_key] = old, event, plan.edge
-                    edges[edge_key] = new
+                if edge_key not in first_edges:
+                    first_edges[edge_key] = edges[edge_key], event, plan.edge
+                edges[edge_key] = new
         out: dict[int, Frame] = {}
         self._state_changes(first_edges, edges, batch, out, changed)
         self._occurrence_changes(first_said, said, batch, out)

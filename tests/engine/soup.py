@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kithstream.streams.events.signals import BY_NAME, UNDO_OF
 from kithstream.streams.events.wire import Event
@@ -57,4 +58,8 @@ def soup(draw: st.DrawFn) -> list[Event]:
     events = list(by_id.values())
     if events:
         events += draw(st.lists(st.sampled_from(events), max_size=10))
+        for again in draw(st.lists(st.sampled_from(events), max_size=5)):  # stamped anew, on the same day
+            time = again.time // DAY * DAY + draw(st.integers(0, DAY - 1))
+            if time < START + 6 * DAY and again.signal != "retract":
+                events.append(replace(again, time=time, source=draw(st.sampled_from(("server", "client")))))
     return draw(st.permutations(events))
