@@ -57,7 +57,7 @@ class ProducerTable:
             table[rows] = values
 
     def read(self, rows: Rows32) -> ProducerFeatures:
-        """Features of rows as they were written; zeros for a row that never was, as negatives may be."""
+        """Features of rows as they were written; zeros for rows that never were."""
         self._grow(int(rows.max(initial=0)) + 1)
         return ProducerFeatures._make((rows, *(table[rows] for table in self._tables)))
 

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from kithstream.streams.errors import InvalidEvent
 from kithstream.streams.events import schema, wire
 from kithstream.streams.events.signals import CONTROLS, NAMES, SIGNALS
-from kithstream.streams.events.wire import Event
+from kithstream.streams.events.wire import NEEDS_ITEM, Event
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOW = 1_800_000_000_000_000
@@ -123,6 +123,15 @@ EVENTS = st.builds(
 @example({**FOLLOW, "item": 7})
 def test_schema_and_wire_agree(event: dict[str, object]) -> None:
     assert VALIDATOR.is_valid(event) == taken(event)
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS_ITEM))
+@pytest.mark.parametrize("item", ["", "\0", "x" * 129, None])
+def test_an_item_that_is_needed_is_one(name: str, item: str | None) -> None:
+    event = {**LIKE, "signal": name}
+    VALIDATOR.validate(event)
+    assert not VALIDATOR.is_valid({**event, "item": item})
+    assert not taken({**event, "item": item})
 
 
 def test_the_documents_are_what_the_code_makes() -> None:
