@@ -59,7 +59,10 @@ class Connections:
         lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
         length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
         received = await reader.readexactly(length)
-        self._idle.append((reader, writer))
+        if b"connection: close" in lines:
+            writer.close()
+        else:
+            self._idle.append((reader, writer))
         return int(lines[0].split()[1]), received
 
 
@@ -157,13 +160,12 @@ def machine() -> str:
 
 def serve(settings: Load, partitions: int) -> None:
     """Serve in this process, load from another, print what it measured."""
-    import uvicorn
     from prometheus_client import CollectorRegistry
 
     import kithstream
     from kithstream.streams.config import Config, EngineConfig, ServeConfig
     from kithstream.streams.metrics import Metrics
-    from kithstream.streams.serve.http import listen, make_app
+    from kithstream.streams.serve.http import listen, make_server
 
     registry = CollectorRegistry()
     metrics = Metrics(registry)
@@ -176,8 +178,7 @@ def serve(settings: Load, partitions: int) -> None:
         kithstream.open(directory, config=config) as live,
     ):
         live.on_pumped = metrics.pumped
-        app = make_app(live, config.serve, metrics)
-        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
+        server = make_server(live, config.serve, metrics)
 
         async def run() -> bytes:
             serving = asyncio.create_task(server.serve(sockets=[listening]))
@@ -190,6 +191,8 @@ def serve(settings: Load, partitions: int) -> None:
             return output
 
         measured = msgspec.json.decode(asyncio.run(run()))
+        if live.failed:
+            live.publish([])  # raises the cause
         rounds = registry.get_sample_value("kithstream_fold_seconds_count") or 1.0
         inside = {
             "rounds": rounds,

@@ -47,22 +47,23 @@ class Log:
 
     def append(self, records: Iterable[Record]) -> int:
         """Append records; return the offset of the first one."""
-        first = self._next
+        first = end = self._next
         parts = []
         for appended, raw in records:
             checked = crc32(raw, appended & 0xFFFFFFFF)
             parts.append(_head.pack(len(raw), checked, appended))
             parts.append(raw)
-            self._next += 1
+            end += 1
         data = b"".join(parts)
         self._file.write(data)
         self._file.flush()
         self._size += len(data)
         if self._size >= SEGMENT:
             self._file.close()
-            self._firsts.append(self._next)
-            self._file = open(self._name(self._next), "ab")  # noqa: SIM115 (held open)
+            self._file = open(self._name(end), "ab")  # noqa: SIM115 (held open)
+            self._firsts.append(end)
             self._size = 0
+        self._next = end  # last: a reader beside takes what is below for written
         return first
 
     def read(self, offset: int, limit: int) -> list[Record]:

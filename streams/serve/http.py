@@ -61,6 +61,7 @@ T = TypeVar("T")
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 BODY_SECONDS: Final = 30.0  # for a body to arrive
+KEPT_SECONDS: Final = 75  # an idle connection lives: longer than those of the usual proxies before it
 TOLD: Final = 100  # refusals that a reply names at most
 CANDIDATES: Final = "/v1/candidates/"
 _OPEN: Final = ("/healthz", "/readyz")  # without the token
@@ -109,6 +110,22 @@ def make_app(live: Embedded, config: ServeConfig, metrics: Metrics) -> Starlette
     return app
 
 
+def make_server(live: Embedded, config: ServeConfig, metrics: Metrics) -> uvicorn.Server:
+    """Return the server of a runtime, to be run on the socket that `listen` returns."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            make_app(live, config, metrics),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEPT_SECONDS,
+            timeout_graceful_shutdown=math.ceil(config.deadline_ms / 1000) + 5,
+        )
+    )
+
+
 def serve(
     live: Embedded, config: ServeConfig, metrics: Metrics, *, started: Callable[[str], None] | None = None
 ) -> None:
@@ -117,17 +134,7 @@ def serve(
     `started` is called with the URL once connections are taken; port 0 is any free one. Raises OSError if
     the address cannot be had.
     """
-    server = uvicorn.Server(
-        uvicorn.Config(
-            make_app(live, config, metrics),
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=math.ceil(config.deadline_ms / 1000) + 5,
-        )
-    )
+    server = make_server(live, config, metrics)
     with listen(config.host, config.port) as listening, _signals(server):
         host, port = listening.getsockname()[:2]
         if not (config.token or ip_address(host).is_loopback):

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from kithstream.streams.errors import InvalidEvent
 from kithstream.streams.events import schema, wire
 from kithstream.streams.events.signals import CONTROLS, NAMES, SIGNALS
-from kithstream.streams.events.wire import Event
+from kithstream.streams.events.wire import NEEDS_ITEM, Event
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOW = 1_800_000_000_000_000
@@ -85,34 +85,53 @@ def test_what_the_wire_refuses_does_not_fit(event: object) -> None:
 # Characters of one byte, so that characters and bytes are the same number; times up to now; two accounts.
 TEXT = st.text(st.characters(codec="ascii"), max_size=3) | st.sampled_from(["x" * 128, "x" * 129, "\n", "é"])
 ODD = st.none() | st.booleans() | st.just(7) | st.just([])
-EVENTS = st.fixed_dictionaries(
-    {"signal": st.sampled_from([*NAMES, "poke", ""])},
-    optional={
-        "id": TEXT,
-        "actor": st.sampled_from(["ann", "x" * 128, "x" * 129, ""]),
-        "time": st.integers(-2, NOW) | ODD,
-        "target": st.sampled_from(["bob", "y" * 128, "y" * 129, "a\0b", ""]) | ODD,
-        "item": TEXT | ODD,
-        "source": st.sampled_from(["server", "client", "phone"]) | ODD,
-        "value": st.floats(allow_nan=False, allow_infinity=False) | TEXT | ODD,
-        "language": st.sampled_from(["en", "pt-BR", "en-", "e", "fil", "engl", "en\n", "x" * 36, ""]) | ODD,
-        "country": st.sampled_from(["BR", "br", "B", "BRA", "B1", "US\n", ""]) | ODD,
-        "private": ODD | TEXT,
-        "listed": ODD,
-        "retracts": TEXT | ODD,
-        "later": ODD | TEXT,
-    },
+VALUES: dict[str, st.SearchStrategy[object]] = {
+    "id": TEXT,
+    "actor": st.sampled_from(["ann", "x" * 128, "x" * 129, ""]),
+    "time": st.integers(-2, NOW) | ODD,
+    "target": st.sampled_from(["bob", "y" * 128, "y" * 129, "a\0b", ""]) | ODD,
+    "item": TEXT | ODD,
+    "source": st.sampled_from(["server", "client", "phone"]) | ODD,
+    "value": st.floats(allow_nan=False, allow_infinity=False) | TEXT | ODD,
+    "language": st.sampled_from(["en", "pt-BR", "en-", "e", "fil", "engl", "en\n", "x" * 36, ""]) | ODD,
+    "country": st.sampled_from(["BR", "br", "B", "BRA", "B1", "US\n", ""]) | ODD,
+    "private": ODD | TEXT,
+    "suspended": ODD | TEXT,
+    "listed": ODD,
+    "retracts": TEXT | ODD,
+    "later": ODD | TEXT,
+}
+# What every signal needs, with one or two fields made odd and perhaps one gone.
+BASE = {"id": "e", "actor": "ann", "time": NOW, "target": "bob", "item": "post", "retracts": "e0"}
+CHANGES = st.lists(st.sampled_from(sorted(VALUES)), max_size=2, unique=True).flatmap(
+    lambda names: st.fixed_dictionaries({name: VALUES[name] for name in names})
 )
-WHOLE = st.builds(lambda given: {"id": "e", "actor": "ann", "time": NOW, "target": "bob", **given}, EVENTS)
+EVENTS = st.builds(
+    lambda signal, changes, gone: {
+        name: value for name, value in {"signal": signal, **BASE, **changes}.items() if name != gone
+    },
+    st.sampled_from([*NAMES, "poke", ""]),
+    CHANGES,
+    st.sampled_from([None, None, "signal", *BASE]),
+)
 
 
-@settings(max_examples=600, deadline=None)
-@given(EVENTS | WHOLE | WHOLE)
+@settings(max_examples=1000, deadline=None)
+@given(EVENTS)
 @example({**PROFILE, "country": "US\n"})
 @example({**PROFILE, "language": "en\n"})
 @example({**FOLLOW, "item": 7})
 def test_schema_and_wire_agree(event: dict[str, object]) -> None:
     assert VALIDATOR.is_valid(event) == taken(event)
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS_ITEM))
+@pytest.mark.parametrize("item", ["", "\0", "x" * 129, None])
+def test_an_item_that_is_needed_is_one(name: str, item: str | None) -> None:
+    event = {**LIKE, "signal": name}
+    VALIDATOR.validate(event)
+    assert not VALIDATOR.is_valid({**event, "item": item})
+    assert not taken({**event, "item": item})
 
 
 def test_the_documents_are_what_the_code_makes() -> None:
