@@ -219,6 +219,16 @@ def test_retracting_a_loaded_follow_takes_it_back_even_before_it_comes() -> None
     assert held(early).edges == held(engine).edges
 
 
+def test_a_follow_that_was_retracted_comes_back_by_loading() -> None:
+    events = [
+        Event("e", "follow", "ann", START + 1, target="bob"),
+        Event("r", "retract", "ann", START + 2, retracts="e"),
+    ]
+    engine = publish(fresh(), events)
+    loaded(engine, [("ann", "bob", START)])  # its state is of a later epoch than its stamp alone says
+    agree(engine, [*events, *as_events([("ann", "bob", START)])])
+
+
 def test_a_newer_unfollow_wins_and_an_older_one_loses() -> None:
     undo = [Event(f"u{b}", "unfollow", "ann", START + 9, target=b) for b in ("bob", "cyd")]
     rows = [("ann", "bob", START + 8), ("ann", "cyd", START + 10)]
