@@ -67,7 +67,7 @@ class Progress(NamedTuple):
 OnProgress = Callable[[Progress], None]
 
 
-def _unheard(progress: Progress) -> None:
+def unheard(progress: Progress) -> None:
     """Progress that nobody asked for."""
 
 
@@ -85,7 +85,7 @@ def load(
     now: int,
     source: str = "",
     chunk: int = CHUNK,
-    on_progress: OnProgress = _unheard,
+    on_progress: OnProgress = unheard,
 ) -> Loaded:
     """Take a graph into the state; `now` (microseconds) is when, and no follow may be later.
 

@@ -150,15 +150,13 @@ def _fold(partition: Partition, out_items: list[Item], in_items: list[Item], cha
 
 def _follows(items: list[Item]) -> Follows:
     """Decode ledger items; other families are left out."""
-    parts = pc.split_pattern(pa.array([key for key, _ in items], pa.binary()), pattern=b"\0").flatten()
+    keys = pa.array([key for key, _ in items], pa.binary())
+    parts = pc.split_pattern(keys, pattern=b"\0").flatten()
     places = np.arange(len(items)) * 3  # owner, letter with other, item
     named = pc.starts_with(parts.take(places + 1), pattern=_LETTER)
-    rows = np.flatnonzero(named.to_numpy(zero_copy_only=False))
+    rows = np.flatnonzero(named.to_numpy(zero_copy_only=False))  # (n,)
     names = parts.take(places[rows]).dictionary_encode()
-    stored = [items[row][1] for row in rows.tolist()]
-    sizes = np.fromiter(map(len, stored), dtype=np.int64, count=len(stored))
-    padded = b"".join([value[:_FULL].ljust(_FULL, b"\0") for value in stored])
-    values = np.frombuffer(padded, dtype=_VALUE)
+    values, sizes = _values(pa.array([value for _, value in items], pa.binary()).take(rows))
     present = np.flatnonzero((sizes >= _STATE) & (values["head"] & 1 == 0))
     values = values[present]
     carried = np.stack([values["language"], values["country"]], axis=1).astype(np.int64)
@@ -168,10 +166,21 @@ def _follows(items: list[Item]) -> Follows:
         names.dictionary.to_pylist(),
         names.indices.to_numpy().astype(np.int64)[present],
         parts.take(places[kept] + 1),
-        pa.array([items[row][0] for row in kept.tolist()], pa.binary()),
+        keys.take(kept),
         (values["head"] >> 1 & _TIME_BITS).astype(np.int64),
         carried,
     )
+
+
+def _values(stored: pa.Array) -> tuple[NDArray[np.void], NDArray[np.int64]]:
+    """The beginnings of edge values, padded, and the values' sizes."""
+    _, ends, raw = stored.buffers()
+    ends = np.frombuffer(ends, dtype=np.int32)[stored.offset : stored.offset + len(stored) + 1].astype(
+        np.int64
+    )
+    data = np.append(np.frombuffer(raw or b"", dtype=np.uint8), np.zeros(_FULL, dtype=np.uint8))
+    values = data[ends[:-1, None] + np.arange(_FULL)]
+    return values.view(_VALUE).reshape(-1), np.diff(ends)
 
 
 def _cells(owner: NDArray[np.int64], kind: Kind, place: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -237,12 +246,10 @@ def _recents(prefix: bytes, follows: Follows, changes: Changed) -> None:
 def _sketches(heard: Follows, changes: Changed) -> None:
     """The sum of the followers' vectors for each owner."""
     names = heard.other.dictionary_encode()
-    vectors = np.array(
-        [sketches.vector(name[1:].decode()) for name in names.dictionary.to_pylist()], dtype=np.int64
-    )
+    vectors = sketches.vectors([name[1:] for name in names.dictionary.to_pylist()])
     owners, begin = np.unique(heard.owner, return_index=True)
     sums = np.zeros((len(heard.owners), sketches.DIM), dtype=np.int64)
     if len(owners):
-        sums[owners] = np.add.reduceat(vectors[names.indices.to_numpy()], begin, axis=0)
+        sums[owners] = np.add.reduceat(vectors[names.indices.to_numpy()], begin, axis=0, dtype=np.int64)
     for owner, total in zip(heard.owners, sums, strict=True):
         changes[SKETCH + owner] = total.tobytes() if total.any() else None

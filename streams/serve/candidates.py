@@ -150,6 +150,14 @@ class Candidates:
             upserted, deleted = upserted + encoded.upserted, deleted + encoded.deleted
         return Encoded(upserted, deleted)
 
+    def reread(self, as_of: int) -> Encoded:
+        """Forget every row and exclusion, and encode every account: what a bulk load needs."""
+        everyone = every_account(self.engine)
+        self._reader.forget(everyone)
+        for account in everyone:
+            self.exclusions.drop(account)
+        return self.rebuild(as_of)
+
     def _encode(self, accounts: Sequence[str], *, changed: bool) -> Encoded:
         if not accounts:
             return Encoded(0, 0)

@@ -39,9 +39,11 @@ from kithstream.streams.engine.log import Log
 from kithstream.streams.errors import GapInLog, InvalidEvent, NotYet, StoreRefused, WrongLayout
 from kithstream.streams.events import wire
 from kithstream.streams.events.wire import Event
+from kithstream.streams.load import CHUNK, Loaded, OnProgress, finish, load, next_row, unheard
 from kithstream.streams.serve import tokens
 from kithstream.streams.serve.answers import MOST, Answer, Question
 from kithstream.streams.serve.candidates import Candidates
+from kithstream.streams.sources import graph
 from kithstream.streams.state.store import RocksStore
 
 LAYOUT: Final = "layout.json"
@@ -115,6 +117,7 @@ class Embedded:
         self._failure: BaseException | None = None
         self._stopping = self._closed = False
         self.on_pumped: Callable[[Pumped], None] | None = None
+        finish(self.engine)
         self.chain.rebuild(self.as_of)
         self._start_index()
 
@@ -222,6 +225,44 @@ class Embedded:
         while self.behind or self.engine.waiting():
             total += self.pump().records
         return total
+
+    def load(
+        self,
+        file: str | Path,
+        *,
+        form: str | None = None,
+        microseconds: int = 1,
+        default_time: int = 0,
+        chunk: int = CHUNK,
+        on_progress: OnProgress = unheard,
+    ) -> Loaded:
+        """Load a follow graph in bulk, as `streams.load` says; nobody is answered meanwhile.
+
+        `form` is parquet, csv or jsonl where the file's ending does not say; `microseconds` is the unit of
+        its times, `chunk` the edges held at once. A broken load of the same file is gone on with, a finished
+        one is not done again. Nothing is learned. The log does not hold these follows: a state restored from
+        an older checkpoint wants them loaded again. Raises ValueError (BadRow) for a file that breaks off.
+        """
+        self._raise_failure()
+        source = f"{graph.fingerprint(file).hex()} {microseconds} {default_time}"
+        with self.chain.lock:
+            self.engine.settle()
+            first = next_row(self.engine, source)
+            batches = graph.read_columns(
+                file, first, microseconds=microseconds, default_time=default_time, form=form
+            )
+            try:
+                return load(
+                    self.engine,
+                    batches,
+                    now=self.clock(),
+                    source=source,
+                    chunk=chunk,
+                    on_progress=on_progress,
+                )
+            finally:
+                finish(self.engine)  # the rows of what a file gave before it broke
+                self.chain.reread(self.as_of)
 
     # -- answering -------------------------------------------------------------------------------------------
 

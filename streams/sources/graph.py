@@ -79,10 +79,14 @@ def read_columns(
     batch_rows: int = 65_536,
     microseconds: int = 1,
     default_time: int = 0,
+    form: str | None = None,
 ) -> Iterator[Columns]:
-    """`read` for a caller that checks the rows itself and goes on behind a bad one."""
+    """`read` for a caller that checks the rows itself and goes on behind a bad one.
+
+    `form` is parquet, csv or jsonl; without it, the file's ending says.
+    """
     name = fspath(path)
-    tables, what = _tables(name, first_row, batch_rows, microseconds)
+    tables, what = _tables(name, first_row, batch_rows, microseconds, form)
     for table in tables:
         shift = first_row + (2 if what == "line" else 1)
         source, target = (_strings(table, column, name).combine_chunks() for column in (0, 1))
@@ -102,14 +106,16 @@ def fingerprint(path: str | PathLike[str]) -> bytes:
     return digest.digest()
 
 
-def _tables(name: str, first_row: int, batch_rows: int, microseconds: int) -> tuple[Iterator[pa.Table], str]:
+def _tables(
+    name: str, first_row: int, batch_rows: int, microseconds: int, form: str | None = None
+) -> tuple[Iterator[pa.Table], str]:
     """The file's rows from one on, and what its rows are called."""
     if first_row < 0 or batch_rows < 1 or microseconds < 1:
         raise ValueError(
             f"first_row is {first_row}, batch_rows {batch_rows}, microseconds {microseconds}:"
             " at least 0, 1 and 1 are due"
         )
-    bare = name.removesuffix(".gz")
+    bare = f".{form}" if form else name.removesuffix(".gz")
     if bare.endswith(".parquet"):
         return _parquet(name, first_row, batch_rows), "row"
     if bare.endswith(".csv"):

@@ -7,6 +7,7 @@ projections with small integers).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -19,6 +20,12 @@ DIM: Final = 16
 def vector(account: str) -> NDArray[np.int64]:  # (16,)
     """Return the fixed vector of an account: sixteen integers between -128 and 127 from a hash of its id."""
     return np.frombuffer(blake2b(account.encode(), digest_size=DIM).digest(), dtype=np.int8).astype(np.int64)
+
+
+def vectors(accounts: Sequence[bytes]) -> NDArray[np.int8]:  # (n, 16)
+    """Return the vectors of accounts whose ids are given in UTF-8."""
+    raw = b"".join([blake2b(account, digest_size=DIM).digest() for account in accounts])
+    return np.frombuffer(raw, dtype=np.int8).reshape(-1, DIM)
 
 
 def fold(stored: bytes | None, account: str, by: int) -> bytes:
