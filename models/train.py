@@ -197,23 +197,24 @@ class OnlineTrainer:
             tables,
         )
 
-        own = np.zeros(forced.shape, np.int64)
-        own[forced != NOBODY] = drawn + n + forced_place
+        own = np.zeros((n, UNRECIPROCATED + 1), np.int64)  # places among the candidates: forced, then positive
+        own[:, :-1][forced != NOBODY] = drawn + n + forced_place
+        own[:, -1] = drawn + np.arange(n)
         back = forced == targets[:, None]  # a follow back: the positive is one of the forced
-        forced_scores = torch.einsum("nd,nkd->nk", q, p[torch.from_numpy(own)])
-        forced_scores = forced_scores.masked_fill(torch.from_numpy((forced == NOBODY) | back), -torch.inf)
-        drawn_scores = q @ p[:drawn].T
-        drawn_scores = drawn_scores.masked_fill(
-            torch.from_numpy(self._hits(sample.rows, consumers, targets)), -torch.inf
+        nobody = np.concatenate(
+            ((forced == NOBODY) | back, self._hits(sample.rows, consumers, targets)), axis=1
         )
+        scores = q @ p.T
+        own_scores = scores.gather(1, torch.from_numpy(own))
+        negatives = torch.cat((own_scores[:, :-1], scores[:, :drawn]), dim=1)
         expected = self.negatives.expected(targets, len(self.producers))
         # Whom one could follow back is always there: its expected count is 1.
         positive_log_q = np.where(back.any(axis=1), 0.0, np.log(np.maximum(expected, 1e-9)))
         negatives_log_q = np.concatenate((np.zeros(UNRECIPROCATED), np.log(sample.expected)))
         losses = sampled_softmax(
-            (q * p[drawn : drawn + n]).sum(dim=1),
+            own_scores[:, -1],
             torch.from_numpy(positive_log_q.astype(np.float32)),
-            torch.cat((forced_scores, drawn_scores), dim=1),
+            negatives.masked_fill(torch.from_numpy(nobody), -torch.inf),
             torch.from_numpy(negatives_log_q.astype(np.float32)),
         )
         return losses.sum(), rows, target, source
