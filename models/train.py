@@ -73,7 +73,8 @@ class OnlineTrainer:
         self.rng = rng
         self.producers = ProducerTable()
         self.negatives = Negatives(config.sampling)
-        self.squares = {name: torch.full_like(p, config.start) for name, p in model.tower.named_parameters()}
+        self._parameters = dict(model.tower.named_parameters())
+        self.squares = {name: torch.full_like(p, config.start) for name, p in self._parameters.items()}
         self._scratch = np.zeros(1024, np.int32)
         self._published = model.step
         self._changed = np.zeros(1024, np.bool_)  # rows trained since then
@@ -254,28 +255,26 @@ class OnlineTrainer:
         return losses.sum(), rows, target, source
 
     def _train(self, consumers: ConsumerFeatures, targets: Rows32) -> float:
-        tower = self.model.tower
         loss, rows, target, source = self.loss(consumers, targets)
-        tower.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        *gradients, target_gradient, source_gradient = torch.autograd.grad(
+            loss, [*self._parameters.values(), target, source]
+        )
         with torch.no_grad():
-            for name, parameter in tower.named_parameters():
-                if parameter.grad is None:
-                    continue
+            for (name, parameter), gradient in zip(self._parameters.items(), gradients, strict=True):
                 rate = self.config.bias_rate if name == "bias" else self.config.rate
-                self.squares[name] += parameter.grad**2
-                parameter.sub_(rate * parameter.grad / self.squares[name].sqrt())
+                squares = self.squares[name].addcmul_(gradient, gradient)
+                parameter.addcdiv_(gradient, squares.sqrt(), value=-rate)
         ids = self.model.ids
         if len(self._changed) < ids.capacity:
             self._changed = np.pad(self._changed, (0, ids.capacity - len(self._changed)))
-        for place, (table, leaf) in enumerate(((ids.target, target), (ids.source, source))):
-            assert leaf.grad is not None
-            gradient = leaf.grad.numpy()
-            gradient[0] = 0.0  # nobody learns nothing
-            squares = ids.squares[rows, place] + (gradient**2).mean(axis=1)
-            ids.squares[rows, place] = squares
-            self._changed[rows[gradient.any(axis=1)]] = True
-            table[rows] -= self.config.id_rate * gradient / np.sqrt(self.config.start + squares)[:, None]
+        for place, (table, change) in enumerate(
+            ((ids.target, target_gradient.numpy()), (ids.source, source_gradient.numpy()))
+        ):
+            change[0] = 0.0  # nobody learns nothing
+            sums = ids.squares[rows, place] + (change * change).mean(axis=1)
+            ids.squares[rows, place] = sums
+            self._changed[rows[change.any(axis=1)]] = True
+            table[rows] -= change * (self.config.id_rate / np.sqrt(self.config.start + sums))[:, None]
         return float(loss.detach())
 
     def _localise(self, *arrays: Rows32) -> tuple[Rows32, list[Tensor]]:
