@@ -13,7 +13,7 @@ from kithstream.models.features import ConsumerFeatures
 from kithstream.models.model import Model
 from kithstream.models.producers import ProducerTable
 from kithstream.models.sampling import SamplingConfig
-from kithstream.models.train import Examples, OnlineTrainer, TrainerConfig
+from kithstream.models.train import Examples, Loss, OnlineTrainer, TrainerConfig
 
 CONFIG = TrainerConfig()
 
@@ -125,7 +125,7 @@ def test_gradients_equal_differences() -> None:
     doubled = ConsumerFeatures(*(a.astype(np.float64) if a.dtype == np.float32 else a for a in features))
     learner.producers.dense = learner.producers.dense.astype(np.float64)  # type: ignore[assignment]
 
-    def loss() -> tuple[torch.Tensor, np.ndarray, torch.Tensor, torch.Tensor]:
+    def loss() -> Loss:
         learner.rng.bit_generator.state = seed
         return learner.loss(doubled, targets)
 
@@ -137,9 +137,9 @@ def test_gradients_equal_differences() -> None:
     def difference(values: np.ndarray, place: tuple[int, ...]) -> float:
         kept = values[place]
         values[place] = kept + step
-        high = float(loss()[0].detach())
+        high = float(loss().total.detach())
         values[place] = kept - step
-        low = float(loss()[0].detach())
+        low = float(loss().total.detach())
         values[place] = kept
         return (high - low) / (2 * step)
 
