@@ -272,7 +272,7 @@ def replay(
             a = clock()
             rows = state.rows(stream.source[batch], now)
             b = clock()
-            features = model.encode_consumers(rows).features
+            features = model.consumer_features(rows)
             c = clock()
             targets = [state.names[v] for v in stream.target[batch].tolist()]
             result = trainer.observe(Examples(features, targets, now * 1_000_000))

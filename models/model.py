@@ -171,6 +171,10 @@ class Model:
         features = consumer_features(rows, self.ids)
         return Consumers(encode_consumers(self.tower, self.ids.tables, features), self.step, features)
 
+    def consumer_features(self, rows: Rows) -> ConsumerFeatures:
+        """What an example is made of, without the vectors. Valid until id vectors expire."""
+        return consumer_features(rows, self.ids)
+
 
 def _pack(names: object) -> tuple[Array, Array]:
     assert isinstance(names, list)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.models.worlds import Town, nothing, some_rows, take
 
 from kithstream.models.evaluate import recall_at
-from kithstream.models.features import ConsumerFeatures
+from kithstream.models.features import ConsumerFeatures, concatenate
 from kithstream.models.model import Model
 from kithstream.models.producers import ProducerTable
 from kithstream.models.sampling import SamplingConfig
@@ -39,7 +39,7 @@ def run(learner: OnlineTrainer, steps: list[tuple[list[int], list[str]]]) -> lis
     """Observes, then encodes the accounts of the batch, as an engine does."""
     losses = []
     for number, (sources, targets) in enumerate(steps):
-        features = learner.model.encode_consumers(take(WORLD, sources)).features
+        features = learner.model.consumer_features(take(WORLD, sources))
         losses.append(learner.observe(Examples(features, targets, number)).loss)
         learner.producers.write(learner.model.encode_producers(take(WORLD, sources)).features)
     return losses
@@ -244,6 +244,15 @@ def test_the_table_keeps_the_last_that_was_written() -> None:
     kept = table.read(first.rows[:2])
     np.testing.assert_array_equal(kept.dense, np.stack([first.dense[0], second.dense[0]]))
     assert table.written(np.array([0, first.rows[0], 10**6], np.int32)).tolist() == [False, True, False]
+
+
+def test_features_of_several_captures_join() -> None:
+    model = Model.day_zero(seed=0)
+    parts = [model.consumer_features(take(WORLD, places)) for places in ([1, 2], [], [5])]
+    for joined, whole in zip(
+        concatenate(parts), model.consumer_features(take(WORLD, [1, 2, 5])), strict=True
+    ):
+        np.testing.assert_array_equal(joined, whole)
 
 
 def test_configs_are_frozen() -> None:
