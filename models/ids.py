@@ -164,8 +164,6 @@ class IdVectors:
             rows.append(row)
         self._grow(len(self._names))
         self.target[rows], self.source[rows], self.signs[rows] = self._born(fresh)
-        self.squares[rows] = 0.0
-        self.used[rows] = 0
 
     def _born(
         self, accounts: Sequence[str]

@@ -32,7 +32,7 @@ from kithstream.models.ids import NOBODY, IdTables
 from kithstream.models.losses import sampled_softmax
 from kithstream.models.model import Model
 from kithstream.models.producers import ProducerTable
-from kithstream.models.sampling import Negatives, SamplingConfig
+from kithstream.models.sampling import Negatives, Sample, SamplingConfig
 from kithstream.models.tower import ConsumerBatch, ProducerBatch
 
 Rows32 = NDArray[np.int32]
@@ -191,6 +191,8 @@ class OnlineTrainer:
         """Sum of the losses of examples whose targets were encoded. Draws negatives."""
         n = len(targets)
         sample = self.negatives.sample(self.producers.rows, self.rng)
+        known = self.producers.written(sample.rows)  # a recent account may not have been encoded yet
+        sample = Sample(sample.rows[known], sample.expected[known])
         drawn = len(sample.rows)
         waiting = consumers.unreciprocated  # whom one could follow back; nobody where there is none
         waiting = np.where(self.producers.written(waiting), waiting, NOBODY)

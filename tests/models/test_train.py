@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.models.worlds import Town, nothing, some_rows, take
 
+from kithstream.models.encode import encode_producers
 from kithstream.models.evaluate import recall_at
 from kithstream.models.features import ConsumerFeatures, concatenate
 from kithstream.models.model import Model
@@ -105,6 +106,45 @@ def test_save_and_load_in_the_middle_change_nothing(
     np.testing.assert_array_equal(before + after, losses)
     assert_equal(state(second), state(whole))
     assert second.model.step == whole.model.step == 12
+
+
+def test_the_loss_equals_its_formula() -> None:
+    """Example by example from served vectors: a target that waits to be followed back is sure to be there."""
+    learner = trainer()
+    run(learner, batches(6))
+    model, known = learner.model, learner.producers
+    sources = [0, 1, 2, 3, 5, 6]
+    k = [str(model.ids.name(row)) for row in known.rows[:12].tolist()]
+    asks = take(WORLD, sources)._replace(
+        unreciprocated=[[k[0], "stranger", k[1]], [k[2], k[3]], [k[4]], [k[5], k[6]], [], ["stranger"]]
+    )
+    names = [k[1], k[2], k[4], k[7], k[8], k[9]]  # the first three return a follow
+    features = model.consumer_features(asks)
+    targets = model.ids.rows_of(names)
+    state = learner.rng.bit_generator.state
+    total = learner.loss(features, targets).total.item()
+
+    learner.rng.bit_generator.state = state
+    sample = learner.negatives.sample(known.rows, learner.rng)
+    vectors = {
+        int(row): vector
+        for row, vector in zip(
+            known.rows, encode_producers(model.tower, model.ids.tables, known.read(known.rows)), strict=True
+        )
+    }
+    q = model.encode_consumers(asks).vectors.astype(np.float64)
+    expected = 0.0
+    for i, target in enumerate(targets.tolist()):
+        own = set(model.ids.rows_of(asks.unreciprocated[i]).tolist())
+        followed = set(model.ids.rows_of(asks.followees[i]).tolist())
+        count = 1.0 if target in own else learner.negatives.expected(targets[i : i + 1], len(known))[0]
+        top = np.exp(q[i] @ vectors[target]) / count
+        others = sum(np.exp(q[i] @ vectors[row]) for row in own - {target} if row in vectors)
+        for row, drawn in zip(sample.rows.tolist(), sample.expected, strict=True):
+            if row not in own | followed | {target, int(features.rows[i])}:
+                others += np.exp(q[i] @ vectors[row]) / drawn
+        expected -= np.log(top / (top + others))
+    assert total == pytest.approx(expected, rel=1e-4)  # float32 scores
 
 
 def test_gradients_equal_differences() -> None:
@@ -206,6 +246,18 @@ def test_a_target_never_encoded_is_skipped() -> None:
     assert (result.trained, result.skipped, result.step) == (0, 2, 1)
     assert np.isnan(result.loss)
     np.testing.assert_array_equal(state(learner)["attention"], before)
+
+
+def test_recent_accounts_that_were_never_encoded_are_not_drawn() -> None:
+    learner = trainer()
+    features = learner.model.consumer_features(take(WORLD, [0]))
+    learner.observe(Examples(features, ["stranger"], 0))
+    learner.model.ids.rows_of([f"x{i}" for i in range(3000)])  # beyond the table's first size
+    learner.observe(Examples(features, ["late"], 1))
+    learner.producers.write(learner.model.encode_producers(take(WORLD, [0, 1, 2])).features)
+    result = learner.observe(Examples(features, ["a1"], 2))
+    assert (result.trained, result.skipped) == (1, 0)
+    assert np.isfinite(result.loss)
 
 
 def test_nobody_learns_nothing() -> None:
