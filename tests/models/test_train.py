@@ -250,12 +250,11 @@ def test_a_target_never_encoded_is_skipped() -> None:
 
 def test_recent_accounts_that_were_never_encoded_are_not_drawn() -> None:
     learner = trainer()
-    features = learner.model.consumer_features(take(WORLD, [0]))
-    learner.observe(Examples(features, ["stranger"], 0))
-    learner.model.ids.rows_of([f"x{i}" for i in range(3000)])  # beyond the table's first size
-    learner.observe(Examples(features, ["late"], 1))
     learner.producers.write(learner.model.encode_producers(take(WORLD, [0, 1, 2])).features)
-    result = learner.observe(Examples(features, ["a1"], 2))
+    features = learner.model.consumer_features(take(WORLD, [0]))
+    learner.model.ids.rows_of([f"x{i}" for i in range(3000)])  # beyond the table's first size
+    learner.observe(Examples(features, ["stranger"], 0))
+    result = learner.observe(Examples(features, ["a1"], 1))
     assert (result.trained, result.skipped) == (1, 0)
     assert np.isfinite(result.loss)
 
