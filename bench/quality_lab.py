@@ -213,7 +213,6 @@ class State:
 
 class Outcome(NamedTuple):
     ranks: NDArray[np.int64]
-    top: NDArray[np.int64]  # rank among 200
     spent: dict[str, float]
     counts: dict[str, int]
     loss: float
@@ -272,7 +271,7 @@ def replay(
             a = clock()
             rows = state.rows(stream.source[batch], now)
             b = clock()
-            features = model.encode_consumers(rows).features
+            features = model.consumer_features(rows)
             c = clock()
             targets = [state.names[v] for v in stream.target[batch].tolist()]
             result = trainer.observe(Examples(features, targets, now * 1_000_000))
@@ -330,7 +329,7 @@ def replay(
         batch.append(i)
         sources.add(u)
     found = np.array(ranks, np.int64)
-    return Outcome(found, found, spent, counts, float(np.nanmean(losses)) if losses else float("nan"))
+    return Outcome(found, spent, counts, float(np.nanmean(losses)) if losses else float("nan"))
 
 
 def report(name: str, arm: str, outcome: Outcome, events: int, seconds: float) -> None:

@@ -77,22 +77,23 @@ class IdVectors:
         """Notes that rows were in use at a time in microseconds."""
         self.used[rows] = as_of
 
-    def expire(self, before: int) -> NDArray[np.int32]:
-        """Forgets accounts last touched before a time; returns the freed rows.
+    def expire(self, before: int) -> dict[str, int]:
+        """Forgets accounts last touched before a time; returns them with their freed rows.
 
         An account that comes back is born again, without what was learned.
         """
-        freed = [row for row in self._row.values() if self.used[row] < before]
-        for row in freed:
-            name = self._names[row]
-            assert name is not None
-            del self._row[name]
+        return self.forget([name for name, row in self._row.items() if self.used[row] < before])
+
+    def forget(self, accounts: Sequence[str]) -> dict[str, int]:
+        """Forgets accounts; returns those that were known with their freed rows."""
+        freed = {name: self._row.pop(name) for name in accounts if name in self._row}
+        rows = list(freed.values())
+        for row in rows:
             self._names[row] = None
-        self._free.extend(freed)
-        rows = np.array(freed, np.int32)
+        self._free.extend(rows)
         for table in (self.target, self.source, self.signs, self.squares, self.used):
             table[rows] = 0
-        return rows
+        return freed
 
     def restore(
         self,
@@ -163,8 +164,6 @@ class IdVectors:
             rows.append(row)
         self._grow(len(self._names))
         self.target[rows], self.source[rows], self.signs[rows] = self._born(fresh)
-        self.squares[rows] = 0.0
-        self.used[rows] = 0
 
     def _born(
         self, accounts: Sequence[str]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from kithstream.models import checkpoint
 from kithstream.models.bootstrap import set_day_zero
 from kithstream.models.checkpoint import Array, Checkpoint, DamageError, Header
+from kithstream.models.delta import Delta, DeltaError
 from kithstream.models.encode import encode_consumers, encode_producers
 from kithstream.models.features import (
     SCHEMA,
@@ -124,6 +125,29 @@ class Model:
             "ids.used": self.ids.used[:rows],
         }
 
+    def apply(self, delta: Delta) -> None:
+        """Moves to the step of a delta; afterwards the model equals the one that made it, in every bit.
+
+        Refused with `DeltaError`, and then unchanged, unless it starts at this lineage and step.
+        """
+        delta.check(self.lineage, self.step)
+        parameters = dict(self.tower.named_parameters())
+        sizes = {name: 4 * parameter.numel() for name, parameter in parameters.items()}
+        if {name: len(data) for name, data in delta.weights.items()} != sizes:
+            raise DeltaError("the weights of the delta have other names or sizes than the model's")
+        shape = (len(delta.accounts), self.ids.dim)
+        if not len(delta.target) == len(delta.source) == 4 * shape[0] * shape[1]:
+            raise DeltaError(f"the delta's id vectors do not have the shape {shape}")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                values = np.frombuffer(delta.weights[name], "<f4").reshape(parameter.shape)
+                parameter.copy_(torch.from_numpy(values.copy()))
+        self.ids.forget(delta.expired)
+        rows = self.ids.rows_of(delta.accounts)
+        self.ids.target[rows] = np.frombuffer(delta.target, "<f4").reshape(shape)
+        self.ids.source[rows] = np.frombuffer(delta.source, "<f4").reshape(shape)
+        self.step = delta.step
+
     @property
     def dim(self) -> int:
         return self.tower.config.dim
@@ -146,6 +170,10 @@ class Model:
         """Vectors of those who ask. Bits do not depend on which rows are encoded together."""
         features = consumer_features(rows, self.ids)
         return Consumers(encode_consumers(self.tower, self.ids.tables, features), self.step, features)
+
+    def consumer_features(self, rows: Rows) -> ConsumerFeatures:
+        """What an example is made of, without the vectors. Valid until id vectors expire."""
+        return consumer_features(rows, self.ids)
 
 
 def _pack(names: object) -> tuple[Array, Array]:

@@ -23,7 +23,7 @@ from kithstream.models.features import AGES, BUCKETS, DENSE, PSI, UNRECIPROCATED
 from kithstream.models.ids import IdTables
 
 LANGUAGE_DIM: Final = 8
-LANGUAGES: Final = 512  # directions held; codes above share them
+LANGUAGES: Final = 512  # directions held; codes are taken modulo this
 
 
 class TowerConfig(msgspec.Struct, frozen=True):

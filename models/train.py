@@ -20,17 +20,19 @@ from torch import Tensor
 
 from kithstream.models import checkpoint
 from kithstream.models.checkpoint import DamageError
+from kithstream.models.delta import Delta
 from kithstream.models.encode import one_thread
 from kithstream.models.features import (
     SCHEMA,
     UNRECIPROCATED,
     ConsumerFeatures,
+    ProducerFeatures,
 )
 from kithstream.models.ids import NOBODY, IdTables
 from kithstream.models.losses import sampled_softmax
 from kithstream.models.model import Model
 from kithstream.models.producers import ProducerTable
-from kithstream.models.sampling import Negatives, SamplingConfig
+from kithstream.models.sampling import Negatives, Sample, SamplingConfig
 from kithstream.models.tower import ConsumerBatch, ProducerBatch
 
 Rows32 = NDArray[np.int32]
@@ -63,6 +65,23 @@ class StepResult(NamedTuple):
     skipped: int
 
 
+class Loss(NamedTuple):
+    """A loss, and the leaves beside the tower's parameters that it has gradients for."""
+
+    total: Tensor
+    rows: Rows32  # (m,) rows of the id vectors read, nobody first
+    target: Tensor  # (m, id_dim)
+    source: Tensor  # (m, id_dim)
+
+
+class _Vectors(NamedTuple):
+    producers: Tensor
+    consumers: Tensor
+    rows: Rows32
+    target: Tensor
+    source: Tensor
+
+
 class OnlineTrainer:
     """Steps a model along a stream of follows. Not safe for threads."""
 
@@ -72,8 +91,12 @@ class OnlineTrainer:
         self.rng = rng
         self.producers = ProducerTable()
         self.negatives = Negatives(config.sampling)
-        self.squares = {name: torch.full_like(p, config.start) for name, p in model.tower.named_parameters()}
+        self._parameters = dict(model.tower.named_parameters())
+        self.squares = {name: torch.full_like(p, config.start) for name, p in self._parameters.items()}
         self._scratch = np.zeros(1024, np.int32)
+        self._published = model.step
+        self._changed = np.zeros(1024, np.bool_)  # rows trained since then
+        self._expired: list[str] = []
 
     def observe(self, examples: Examples) -> StepResult:
         """One step on a micro-batch, 32 to 64 examples are cheapest. Raises `model.step` by one."""
@@ -98,11 +121,39 @@ class OnlineTrainer:
 
         Features made before hold rows that may be given to others: drop them.
         """
-        rows = self.model.ids.expire(before)
+        expired = self.model.ids.expire(before)
+        rows = np.array(list(expired.values()), np.int32)
+        self._expired.extend(expired)
+        self._changed[rows[rows < len(self._changed)]] = False
         self.producers.drop(rows)
         self.negatives.drop(rows)
         self.model.step += 1
         return len(rows)
+
+    def delta(self) -> Delta:
+        """What changed since the last call, or since the trainer began; `Model.apply` takes it.
+
+        About 350 bytes an account at 128 dims, and a step changes thousands: publish every few seconds.
+        """
+        model, ids = self.model, self.model.ids
+        rows = np.flatnonzero(self._changed)
+        named = sorted((name, int(row)) for row in rows.tolist() if (name := ids.name(row)) is not None)
+        order = np.array([row for _, row in named], np.int64)
+        delta = Delta(
+            lineage=model.lineage,
+            schema_hash=model.schema_hash,
+            since=self._published,
+            step=model.step,
+            weights={name: p.detach().numpy().tobytes() for name, p in model.tower.named_parameters()},
+            accounts=tuple(name for name, _ in named),
+            target=ids.target[order].tobytes(),
+            source=ids.source[order].tobytes(),
+            expired=tuple(self._expired),
+        )
+        self._published = model.step
+        self._changed[:] = False
+        self._expired = []
+        return delta
 
     def save(self, path: Path | str) -> None:
         """Writes the model and everything that training needs to go on exactly as if it had not stopped."""
@@ -136,31 +187,46 @@ class OnlineTrainer:
             raise DamageError(f"{path} has no state of a PCG64 generator: {error}") from error
         return trainer
 
-    def loss(self, consumers: ConsumerFeatures, targets: Rows32) -> tuple[Tensor, Rows32, Tensor, Tensor]:
-        """Sum of the losses of examples, with the rows it reads and their id vectors as leaves.
-
-        Draws negatives. The tower's parameters and the returned tables receive gradients.
-        """
+    def loss(self, consumers: ConsumerFeatures, targets: Rows32) -> Loss:
+        """Sum of the losses of examples whose targets were encoded. Draws negatives."""
         n = len(targets)
         sample = self.negatives.sample(self.producers.rows, self.rng)
+        known = self.producers.written(sample.rows)  # a recent account may not have been encoded yet
+        sample = Sample(sample.rows[known], sample.expected[known])
         drawn = len(sample.rows)
-        forced = consumers.unreciprocated  # (n, UNRECIPROCATED), nobody where there is none
-        forced = np.where(self.producers.written(forced), forced, NOBODY)
-        forced_rows, forced_place = _distinct(forced[forced != NOBODY])
-        candidates = self.producers.read(np.concatenate((sample.rows, targets, forced_rows)).astype(np.int32))
+        waiting = consumers.unreciprocated  # whom one could follow back; nobody where there is none
+        waiting = np.where(self.producers.written(waiting), waiting, NOBODY)
+        waiting_rows, waiting_place = _distinct(waiting[waiting != NOBODY])
+        candidates = self.producers.read(
+            np.concatenate((sample.rows, targets, waiting_rows)).astype(np.int32)
+        )
+        vectors = self._encode(candidates, consumers)
+        scores = vectors.consumers @ vectors.producers.T  # (n, drawn + n + waiting)
 
-        (
-            rows,
-            (
-                candidate_rows,
-                candidate_followers,
-                candidate_followees,
-                consumer_rows,
-                unreciprocated,
-                followers,
-                followees,
-            ),
-        ) = self._localise(
+        own = np.zeros((n, UNRECIPROCATED + 1), np.int64)  # columns of one's waiting, then of one's target
+        own[:, :-1][waiting != NOBODY] = drawn + n + waiting_place
+        own[:, -1] = drawn + np.arange(n)
+        own_scores = scores.gather(1, torch.from_numpy(own))
+        returned = waiting == targets[:, None]
+        no_negative = np.concatenate(
+            ((waiting == NOBODY) | returned, self._hits(sample.rows, consumers, targets)), axis=1
+        )
+        negatives = torch.cat((own_scores[:, :-1], scores[:, :drawn]), dim=1)
+        expected = self.negatives.expected(targets, len(self.producers))
+        # Who waits is always among the candidates: the expected count is 1, also where it is the target.
+        target_log_q = np.where(returned.any(axis=1), 0.0, np.log(np.maximum(expected, 1e-9)))
+        negatives_log_q = np.concatenate((np.zeros(UNRECIPROCATED), np.log(sample.expected)))
+        losses = sampled_softmax(
+            own_scores[:, -1],
+            torch.from_numpy(target_log_q.astype(np.float32)),
+            negatives.masked_fill(torch.from_numpy(no_negative), -torch.inf),
+            torch.from_numpy(negatives_log_q.astype(np.float32)),
+        )
+        return Loss(losses.sum(), vectors.rows, vectors.target, vectors.source)
+
+    def _encode(self, candidates: ProducerFeatures, consumers: ConsumerFeatures) -> _Vectors:
+        """Vectors that carry gradients, over a copy of just those id vectors that are read."""
+        rows, local = self._localise(
             candidates.rows,
             candidates.followers,
             candidates.followees,
@@ -175,70 +241,53 @@ class OnlineTrainer:
         tables = IdTables(target, source, torch.from_numpy(ids.signs[rows]))
         p = self.model.tower.producers(
             ProducerBatch(
-                rows=candidate_rows,
+                rows=local[0],
                 dense=torch.from_numpy(candidates.dense),
                 buckets=torch.from_numpy(candidates.buckets),
-                followers=candidate_followers,
-                followees=candidate_followees,
+                followers=local[1],
+                followees=local[2],
                 languages=torch.from_numpy(candidates.languages),
             ),
             tables,
         )
         q = self.model.tower.consumers(
             ConsumerBatch(
-                rows=consumer_rows,
+                rows=local[3],
                 psi=torch.from_numpy(consumers.psi),
-                unreciprocated=unreciprocated,
+                unreciprocated=local[4],
                 unreciprocated_ages=torch.from_numpy(consumers.unreciprocated_ages),
-                followers=followers,
-                followees=followees,
+                followers=local[5],
+                followees=local[6],
                 languages=torch.from_numpy(consumers.languages),
             ),
             tables,
         )
-
-        own = np.zeros(forced.shape, np.int64)
-        own[forced != NOBODY] = drawn + n + forced_place
-        back = forced == targets[:, None]  # a follow back: the positive is one of the forced
-        forced_scores = torch.einsum("nd,nkd->nk", q, p[torch.from_numpy(own)])
-        forced_scores = forced_scores.masked_fill(torch.from_numpy((forced == NOBODY) | back), -torch.inf)
-        drawn_scores = q @ p[:drawn].T
-        drawn_scores = drawn_scores.masked_fill(
-            torch.from_numpy(self._hits(sample.rows, consumers, targets)), -torch.inf
-        )
-        expected = self.negatives.expected(targets, len(self.producers))
-        # Whom one could follow back is always there: its expected count is 1.
-        positive_log_q = np.where(back.any(axis=1), 0.0, np.log(np.maximum(expected, 1e-9)))
-        negatives_log_q = np.concatenate((np.zeros(UNRECIPROCATED), np.log(sample.expected)))
-        losses = sampled_softmax(
-            (q * p[drawn : drawn + n]).sum(dim=1),
-            torch.from_numpy(positive_log_q.astype(np.float32)),
-            torch.cat((forced_scores, drawn_scores), dim=1),
-            torch.from_numpy(negatives_log_q.astype(np.float32)),
-        )
-        return losses.sum(), rows, target, source
+        return _Vectors(p, q, rows, target, source)
 
     def _train(self, consumers: ConsumerFeatures, targets: Rows32) -> float:
-        tower = self.model.tower
-        loss, rows, target, source = self.loss(consumers, targets)
-        tower.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss = self.loss(consumers, targets)
+        *gradients, target_gradient, source_gradient = torch.autograd.grad(
+            loss.total, [*self._parameters.values(), loss.target, loss.source]
+        )
         with torch.no_grad():
-            for name, parameter in tower.named_parameters():
-                if parameter.grad is None:
-                    continue
+            for (name, parameter), gradient in zip(self._parameters.items(), gradients, strict=True):
                 rate = self.config.bias_rate if name == "bias" else self.config.rate
-                self.squares[name] += parameter.grad**2
-                parameter.sub_(rate * parameter.grad / self.squares[name].sqrt())
-        ids = self.model.ids
-        for place, (table, leaf) in enumerate(((ids.target, target), (ids.source, source))):
-            assert leaf.grad is not None
-            gradient = leaf.grad.numpy()
-            gradient[0] = 0.0  # nobody learns nothing
-            squares = ids.squares[rows, place] + (gradient**2).mean(axis=1)
-            ids.squares[rows, place] = squares
-            table[rows] -= self.config.id_rate * gradient / np.sqrt(self.config.start + squares)[:, None]
-        return float(loss.detach())
+                squares = self.squares[name].addcmul_(gradient, gradient)
+                parameter.addcdiv_(gradient, squares.sqrt(), value=-rate)
+        ids, rows = self.model.ids, loss.rows
+        if len(self._changed) < ids.capacity:
+            self._changed = np.pad(self._changed, (0, ids.capacity - len(self._changed)))
+        for place, (table, change) in enumerate(
+            ((ids.target, target_gradient.numpy()), (ids.source, source_gradient.numpy()))
+        ):
+            change[0] = 0.0  # nobody learns nothing
+            squares_of_rows = ids.squares[rows, place] + (change * change).mean(axis=1)
+            ids.squares[rows, place] = squares_of_rows
+            table[rows] -= (
+                change * (self.config.id_rate / np.sqrt(self.config.start + squares_of_rows))[:, None]
+            )
+            self._changed[rows[change.any(axis=1)]] = True
+        return float(loss.total.detach())
 
     def _localise(self, *arrays: Rows32) -> tuple[Rows32, list[Tensor]]:
         """The distinct rows of arrays, nobody first, and the arrays renumbered to positions in them."""

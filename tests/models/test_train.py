@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.models.worlds import Town, nothing, some_rows, take
 
+from kithstream.models.encode import encode_producers
 from kithstream.models.evaluate import recall_at
-from kithstream.models.features import ConsumerFeatures
+from kithstream.models.features import ConsumerFeatures, concatenate
 from kithstream.models.model import Model
 from kithstream.models.producers import ProducerTable
 from kithstream.models.sampling import SamplingConfig
-from kithstream.models.train import Examples, OnlineTrainer, TrainerConfig
+from kithstream.models.train import Examples, Loss, OnlineTrainer, TrainerConfig
 
 CONFIG = TrainerConfig()
 
@@ -39,7 +40,7 @@ def run(learner: OnlineTrainer, steps: list[tuple[list[int], list[str]]]) -> lis
     """Observes, then encodes the accounts of the batch, as an engine does."""
     losses = []
     for number, (sources, targets) in enumerate(steps):
-        features = learner.model.encode_consumers(take(WORLD, sources)).features
+        features = learner.model.consumer_features(take(WORLD, sources))
         losses.append(learner.observe(Examples(features, targets, number)).loss)
         learner.producers.write(learner.model.encode_producers(take(WORLD, sources)).features)
     return losses
@@ -79,6 +80,7 @@ def test_training_is_a_function_of_examples_and_seed() -> None:
 def test_questions_asked_meanwhile_change_nothing_that_is_learned() -> None:
     one, other = trainer(), trainer()
     run(one, batches(12))
+    other.model.encode_consumers(take(WORLD, range(59, -1, -1)))  # rows are numbered in another order
     for number, step in enumerate(batches(12)):
         asked = nothing([f"z{number}-{i}" for i in range(3)] + [f"a{79 - number}"])
         other.model.encode_consumers(asked)
@@ -107,6 +109,45 @@ def test_save_and_load_in_the_middle_change_nothing(
     assert second.model.step == whole.model.step == 12
 
 
+def test_the_loss_equals_its_formula() -> None:
+    """Example by example from served vectors: a target that waits to be followed back is sure to be there."""
+    learner = trainer()
+    run(learner, batches(6))
+    model, known = learner.model, learner.producers
+    sources = [0, 1, 2, 3, 5, 6]
+    k = [str(model.ids.name(row)) for row in known.rows[:12].tolist()]
+    asks = take(WORLD, sources)._replace(
+        unreciprocated=[[k[0], "stranger", k[1]], [k[2], k[3]], [k[4]], [k[5], k[6]], [], ["stranger"]]
+    )
+    names = [k[1], k[2], k[4], k[7], k[8], k[9]]  # the first three return a follow
+    features = model.consumer_features(asks)
+    targets = model.ids.rows_of(names)
+    state = learner.rng.bit_generator.state
+    total = learner.loss(features, targets).total.item()
+
+    learner.rng.bit_generator.state = state
+    sample = learner.negatives.sample(known.rows, learner.rng)
+    vectors = {
+        int(row): vector
+        for row, vector in zip(
+            known.rows, encode_producers(model.tower, model.ids.tables, known.read(known.rows)), strict=True
+        )
+    }
+    q = model.encode_consumers(asks).vectors.astype(np.float64)
+    expected = 0.0
+    for i, target in enumerate(targets.tolist()):
+        own = set(model.ids.rows_of(asks.unreciprocated[i]).tolist())
+        followed = set(model.ids.rows_of(asks.followees[i]).tolist())
+        count = 1.0 if target in own else learner.negatives.expected(targets[i : i + 1], len(known))[0]
+        top = np.exp(q[i] @ vectors[target]) / count
+        others = sum(np.exp(q[i] @ vectors[row]) for row in own - {target} if row in vectors)
+        for row, drawn in zip(sample.rows.tolist(), sample.expected, strict=True):
+            if row in vectors and row not in own | followed | {target, int(features.rows[i])}:
+                others += np.exp(q[i] @ vectors[row]) / drawn
+        expected -= np.log(top / (top + others))
+    assert total == pytest.approx(expected, rel=1e-4)  # float32 scores
+
+
 def test_gradients_equal_differences() -> None:
     """Central differences in float64 on a few weights of every kind."""
     learner = trainer(dim=64)
@@ -125,7 +166,7 @@ def test_gradients_equal_differences() -> None:
     doubled = ConsumerFeatures(*(a.astype(np.float64) if a.dtype == np.float32 else a for a in features))
     learner.producers.dense = learner.producers.dense.astype(np.float64)  # type: ignore[assignment]
 
-    def loss() -> tuple[torch.Tensor, np.ndarray, torch.Tensor, torch.Tensor]:
+    def loss() -> Loss:
         learner.rng.bit_generator.state = seed
         return learner.loss(doubled, targets)
 
@@ -137,9 +178,9 @@ def test_gradients_equal_differences() -> None:
     def difference(values: np.ndarray, place: tuple[int, ...]) -> float:
         kept = values[place]
         values[place] = kept + step
-        high = float(loss()[0].detach())
+        high = float(loss().total.detach())
         values[place] = kept - step
-        low = float(loss()[0].detach())
+        low = float(loss().total.detach())
         values[place] = kept
         return (high - low) / (2 * step)
 
@@ -208,6 +249,17 @@ def test_a_target_never_encoded_is_skipped() -> None:
     np.testing.assert_array_equal(state(learner)["attention"], before)
 
 
+def test_recent_accounts_that_were_never_encoded_are_not_drawn() -> None:
+    learner = trainer()
+    learner.producers.write(learner.model.encode_producers(take(WORLD, [0, 1, 2])).features)
+    features = learner.model.consumer_features(take(WORLD, [0]))
+    learner.model.ids.rows_of([f"x{i}" for i in range(3000)])  # beyond the table's first size
+    learner.observe(Examples(features, ["stranger"], 0))
+    result = learner.observe(Examples(features, ["a1"], 1))
+    assert (result.trained, result.skipped) == (1, 0)
+    assert np.isfinite(result.loss)
+
+
 def test_nobody_learns_nothing() -> None:
     learner = trainer()
     run(learner, batches(5))
@@ -244,6 +296,15 @@ def test_the_table_keeps_the_last_that_was_written() -> None:
     kept = table.read(first.rows[:2])
     np.testing.assert_array_equal(kept.dense, np.stack([first.dense[0], second.dense[0]]))
     assert table.written(np.array([0, first.rows[0], 10**6], np.int32)).tolist() == [False, True, False]
+
+
+def test_features_of_several_captures_join() -> None:
+    model = Model.day_zero(seed=0)
+    parts = [model.consumer_features(take(WORLD, places)) for places in ([1, 2], [], [5])]
+    for joined, whole in zip(
+        concatenate(parts), model.consumer_features(take(WORLD, [1, 2, 5])), strict=True
+    ):
+        np.testing.assert_array_equal(joined, whole)
 
 
 def test_configs_are_frozen() -> None:
