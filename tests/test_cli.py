@@ -3,15 +3,18 @@ from __future__ import annotations
 import gzip
 import json
 import shlex
+import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
+from kithstream.streams import progress
 from kithstream.streams.cli import cli
 from kithstream.streams.manual import manual
 
@@ -332,6 +335,72 @@ def test_doctor_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert failing == {"packages", "port"}
     assert "nosuch is missing" in findings["packages"]["found"]
     assert "pip install" in findings["packages"]["cure"]
+
+
+def test_a_closed_pipe_ends_a_command_quietly() -> None:
+    command = [sys.executable, "-m", "kithstream", "simulate", "--accounts", "50"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline().startswith(b"{")
+        running.stdout.close()
+        assert b"Error" not in running.stderr.read()
+        assert running.wait() == 1
+
+
+def test_progress_is_a_plain_line_where_no_terminal_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "PERIOD", 0.0)
+    with progress.Progress("count", 10, "sheep") as counting:
+        counting.advance(4)
+        counting.reach(7)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.split(",")[0] for line in err.splitlines()] == [
+        "count: 4 of 10 sheep",
+        "count: 7 of 10 sheep",
+    ]
+
+
+def test_the_example_of_replay_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("kithstream.streams.replay", reason="no replay in this tree")
+    monkeypatch.chdir(tmp_path)
+    run(*example_of("simulate"))
+    words = example_of("replay")
+    values = told(run(*words, "--json"))
+    assert values["events"] == 5000
+    folder = words[words.index("--path") + 1]
+    answer = told(run("query", "u7", "--path", folder, "--at", "newest", "--json"))
+    assert answer["candidates"]
+
+
+def test_replay_evaluates_on_pairs(tmp_path: Path) -> None:
+    pytest.importorskip("kithstream.streams.replay", reason="no replay in this tree")
+    pairs = tmp_path / "pairs.txt"
+    rows = [(n % 17, 20 + (n * 7 + n // 17) % 23, 1_300_000_000 + 60 * n) for n in range(300)]
+    pairs.write_text("".join(f"{source} {target} {time}\n" for source, target, time in rows))
+    values = told(
+        run("replay", pairs, "--format", "pairs", "--evaluate", "--freeze", "--limit", 20, "--json")
+    )
+    assert values["queries"] == 20
+    recall = values["kithstream recall@20"]
+    assert isinstance(recall, list)
+    assert 0 <= recall[1] <= recall[0] <= recall[2] <= 1
+    assert "stdin can be read once" in refused(run("replay", "-", "--evaluate"))
+
+
+def test_serve_answers_until_it_is_told_to_stop(here: Path) -> None:
+    pytest.importorskip("kithstream.streams.serve.http", reason="no server in this tree")
+    words = [*example_of("serve"), "--json"]
+    words[words.index("--port") + 1] = "0"
+    with subprocess.Popen([sys.executable, "-m", "kithstream", *words], stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        url = json.loads(running.stdout.readline())["url"]
+        with urllib.request.urlopen(f"{url}/openapi.json", timeout=30) as reply:
+            assert reply.status == 200
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(30) == 0
 
 
 @pytest.mark.parametrize("name", ["replay", "load", "serve"])
