@@ -390,6 +390,35 @@ def test_replay_evaluates_on_pairs(tmp_path: Path) -> None:
     assert "stdin can be read once" in refused(run("replay", "-", "--evaluate"))
 
 
+def test_the_example_of_load_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("kithstream.streams.load", reason="no bulk load in this tree")
+    monkeypatch.chdir(tmp_path)
+    rows = [(f"a{n}", f"b{n % 5}", 1_300_000_000 + n) for n in range(60)] + [("a1", "a1", 0)]
+    text = "source,target,time\n" + "".join(f"{source},{target},{time}\n" for source, target, time in rows)
+    (tmp_path / "follows.csv").write_text(text)
+    words = example_of("load")
+    result = run(*words, "--json")
+    assert told(result) | {"seconds": 0} == {
+        "edges": 61,
+        "accepted": 60,
+        "refused": {"self_edge": 1},
+        "changed": 60,
+        "seconds": 0,
+    }
+    assert "row 60 is refused, self_edge" in result.stderr
+    folder = words[words.index("--path") + 1]
+    candidates = told(run("query", "a1", "--path", folder, "--json"))["candidates"]
+    assert isinstance(candidates, list)
+    assert {candidate["account"] for candidate in candidates} == {"b0", "b2", "b3", "b4"}
+    assert told(run(*words, "--json"))["edges"] == 0  # it goes on behind its last row
+    (tmp_path / "graph.data").write_text(text)
+    again = told(
+        run("load", "graph.data", "--format", "csv", "--path", "other", "--time-unit", "s", "--json")
+    )
+    assert again["accepted"] == 60
+    assert "a name ending in" in refused(run("load", "graph.data", "--path", "other"))
+
+
 def test_serve_answers_until_it_is_told_to_stop(here: Path) -> None:
     pytest.importorskip("kithstream.streams.serve.http", reason="no server in this tree")
     words = [*example_of("serve"), "--json"]
