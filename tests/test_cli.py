@@ -16,7 +16,12 @@ from click.testing import CliRunner, Result
 
 from kithstream.streams import progress
 from kithstream.streams.cli import cli
+from kithstream.streams.clock import StreamClock, newest
+from kithstream.streams.engine.actors import Record
+from kithstream.streams.engine.log import Log
 from kithstream.streams.manual import manual
+from kithstream.streams.serve.embedded import wall_clock
+from kithstream.streams.world import SimulationConfig
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(cli.commands)
@@ -253,6 +258,36 @@ def test_the_example_of_query_works(here: Path) -> None:
     left = told(run(*words, "--exclude", first, "--json"))["candidates"]
     assert isinstance(left, list)
     assert first not in [candidate["account"] for candidate in left]
+
+
+def test_an_answer_is_of_the_present_or_of_the_newest_event(here: Path) -> None:
+    latest, present = (
+        told(run("query", "u7", "--path", "kin", "--at", moment, "-k", 1, "--json"))["as_of"]
+        for moment in ("newest", "now")
+    )
+    assert isinstance(latest, int)
+    assert isinstance(present, int)
+    start = SimulationConfig().start
+    assert start < latest < start + 86_400_000_000
+    assert abs(present - wall_clock()) < 60_000_000
+
+
+def test_the_newest_event_is_found_without_touching_a_log_in_use(tmp_path: Path) -> None:
+    with Log(tmp_path / "log" / "0") as log:
+        log.append([Record(5, b"{}"), Record(9, b"{}")])
+        file = next((tmp_path / "log" / "0").iterdir())
+        with open(file, "ab") as torn:
+            torn.write(b"half a rec")
+        size = file.stat().st_size
+        assert newest(tmp_path) == 9
+        assert file.stat().st_size == size
+
+
+def test_a_stream_clock_never_goes_back() -> None:
+    clock = StreamClock(5)
+    for to, expected in ((3, 5), (8, 8)):
+        clock.advance(to)
+        assert clock() == expected
 
 
 def test_a_query_says_why_it_is_short(here: Path) -> None:
