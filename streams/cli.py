@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -172,10 +171,10 @@ def serve(
 
     With --json the address is printed as one line once connections are taken.
     """
+    from kithstream.streams import metrics
+    from kithstream.streams.serve import http
     from kithstream.streams.serve.embedded import wall_clock
 
-    http = import_module("kithstream.streams.serve.http")
-    metrics = import_module("kithstream.streams.metrics")
     given = {"serve.host": host, "serve.port": port}
     options += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
     config = read_settings(config_file, options)
@@ -219,11 +218,11 @@ def load(
     """
     import tempfile
 
+    from kithstream.streams import load as bulk
     from kithstream.streams.progress import Progress
     from kithstream.streams.serve.embedded import wall_clock
+    from kithstream.streams.sources import graph
 
-    bulk = import_module("kithstream.streams.load")
-    graph = import_module("kithstream.streams.sources.graph")
     config = read_settings(config_file, options)
     with ExitStack() as stack:
         named = file
