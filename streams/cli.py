@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 FORMATS: Final = ("jsonl", "higgs", "bitcoin", "pairs")
 GRAPHS: Final = ("parquet", "csv", "jsonl")
+UNITS: Final = {"s": 1_000_000, "ms": 1000, "us": 1}  # microseconds
 _FILE: Final = click.Path(exists=True, dir_okay=False, allow_dash=True)
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 
@@ -171,10 +171,10 @@ def serve(
 
     With --json the address is printed as one line once connections are taken.
     """
+    from kithstream.streams import metrics
+    from kithstream.streams.serve import http
     from kithstream.streams.serve.embedded import wall_clock
 
-    http = import_module("kithstream.streams.serve.http")
-    metrics = import_module("kithstream.streams.metrics")
     given = {"serve.host": host, "serve.port": port}
     options += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
     config = read_settings(config_file, options)
@@ -190,24 +190,64 @@ def serve(
         http.serve(live, config.serve, metrics.fresh(), started=started)
 
 
-@cli.command(epilog=example("kithstream load follows.csv --path kin"))
-@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@cli.command(epilog=example("kithstream load follows.csv --path kin-loaded --time-unit s"))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--path", type=_FOLDER, required=True, help="Directory of the runtime; made if missing.")
-@click.option("--format", "form", type=click.Choice(GRAPHS), help="Of the file.")
+@click.option("--format", "form", type=click.Choice(GRAPHS), help="Of the file; its name tells otherwise.")
+@click.option(
+    "--time-unit",
+    type=click.Choice(list(UNITS)),
+    default="us",
+    show_default=True,
+    help="Of times that are whole numbers.",
+)
 @settings
 @as_json
 def load(
-    file: str, path: Path, form: str | None, config_file: Path | None, options: tuple[str, ...], machine: bool
+    file: Path,
+    path: Path,
+    form: str | None,
+    time_unit: str,
+    config_file: Path | None,
+    options: tuple[str, ...],
+    machine: bool,
 ) -> None:
-    """Load a follow graph in bulk: columns source, target and, if there is one, time."""
+    """Load a follow graph in bulk: columns source, target and, if there is one, time.
+
+    A load that was broken off goes on where it stopped when it is started again.
+    """
+    import tempfile
+
+    from kithstream.streams import load as bulk
     from kithstream.streams.progress import Progress
     from kithstream.streams.serve.embedded import wall_clock
+    from kithstream.streams.sources import graph
 
-    bulk = import_module("kithstream.streams.load")
     config = read_settings(config_file, options)
-    with runtime(path, config, wall_clock) as live, Progress("load", unit="follows") as progress, told():
-        loaded = bulk.load(live, file, format=form, progress=progress.advance)
-    show(loaded._asdict(), machine)
+    with ExitStack() as stack:
+        named = file
+        if form is not None and f".{form}" not in file.suffixes:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kithstream-load-")))
+            named = folder / f"{file.name}.{form}{'.gz' if file.suffix == '.gz' else ''}"
+            named.symlink_to(file.absolute())
+        live = stack.enter_context(runtime(path, config, wall_clock))
+        progress = stack.enter_context(Progress("load", unit="follows"))
+        stack.enter_context(told())
+        source = graph.fingerprint(named).hex()
+        first = bulk.next_row(live.engine, source)
+        with live.chain.lock:
+            loaded = bulk.load(
+                live.engine,
+                graph.read_columns(named, first, microseconds=UNITS[time_unit]),
+                now=live.as_of,
+                source=source,
+                on_progress=lambda at: progress.reach(at.done) if at.stage == "edges" else None,
+            )
+    for refusal in loaded.named:
+        say(f"row {refusal.row} is refused, {refusal.reason}: {refusal.source!r} {refusal.target!r}")
+    values = loaded._asdict()
+    del values["named"]
+    show({**values, "seconds": round(loaded.seconds, 3)}, machine)
 
 
 @cli.command(epilog=example("kithstream replay events.jsonl --format jsonl --path kin-replayed"))

@@ -61,6 +61,7 @@ class Report(msgspec.Struct, frozen=True):
     rate: float  # events a second of the part at a real pace
     freshness_ms: Percentiles  # due to be published -> visible in answers
     query_ms: Percentiles  # beside them
+    queries: int
     story_ms: Percentiles  # published -> answered with it, when nothing else happens
     reopened_seconds: float  # every vector made again from the stores
     answers: int  # checked against the log
@@ -127,6 +128,7 @@ class Demo:
             rate=demo.rate,
             freshness_ms=_percentiles(paced.freshness),
             query_ms=_percentiles(paced.queries),
+            queries=len(paced.queries),
             story_ms=_percentiles([took / 1e3 for took in story.answered]),
             reopened_seconds=round(reopened, 2),
             answers=checked.answers,
@@ -241,7 +243,7 @@ def summary(report: Report) -> list[str]:
         ("accounts", f"{report.accounts:,}, {report.indexed:,} of them candidates"),
         ("throughput", f"{report.events_per_second:,.0f} events/s through the whole chain, learning"),
         ("freshness", f"{_pair(report.freshness_ms)}: published -> visible at {report.rate:,.0f} events/s"),
-        ("questions", f"{_pair(report.query_ms)} beside them"),
+        ("questions", f"{_pair(report.query_ms)} beside them, of {report.queries:,}"),
         ("publish -> answer", f"{_pair(report.story_ms)} in the story"),
         (
             "answers checked",

@@ -3,17 +3,25 @@ from __future__ import annotations
 import gzip
 import json
 import shlex
+import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
+from kithstream.streams import progress
 from kithstream.streams.cli import cli
+from kithstream.streams.clock import StreamClock, newest
+from kithstream.streams.engine.actors import Record
+from kithstream.streams.engine.log import Log
 from kithstream.streams.manual import manual
+from kithstream.streams.serve.embedded import wall_clock
+from kithstream.streams.world import SimulationConfig
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(cli.commands)
@@ -197,15 +205,16 @@ def test_answers_that_are_none_are_refused(tmp_path: Path) -> None:
     assert "answers.jsonl" in refused(run("check", "--path", tmp_path))
 
 
-def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "kithstream.streams.simulate", None)
-    with pytest.raises(ModuleNotFoundError):  # a part of our own is a bug, not a missing package
-        CliRunner().invoke(cli, ["simulate", "--out", str(tmp_path / "x")], catch_exceptions=False)
-    monkeypatch.undo()
-    monkeypatch.delitem(sys.modules, "kithstream.streams.doctor", raising=False)
-    monkeypatch.delitem(sys.modules, "kithstream.streams.serve.http", raising=False)
-    monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    assert "pip install 'kithstream[server]'" in refused(run("serve", "--path", tmp_path))
+@pytest.mark.parametrize(("missing", "status"), [("numpy", 2), ("kithstream.streams.world", 1)])
+def test_what_is_not_installed_is_named_but_a_bug_keeps_its_traceback(missing: str, status: int) -> None:
+    script = f"import sys\nsys.modules['{missing}'] = None\nsys.argv[1:] = ['simulate']\n"
+    script += "from kithstream.__main__ import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    if status == 2:
+        assert done.stderr == "Error: numpy is not installed: pip install 'kithstream[server]'\n"
+    else:
+        assert "Traceback" in done.stderr
 
 
 # -- what they do --------------------------------------------------------------------------------------------
@@ -249,6 +258,36 @@ def test_the_example_of_query_works(here: Path) -> None:
     left = told(run(*words, "--exclude", first, "--json"))["candidates"]
     assert isinstance(left, list)
     assert first not in [candidate["account"] for candidate in left]
+
+
+def test_an_answer_is_of_the_present_or_of_the_newest_event(here: Path) -> None:
+    latest, present = (
+        told(run("query", "u7", "--path", "kin", "--at", moment, "-k", 1, "--json"))["as_of"]
+        for moment in ("newest", "now")
+    )
+    assert isinstance(latest, int)
+    assert isinstance(present, int)
+    start = SimulationConfig().start
+    assert start < latest < start + 86_400_000_000
+    assert abs(present - wall_clock()) < 60_000_000
+
+
+def test_the_newest_event_is_found_without_touching_a_log_in_use(tmp_path: Path) -> None:
+    with Log(tmp_path / "log" / "0") as log:
+        log.append([Record(5, b"{}"), Record(9, b"{}")])
+        file = next((tmp_path / "log" / "0").iterdir())
+        with open(file, "ab") as torn:
+            torn.write(b"half a rec")
+        size = file.stat().st_size
+        assert newest(tmp_path) == 9
+        assert file.stat().st_size == size
+
+
+def test_a_stream_clock_never_goes_back() -> None:
+    clock = StreamClock(5)
+    for to, expected in ((3, 5), (8, 8)):
+        clock.advance(to)
+        assert clock() == expected
 
 
 def test_a_query_says_why_it_is_short(here: Path) -> None:
@@ -332,6 +371,98 @@ def test_doctor_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert failing == {"packages", "port"}
     assert "nosuch is missing" in findings["packages"]["found"]
     assert "pip install" in findings["packages"]["cure"]
+
+
+def test_a_closed_pipe_ends_a_command_quietly() -> None:
+    command = [sys.executable, "-m", "kithstream", "simulate", "--accounts", "50"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline().startswith(b"{")
+        running.stdout.close()
+        assert b"Error" not in running.stderr.read()
+        assert running.wait() == 1
+
+
+def test_progress_is_a_plain_line_where_no_terminal_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "PERIOD", 0.0)
+    with progress.Progress("count", 10, "sheep") as counting:
+        counting.advance(4)
+        counting.reach(7)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.split(",")[0] for line in err.splitlines()] == [
+        "count: 4 of 10 sheep",
+        "count: 7 of 10 sheep",
+    ]
+
+
+def test_the_example_of_replay_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(*example_of("simulate"))
+    words = example_of("replay")
+    values = told(run(*words, "--json"))
+    assert values["events"] == 5000
+    folder = words[words.index("--path") + 1]
+    answer = told(run("query", "u7", "--path", folder, "--at", "newest", "--json"))
+    assert answer["candidates"]
+
+
+def test_replay_evaluates_on_pairs(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.txt"
+    rows = [(n % 17, 20 + (n * 7 + n // 17) % 23, 1_300_000_000 + 60 * n) for n in range(300)]
+    pairs.write_text("".join(f"{source} {target} {time}\n" for source, target, time in rows))
+    values = told(
+        run("replay", pairs, "--format", "pairs", "--evaluate", "--freeze", "--limit", 20, "--json")
+    )
+    assert values["queries"] == 20
+    methods = values["methods"]
+    assert isinstance(methods, dict)
+    low, high = methods["kithstream"]["recall_at_20_interval"]
+    assert 0 <= low <= methods["kithstream"]["recall_at_20"] <= high <= 1
+    assert "stdin can be read once" in refused(run("replay", "-", "--evaluate"))
+
+
+def test_the_example_of_load_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [(f"a{n}", f"b{n % 5}", 1_300_000_000 + n) for n in range(60)] + [("a1", "a1", 0)]
+    text = "source,target,time\n" + "".join(f"{source},{target},{time}\n" for source, target, time in rows)
+    (tmp_path / "follows.csv").write_text(text)
+    words = example_of("load")
+    result = run(*words, "--json")
+    assert told(result) | {"seconds": 0} == {
+        "edges": 61,
+        "accepted": 60,
+        "refused": {"self_edge": 1},
+        "changed": 60,
+        "seconds": 0,
+    }
+    assert "row 60 is refused, self_edge" in result.stderr
+    folder = words[words.index("--path") + 1]
+    candidates = told(run("query", "a1", "--path", folder, "--json"))["candidates"]
+    assert isinstance(candidates, list)
+    assert {candidate["account"] for candidate in candidates} == {"b0", "b2", "b3", "b4"}
+    assert told(run(*words, "--json"))["edges"] == 0  # it goes on behind its last row
+    (tmp_path / "graph.data").write_text(text)
+    again = told(
+        run("load", "graph.data", "--format", "csv", "--path", "other", "--time-unit", "s", "--json")
+    )
+    assert again["accepted"] == 60
+    assert "a name ending in" in refused(run("load", "graph.data", "--path", "other"))
+
+
+def test_serve_answers_until_it_is_told_to_stop(here: Path) -> None:
+    words = [*example_of("serve"), "--json"]
+    words[words.index("--port") + 1] = "0"
+    with subprocess.Popen([sys.executable, "-m", "kithstream", *words], stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        url = json.loads(running.stdout.readline())["url"]
+        with urllib.request.urlopen(f"{url}/openapi.json", timeout=30) as reply:
+            assert reply.status == 200
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(30) == 0
 
 
 @pytest.mark.parametrize("name", ["replay", "load", "serve"])

@@ -103,6 +103,7 @@ def test_the_table_names_every_measure() -> None:
         rate=1000.0,
         freshness_ms=some,
         query_ms=some,
+        queries=50,
         story_ms=some,
         reopened_seconds=0.1,
         promises_broken=0,
