@@ -41,7 +41,9 @@ def test_a_client_imports_the_package_without_the_engine() -> None:
 def test_no_module_is_loaded_twice() -> None:
     for name in MODULES:
         import_module(name)
-    own = [m for n, m in sys.modules.items() if n.split(".")[0] in ("kithstream", "streams", "models", "index")]
+    own = [
+        m for n, m in sys.modules.items() if n.split(".")[0] in ("kithstream", "streams", "models", "index")
+    ]
     files = [os.path.realpath(m.__file__) for m in own if getattr(m, "__file__", None)]
     assert len(files) == len(set(files))
     assert not {"streams", "models", "index"} & set(sys.modules)
