@@ -8,6 +8,7 @@ of the events fills the state; the rest is measured, in parts, of which the medi
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import tempfile
@@ -48,6 +49,8 @@ def main() -> None:
             for at, record in enumerate(log):
                 newest = max(newest, record.appended)
                 log[at] = Record(newest, record.raw)
+        gc.collect()
+        gc.freeze()  # the load generator's records are no part of what is measured
         rounds = max(len(log) for log in logs) // given.batch + 1
         warm = int(rounds * given.warm)
         fold(engine, logs, 0, warm, given.batch)

@@ -88,6 +88,8 @@ class Partition:
         }
         self.next_frame = max(self.outbox, default=self.applied << 20) + 1
         self.acknowledged: list[bytes] = []  # outbox keys to delete with the next batch
+        self._known: dict[str, bool] = {}  # whether accounts met lately are among the first _known_of deleted
+        self._known_of = 0
         self.deleted = {key[1:] for key, _ in store.scan(Column.META, DELETED)}
         self.retracted = {  # actor NUL event id -> day of the retraction
             key[5:]: int.from_bytes(key[1:5], "big") for key, _ in store.scan(Column.META, RETRACTED)
@@ -101,7 +103,15 @@ class Partition:
 
     def is_deleted(self, account: str) -> bool:
         """True if the account was deleted; its late events are kept out."""
-        return bool(self.deleted) and self.fingerprint(account) in self.deleted
+        deleted = self.deleted
+        if not deleted:
+            return False
+        if self._known_of != len(deleted) or len(self._known) > 200_000:
+            self._known, self._known_of = {}, len(deleted)
+        known = self._known.get(account)
+        if known is None:
+            known = self._known[account] = self.fingerprint(account) in deleted
+        return known
 
     def profile(self, account: str) -> Profile:
         """Return the account's profile; an empty one if it never told."""
