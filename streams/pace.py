@@ -127,13 +127,14 @@ class _Questions:
             try:
                 answer = self._live.candidates(account)
             except Unanswerable:
-                continue
+                pass
             except BaseException as failure:
                 self._failure = failure
                 return
-            self.took.append(time.perf_counter() - began)
-            with self._lock:
-                published = self._published
-            self._heard(answer, published)
+            else:
+                self.took.append(time.perf_counter() - began)
+                with self._lock:
+                    published = self._published
+                self._heard(answer, published)
             if self._stopped.wait(1 / _QUERIES):
                 return
