@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import Final, NamedTuple
 
 from kithstream.streams.clock import StreamClock
@@ -121,19 +122,19 @@ class _Questions:
             raise self._failure
 
     def _run(self) -> None:
-        number = 0
-        while not self._stopped.wait(1 / _QUERIES):
-            account = self._asking[number % len(self._asking)]
-            number += 1
+        for account in cycle(self._asking):  # at least one question, however short the loop is
             began = time.perf_counter()
             try:
                 answer = self._live.candidates(account)
             except Unanswerable:
-                continue
+                pass
             except BaseException as failure:
                 self._failure = failure
                 return
-            self.took.append(time.perf_counter() - began)
-            with self._lock:
-                published = self._published
-            self._heard(answer, published)
+            else:
+                self.took.append(time.perf_counter() - began)
+                with self._lock:
+                    published = self._published
+                self._heard(answer, published)
+            if self._stopped.wait(1 / _QUERIES):
+                return
