@@ -22,11 +22,11 @@ from kithstream.streams.serve.ageing import Ageing
 from kithstream.streams.serve.answers import Candidate, Question
 from kithstream.streams.serve.exclusions import FOLLOW, Exclusions
 from kithstream.streams.state import profiles
-from kithstream.streams.state.reader import Reader
+from kithstream.streams.state.reader import Glance, Reader
 
 _LISTING: Final = slice(0, 2)  # the groups follow and engage: a live in-signal of these makes a candidate
 _FOREVER: Final = -1  # the half-life without decay
-_POPULAR: Final = 10.0  # follows of the last day, decayed, from which an account is called popular
+_POPULAR: Final = 10  # new followers of the day from which an answer tells them
 
 
 class Encoded(NamedTuple):
@@ -70,6 +70,7 @@ class Candidates:
         self._reader = Reader(engine, engine.config.row_cache)
         self._ageing = Ageing(config.ageing_ratio)
         self._dirty: set[str] = set()
+        self._changes: list[Change] = []  # since the first of the captured
         self._captured: list[tuple[Examples, list[str]]] = []
 
     # -- what happened ---------------------------------------------------------------------------------------
@@ -86,12 +87,18 @@ class Candidates:
         features = consumer_features(rows, self.model.ids)
         self._captured.append((Examples(features, [e.target for e in follows], max(times)), actors))
 
-    def acted(self, acted: Acted) -> int:
-        """Take note of what the actors' stage did; return the number of follows learned from."""
+    def acted(self, acted: Acted) -> None:
+        """Take note of what the actors' stage did."""
         self._touch(acted.touched)
         self.exclusions.note(acted.changes)
+        if self._captured:
+            self._changes += acted.changes
+
+    def learn(self) -> int:
+        """Train on the follows captured since the last time that really came about; return how many."""
         captured, self._captured = self._captured, []
-        return self._learn(captured, acted.changes) if captured else 0
+        changes, self._changes = self._changes, []
+        return self._learn(captured, changes) if captured else 0
 
     def settled(self, settled: Settled) -> None:
         """Take note of what the targets' stage did."""
@@ -226,9 +233,12 @@ class Candidates:
         self, question: Question, hits: Hits, asking: Rows, followed: set[str], as_of: int
     ) -> list[Candidate]:
         told = hits.ids[: question.reasons]
+        mine = {*asking.followers[0], *asking.unreciprocated[0]}
         with self.lock:
-            rows = self._reader.read(told, as_of) if told else None
-        reasons = [] if rows is None else [_reasons(rows, at, asking, followed) for at in range(len(told))]
+            seen = self._reader.glance(told, as_of)
+        reasons = [
+            _reasons(one, name in mine, asking, followed) for name, one in zip(told, seen, strict=True)
+        ]
         reasons += [()] * (len(hits.ids) - len(reasons))
         scored = zip(hits.ids, hits.scores.tolist(), reasons, strict=True)
         return [Candidate(name, score, why) for name, score, why in scored]
@@ -239,21 +249,19 @@ class Candidates:
             return self._reader.read([account], as_of, unreciprocated=True)
 
 
-def _reasons(rows: Rows, at: int, asking: Rows, followed: set[str]) -> tuple[str, ...]:
+def _reasons(seen: Glance, follows: bool, asking: Rows, followed: set[str]) -> tuple[str, ...]:
     """Short reasons from public signals only: who follows whom, and how many lately."""
     reasons = []
-    if rows.accounts[at] in asking.followers[0] or rows.accounts[at] in asking.unreciprocated[0]:
+    if follows:
         reasons.append("follows you")
-    common = [name for name in rows.followers[at] if name in followed]
+    common = [name for name in seen.followers if name in followed]
     if common:
         more = f" and {len(common) - 1} more" if len(common) > 1 else ""
         reasons.append(f"followed by {common[0]}{more} whom you follow")
-    if rows.counts[at, IN, 0, 3] >= _POPULAR:
-        reasons.append("many new followers today")
-    if rows.languages[at] and rows.languages[at] == asking.languages[0]:
+    if seen.gained >= _POPULAR:
+        reasons.append(f"{seen.gained} new followers today")
+    if seen.language and seen.language == asking.languages[0]:
         reasons.append("in your language")
-    if rows.last[at].min() < 3600.0:
-        reasons.append("active in the last hour")
     return tuple(reasons)
 
 

@@ -164,7 +164,7 @@ class Embedded:
         """Fold what the logs hold beyond the state, up to `limit` records each, and make it visible."""
         limit = limit or self.config.engine.batch_events
         chain, engine = self.chain, self.engine
-        records = accepted = learned = 0
+        records = accepted = 0
         dead: list[DeadLetter] = []
         appended: list[int] = []
         started = time.perf_counter()
@@ -175,11 +175,12 @@ class Embedded:
                 if not batch:
                     continue
                 acted = engine.apply(number, batch, first, chain.before)
-                learned += chain.acted(acted)
+                chain.acted(acted)
                 records += len(batch)
                 accepted += acted.accepted
                 dead += acted.dead
                 appended += [record.appended for record in batch]
+            learned = chain.learn()
             chain.settled(engine.exchange())
             if engine.work():
                 chain.settled(engine.exchange())

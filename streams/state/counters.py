@@ -215,7 +215,9 @@ def decayed(
     """
     n = len(rows)
     half = tuple(half_lives)
-    distinct, which = np.unique(minutes, return_inverse=True)
+    distinct, which = minutes[:1], np.zeros(n, dtype=np.int64)
+    if n > 1 and (minutes != minutes[0]).any():
+        distinct, which = np.unique(minutes, return_inverse=True)
     tables = [_weights(minute, half) for minute in distinct.tolist()] or [_weights(0, half)]
     sizes = np.fromiter(map(len, rows), dtype=np.int64, count=n) // CELL
     cells = np.frombuffer(b"".join(rows), dtype=np.uint32).reshape(-1, 2)

@@ -16,7 +16,7 @@ from kithstream.streams.engine.engine import Engine
 from kithstream.streams.engine.partition import FOLLOWEES, FOLLOWERS, ROW_IN, ROW_OUT, ReadCache
 from kithstream.streams.state import counters, ledger
 from kithstream.streams.state.counters import Kind
-from kithstream.streams.state.ledger import MINUTE
+from kithstream.streams.state.ledger import DAY, MINUTE
 from kithstream.streams.state.profiles import Profile
 from kithstream.streams.state.protocol import Column
 from kithstream.streams.state.recent import READ, Recent
@@ -38,6 +38,14 @@ class _View(NamedTuple):
     followee_times: bytes
     language: int
     standing: bool | None  # hidden: False; opted in: True; else None, the in-signals decide
+
+
+class Glance(NamedTuple):
+    """What a reason is made of: public, and quick to read."""
+
+    followers: Sequence[str]  # the newest
+    gained: int  # followers since midnight UTC
+    language: int
 
 
 class Reader:
@@ -88,6 +96,12 @@ class Reader:
             unreciprocated_ages=_ages([_times(r, UNRECIPROCATED) for r in back], UNRECIPROCATED, times),
             languages=np.array([view.language for view in views], dtype=np.int32),
         )
+
+    def glance(self, accounts: Sequence[str], as_of: int) -> list[Glance]:
+        """Return of each account what reasons are made of, as of a time in microseconds."""
+        today = counters.cell(_FOLLOW, Kind.DAY, as_of // DAY)
+        views = self._load(accounts)
+        return [Glance(v.followers, counters.count_of(v.row_in, today), v.language) for v in views]
 
     def standings(self, accounts: Sequence[str]) -> list[bool | None]:
         """Return whether accounts are candidates by their profile: None where their in-signals decide."""

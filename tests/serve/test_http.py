@@ -356,7 +356,8 @@ def test_exclude_and_allow_repeat(client: Client) -> None:
 
 
 def test_k_and_reasons_bound_the_answer(client: Client) -> None:
-    token = client.post([{**FOLLOW, "target": f"few {n}"} for n in range(4)]).json()["token"]
+    common = {**FOLLOW, "actor": "eve", "target": FOLLOW["actor"]}
+    token = client.post([common, *({**FOLLOW, "target": f"few {n}"} for n in range(4))]).json()["token"]
     reply = client.get("/v1/candidates/eve", params={"after": token, "k": 3, "reasons": 1})
     told = [bool(candidate["reasons"]) for candidate in reply.json()["candidates"]]
     assert told == [True, False, False]
