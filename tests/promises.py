@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kithstream.streams.engine.engine import Engine
-from kithstream.streams.events.signals import BY_NAME, SIGNALS, UNDO_OF, Kind
+from kithstream.streams.events.signals import BY_NAME, SIGNALS, UNDO_OF, Group, Kind
 from kithstream.streams.events.wire import Event
 from kithstream.streams.state.protocol import Column
 
@@ -164,7 +164,9 @@ def _cells(name: str, time: int, watermark: int) -> list[tuple[str, str, int]]:
     """The cells an event counts in, those that a reader at the watermark may still read."""
     cells = [(name, "total", 0)]
     if watermark // MINUTE - time // MINUTE < 240:
-        cells.append((name, "minute", time // MINUTE % (1 << 24)))
+        group = [other.name for other in SIGNALS if other.group is BY_NAME[name].group][0]
+        if BY_NAME[name].group is not Group.SILENT:
+            cells.append((group, "minute", time // MINUTE % (1 << 24)))
     if watermark // HOUR - time // HOUR < 48:
         cells.append((name, "hour", time // HOUR))
     if watermark // DAY - time // DAY < 128:

@@ -306,7 +306,7 @@ class Actors:
         partition = self._partition
         account = event.actor
         profile = partition.profile(account)
-        if profiles.apply(profile, event):
+        if profiles.apply(profile, event) and partition.follows(account):
             partition.jobs[account] = b""
             batch.changes[Column.META][JOB + account.encode()] = b""
         batch.changes[Column.ROWS][PROFILE + account.encode()] = profiles.dump(profile)

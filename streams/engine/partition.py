@@ -88,8 +88,7 @@ class Partition:
         }
         self.next_frame = max(self.outbox, default=self.applied << 20) + 1
         self.acknowledged: list[bytes] = []  # outbox keys to delete with the next batch
-        self._known: dict[str, bool] = {}  # whether accounts met lately are among the first _known_of deleted
-        self._known_of = 0
+        self._fingerprints: dict[str, bytes] = {}  # of accounts met lately
         self.deleted = {key[1:] for key, _ in store.scan(Column.META, DELETED)}
         self.retracted = {  # actor NUL event id -> day of the retraction
             key[5:]: int.from_bytes(key[1:5], "big") for key, _ in store.scan(Column.META, RETRACTED)
@@ -99,19 +98,17 @@ class Partition:
 
     def fingerprint(self, account: str) -> bytes:
         """Return the salted hash under which a deleted account is remembered."""
-        return blake2b(account.encode(), digest_size=16, key=self.salt).digest()
+        known = self._fingerprints.get(account)
+        if known is None:
+            if len(self._fingerprints) > 200_000:
+                self._fingerprints.clear()
+            known = blake2b(account.encode(), digest_size=16, key=self.salt).digest()
+            self._fingerprints[account] = known
+        return known
 
     def is_deleted(self, account: str) -> bool:
         """True if the account was deleted; its late events are kept out."""
-        deleted = self.deleted
-        if not deleted:
-            return False
-        if self._known_of != len(deleted) or len(self._known) > 200_000:
-            self._known, self._known_of = {}, len(deleted)
-        known = self._known.get(account)
-        if known is None:
-            known = self._known[account] = self.fingerprint(account) in deleted
-        return known
+        return bool(self.deleted) and self.fingerprint(account) in self.deleted
 
     def profile(self, account: str) -> Profile:
         """Return the account's profile; an empty one if it never told."""
@@ -162,6 +159,11 @@ class Partition:
     def load_recents(self, keys: Iterable[bytes]) -> dict[bytes, Recent]:
         """Return lists of recent neighbours by their keys in ROWS."""
         return _load(keys, self.recents, self.store, recent.load)
+
+    def follows(self, account: str) -> bool:
+        """True if the account follows somebody; what a batch under way adds does not count."""
+        key = FOLLOWEES + account.encode()
+        return bool(self.load_recents([key])[key].entries)
 
     def load_profiles(self, accounts: Iterable[str]) -> dict[str, Profile]:
         """Return profiles by account."""

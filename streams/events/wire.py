@@ -80,20 +80,30 @@ def check(event: Event, *, now: int) -> None:
         raise InvalidEvent(
             "out_of_range", "time", event.time, "microseconds since 1970, before the year 10000"
         )
-    _check_id("id", event.id)
-    _check_id("actor", actor)
+    event_id, item = event.id, event.item
+    plain = f"{event_id}{actor}{target}{item}"
+    if not (
+        plain.isascii()
+        and "\0" not in plain
+        and 0 < len(event_id) <= ID_BYTES
+        and 0 < len(actor) <= ID_BYTES
+        and len(target) <= ID_BYTES
+        and len(item) <= ID_BYTES
+    ):  # one test for all ids of nearly every event; this names the one that is wrong, if any is
+        _check_id("id", event_id)
+        _check_id("actor", actor)
+        for field, value in (("target", target), ("item", item)):
+            if value and signal not in _CONTROLS:
+                _check_id(field, value)
     if signal in _CONTROLS:
         _check_control(event)
         return
     if not target:
         raise InvalidEvent("missing", "target", target, f"the account that {signal} is about")
-    _check_id("target", target)
     if target == actor:
         raise InvalidEvent("self_edge", "target", target, "another account than the actor")
-    if event.item:
-        _check_id("item", event.item)
-    elif signal in NEEDS_ITEM:
-        raise InvalidEvent("missing", "item", event.item, f"the item that {signal} is about")
+    if not item and signal in NEEDS_ITEM:
+        raise InvalidEvent("missing", "item", item, f"the item that {signal} is about")
 
 
 def encode(event: Event) -> bytes:
@@ -146,7 +156,7 @@ def _explained(raw: bytes, error: msgspec.ValidationError) -> InvalidEvent:
         return InvalidEvent("missing", text.split("field `")[1].split("`")[0], None, "a value")
     try:
         decoded = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return InvalidEvent("malformed", "record", raw[:60].decode("utf-8", "replace"), "a JSON object")
     value = decoded.get(field) if isinstance(decoded, dict) else decoded
     if field == "source" and isinstance(value, str):

@@ -2,7 +2,8 @@
 
 A row is packed cells of eight bytes: a number (family, kind, place) and a count. The same +1 and -1 land in the
 same cells, and a cell at zero is cut out, so an undo restores the row's content exactly and in any order.
-Each event counts in four cells: its minute, its hour, its day and the total. Reading takes each stretch of time
+Each event counts in its hour, its day and the total of its family, and in the minute of its group: what features
+read of the last hours is read by group, and a minute cell for every family would make busy rows long. Reading takes each stretch of time
 from one kind alone: minutes for this hour and the two before, hours back to the start of yesterday, days before.
 """
 
@@ -77,18 +78,25 @@ def bump(row: bytearray, name: bytes, by: int) -> None:
 _ONE: Final = _count(1)
 
 
+# The family under which an event's minute is counted: the first of its group; -1 for what no feature reads.
+MINUTE_FAMILY: Final = tuple(
+    GROUP_OF_FAMILY.index(group) if group < Group.SILENT else -1 for group in GROUP_OF_FAMILY
+)
+
+
 class TimeCells(dict[tuple[int, int], tuple[bytes, ...]]):
-    """(family, minute since 1970) to its four cells; a cache that is dropped when it is full."""
+    """(family, minute since 1970) to its cells, coarsest first; a cache that is dropped when it is full."""
 
     def __missing__(self, at: tuple[int, int]) -> tuple[bytes, ...]:
         family, minute = at
         if len(self) > 200_000:
             self.clear()
+        group = MINUTE_FAMILY[family]
         names = self[at] = (
-            cell(family, Kind.MINUTE, minute),
-            cell(family, Kind.HOUR, minute // 60),
-            cell(family, Kind.DAY, minute // 1440),
             cell(family, Kind.TOTAL, 0),
+            cell(family, Kind.DAY, minute // 1440),
+            cell(family, Kind.HOUR, minute // 60),
+            *([cell(group, Kind.MINUTE, minute)] if group >= 0 else ()),
         )
         return names
 
@@ -104,12 +112,12 @@ def count_at(row: bytearray, family: int, minute: int, by: int, now_minute: int)
     names = _time_cells[family, minute]
     age = now_minute - minute
     if age >= MINUTES_HELD:
-        names = names[1:] if age < HOURS_HELD * 60 else names[2:] if age < DAYS_HELD * 1440 else names[3:]
-    rfind = row.rfind
+        names = names[:3] if age < HOURS_HELD * 60 else names[:2] if age < DAYS_HELD * 1440 else names[:1]
+    find = row.rfind  # from the end: what is new was appended last
     for name in names:  # `bump`, without its call: this is the busiest loop of the fold
-        at = rfind(name)
+        at = find(name)
         while at > 0 and at & 7:
-            at = rfind(name, 0, at + 3)
+            at = find(name, 0, at + 3)
         if at < 0:
             row += name + (_ONE if by == 1 else _count(by))
         elif total := _read(row, at + 4)[0] + by:
