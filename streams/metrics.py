@@ -129,7 +129,13 @@ class Metrics:
         self._freshness = Spread(
             "kithstream_freshness_seconds", "From a record's append to its being visible in answers.", LONG
         )
+        self._event_freshness = Spread(
+            "kithstream_event_freshness_seconds",
+            "From an event's own time to its being visible in answers.",
+            LONG,
+        )
         registry.register(self._freshness)
+        registry.register(self._event_freshness)
         self._folding = Histogram(
             "kithstream_fold_seconds",
             "One round of the two stages, if it had records.",
@@ -168,7 +174,9 @@ class Metrics:
         if pumped.records:
             self._accepted(pumped.accepted)
             self._folding.observe(pumped.folding)
-            self._freshness.observe((self._clock() - np.asarray(pumped.appended, np.int64)) / 1e6)
+            now = self._clock()
+            self._freshness.observe((now - np.asarray(pumped.appended, np.int64)) / 1e6)
+            self._event_freshness.observe(np.maximum(now - np.asarray(pumped.times, np.int64), 0) / 1e6)
         if pumped.dead:
             self._refused(len(pumped.dead))
             for reason, count in Tally(letter.reason for letter in pumped.dead).items():

@@ -164,7 +164,7 @@ def _cells(name: str, time: int, watermark: int) -> list[tuple[str, str, int]]:
     """The cells an event counts in, those that a reader at the watermark may still read."""
     cells = [(name, "total", 0)]
     if watermark // MINUTE - time // MINUTE < 240:
-        group = [other.name for other in SIGNALS if other.group is BY_NAME[name].group][0]
+        group = next(other.name for other in SIGNALS if other.group is BY_NAME[name].group)
         if BY_NAME[name].group is not Group.SILENT:
             cells.append((group, "minute", time // MINUTE % (1 << 24)))
     if watermark // HOUR - time // HOUR < 48:

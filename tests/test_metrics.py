@@ -28,7 +28,8 @@ def pumped(
 ) -> Pumped:
     letters = [DeadLetter(0, reason, "", b"") for reason in dead]
     accepted = len(appended) - len(dead)
-    return Pumped(len(appended), accepted, letters, learned, upserted, appended, 0.25, encoding)
+    times = [at - 60_000_000 for at in appended[:accepted]]  # each event a minute older than its append
+    return Pumped(len(appended), accepted, letters, learned, upserted, appended, times, 0.25, encoding)
 
 
 def test_a_round_is_counted(registry: CollectorRegistry) -> None:
@@ -47,6 +48,8 @@ def test_a_round_is_counted(registry: CollectorRegistry) -> None:
     assert value("kithstream_freshness_seconds_sum") == pytest.approx(2.001)
     assert value("kithstream_freshness_seconds_bucket", {"le": "0.001"}) == 2
     assert value("kithstream_freshness_seconds_bucket", {"le": "2.5"}) == 3
+    assert value("kithstream_event_freshness_seconds_count") == 2
+    assert value("kithstream_event_freshness_seconds_sum") == pytest.approx(122.001)
 
 
 def test_an_idle_round_measures_nothing(registry: CollectorRegistry) -> None:

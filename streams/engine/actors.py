@@ -65,6 +65,7 @@ class Acted(NamedTuple):
     changes: list[Change]  # of state edges
     dead: list[DeadLetter]
     accepted: int
+    times: list[int]  # event times of the accepted, microseconds
 
 
 class _Plan(NamedTuple):
@@ -167,7 +168,7 @@ class Actors:
                     self._delete(event, touched)
                 start = place + 1
         self._fold(events[start:], next_offset, touched, changes)
-        return Acted(touched, changes, [], len(events))
+        return Acted(touched, changes, [], len(events), [event.time for event in events])
 
     def _fold(
         self, events: Sequence[Event], next_offset: int, touched: set[str], changed: list[Change]

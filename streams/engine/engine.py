@@ -63,7 +63,7 @@ class Engine:
         skipped = max(partition.applied - first_offset, 0)
         records = records[skipped:]
         if not records:
-            return Acted(set(), [], [], 0)
+            return Acted(set(), [], [], 0, [])
         first_offset += skipped
         actors = self._actors[number]
         events, dead = actors.decode(records, first_offset)

@@ -60,6 +60,7 @@ class Pumped(NamedTuple):
     learned: int  # follows trained on
     upserted: int  # vectors
     appended: Sequence[int]  # append times of the records that became visible, microseconds
+    times: Sequence[int]  # event times of the accepted records, microseconds
     folding: float  # seconds in the two stages
     encoding: float  # seconds in towers and index
 
@@ -167,6 +168,7 @@ class Embedded:
         records = accepted = 0
         dead: list[DeadLetter] = []
         appended: list[int] = []
+        times: list[int] = []
         started = time.perf_counter()
         with chain.lock:
             for number, log in enumerate(self._logs):
@@ -180,6 +182,7 @@ class Embedded:
                 accepted += acted.accepted
                 dead += acted.dead
                 appended += [record.appended for record in batch]
+                times += acted.times
             learned = chain.learn()
             chain.settled(engine.exchange())
             if engine.work():
@@ -191,7 +194,15 @@ class Embedded:
                 self._visible = [partition.applied for partition in engine.partitions]
                 self._arrived.notify_all()
         pumped = Pumped(
-            records, accepted, dead, learned, encoded.upserted, appended, folded - started, done - folded
+            records,
+            accepted,
+            dead,
+            learned,
+            encoded.upserted,
+            appended,
+            times,
+            folded - started,
+            done - folded,
         )
         if self.on_pumped is not None:
             self.on_pumped(pumped)

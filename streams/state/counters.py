@@ -2,9 +2,11 @@
 
 A row is packed cells of eight bytes: a number (family, kind, place) and a count. The same +1 and -1 land in the
 same cells, and a cell at zero is cut out, so an undo restores the row's content exactly and in any order.
-Each event counts in its hour, its day and the total of its family, and in the minute of its group: what features
-read of the last hours is read by group, and a minute cell for every family would make busy rows long. Reading takes each stretch of time
-from one kind alone: minutes for this hour and the two before, hours back to the start of yesterday, days before.
+
+Each event counts in its hour, its day and the total of its family, and in the minute of its group: features read
+the last hours by group alone, and a minute cell for every family would make busy rows long. Reading takes each
+stretch of time from one kind: minutes for this hour and the two before, hours back to the start of yesterday, days
+before.
 """
 
 from __future__ import annotations

@@ -358,7 +358,9 @@ def test_exclude_and_allow_repeat(client: Client) -> None:
 def test_k_and_reasons_bound_the_answer(client: Client) -> None:
     common = {**FOLLOW, "actor": "eve", "target": FOLLOW["actor"]}
     token = client.post([common, *({**FOLLOW, "target": f"few {n}"} for n in range(4))]).json()["token"]
-    reply = client.get("/v1/candidates/eve", params={"after": token, "k": 3, "reasons": 1})
+    allow = [f"few {n}" for n in range(4)]
+    asked = {"after": token, "k": 3, "reasons": 1, "allow": allow}
+    reply = client.get("/v1/candidates/eve", params=asked)
     told = [bool(candidate["reasons"]) for candidate in reply.json()["candidates"]]
     assert told == [True, False, False]
 
