@@ -44,6 +44,7 @@ from kithstream.streams.serve import tokens
 from kithstream.streams.serve.answers import MOST, Answer, Question
 from kithstream.streams.serve.candidates import Candidates
 from kithstream.streams.sources import graph
+from kithstream.streams.state.ledger import HOUR
 from kithstream.streams.state.store import RocksStore
 
 LAYOUT: Final = "layout.json"
@@ -117,6 +118,7 @@ class Embedded:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._stopping = self._closed = False
+        self._trimmed = 0  # hour since 1970
         self.on_pumped: Callable[[Pumped], None] | None = None
         finish(self.engine)
         self.chain.rebuild(self.as_of)
@@ -206,7 +208,19 @@ class Embedded:
         )
         if self.on_pumped is not None:
             self.on_pumped(pumped)
+        self._trim()
         return pumped
+
+    def _trim(self) -> None:
+        """Once an hour, let go of what the log holds beyond its retention and the state has folded."""
+        hour = self.as_of // HOUR
+        if hour == self._trimmed:
+            return
+        self._trimmed = hour
+        oldest = self.as_of - int(self.config.engine.retention_hours * HOUR)
+        with self._appending:
+            for log, partition in zip(self._logs, self.engine.partitions, strict=True):
+                log.drop_before(partition.applied, oldest)
 
     @property
     def as_of(self) -> int:

@@ -234,6 +234,23 @@ def test_a_gap_in_the_log_is_refused(opened: Open, tmp_path: Path) -> None:
         opened()
 
 
+def test_the_log_is_let_go_of_after_its_retention(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kithstream.streams.engine.log.SEGMENT", 300)
+    clock = Clock()
+    live = opened(clock=clock)
+    number = live.engine.route["ann"]
+    for count in range(14):
+        live.publish([follow("ann", f"star{count}")])
+        live.pump()
+        clock.now += DAY
+    live.pump()
+    kept = live._logs[number]
+    assert 0 < kept.first < kept.end
+    assert all(record.appended >= clock.now - 11 * DAY for record in kept.read(kept.first, 99))
+    live = opened(clock=clock)
+    assert "star0" not in names(live, "ann")
+
+
 def test_a_log_that_lost_records_is_refused(opened: Open, tmp_path: Path) -> None:
     live = opened()
     live.publish([follow("ann", "bob")])
