@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from promises import agree
+
 from kithstream.streams.config import Config, IndexSection, ModelConfig
 from kithstream.streams.engine.log import Log
 from kithstream.streams.events import wire
 from kithstream.streams.serve.embedded import Embedded
-from promises import agree
 
 CHILD = """
 import sys
