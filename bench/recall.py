@@ -79,16 +79,20 @@ def replayed(given: argparse.Namespace) -> tuple[NDArray, NDArray, NDArray, floa
 
 def measure(vectors: NDArray, ticks: NDArray, queries: NDArray, bound: float, ef: int) -> dict[str, object]:
     """Recall and latency of one breadth of search."""
-    config = IndexConfig(dim=vectors.shape[1], bound=bound, ef=ef, rows_per_fetch=0, rebuild_process=False)
+    # The graph must answer: at this size the planner would scan.
+    config = IndexConfig(
+        dim=vectors.shape[1], bound=bound, ef=ef, exact_rows=1000, rows_per_fetch=0, rebuild_process=False
+    )
     live, exact = LiveIndex(config), ExactIndex(config.dim)
     names = [f"{n}" for n in range(len(vectors))]
     exact.upsert(names, vectors)
     began = time.perf_counter()
     order = np.argsort(ticks, kind="stable")
-    for first in range(0, len(order), 4096):
-        part = order[first : first + 4096]
+    cold = max(len(order) - config.hot_stays, 0)
+    for part in (order[:cold], order[cold:]):
         live.upsert([names[n] for n in part], vectors[part])
-    live.merge()
+        if not live.stats().cold:
+            live.merge()  # builds the graph of those that changed longest ago; the rest stay hot
     built = time.perf_counter() - began
     found: dict[int, list[float]] = {200: [], 20: []}
     took: dict[str, list[float]] = {"live": [], "exact": []}
@@ -110,6 +114,7 @@ def measure(vectors: NDArray, ticks: NDArray, queries: NDArray, bound: float, ef
             for name, values in took.items()
         },
         "build_seconds": round(built, 1),
+        "plan": hits.plan,
         "hot": stats.hot,
         "cold": stats.cold,
     }
