@@ -55,7 +55,7 @@ def replayed(given: argparse.Namespace) -> tuple[NDArray, NDArray, NDArray, floa
     clock = StreamClock()
     config = Config(
         engine=EngineConfig(partitions=1, batch_events=64, row_cache=400_000),
-        model=ModelConfig(seed=given.seed, aged_rows=1_000_000),
+        model=ModelConfig(seed=given.seed),
         index=IndexSection(exact_rows=10**9, background=False),
     )
     read = {"higgs": higgs.read, "bitcoin": bitcoin.read, "pairs": pairs.read}[given.format]

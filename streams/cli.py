@@ -302,7 +302,7 @@ def replay(
         raise Refused("--evaluate reads the file more than once, stdin can be read once")
     defaults: tuple[str, ...] = ()
     if evaluate:
-        defaults += ("index.exact_rows=1000000000", "index.background=false", "model.aged_rows=1000000")
+        defaults += ("index.exact_rows=1000000000", "index.background=false")
         defaults += ("engine.row_cache=400000",)
     if evaluate and path is None:
         defaults += ("engine.partitions=1",)

@@ -39,7 +39,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     example_batch: int = 64  # follows of one training step
     ageing_ratio: float = 2.0  # growth of the ticks at which an unchanged account is encoded again
-    aged_rows: int = 8192  # most of those between two batches of events
+    aged_rows: int = 512  # most of those between two batches of live events
 
 
 class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -132,18 +131,11 @@ def existing(path: Path, config: Config, moment: str) -> Iterator[Embedded]:
 
 @contextmanager
 def runtime(path: Path, config: Config, clock: Callable[[], int]) -> Iterator[Embedded]:
-    """Open a runtime that folds when it is told to; a wrong model or wrong settings are told in one line.
-
-    The process is made ready for questions beside a folding thread: a thread that is busy in Python yields ten
-    times as often as by default, and what was loaded once is not walked by each garbage collection.
-    """
+    """Open a runtime that folds when it is told to; a wrong model or wrong settings are told in one line."""
     from kithstream.streams.serve.embedded import open as open_runtime
 
     with told():
         live = open_runtime(path, config=config, clock=clock, start=False)
-    sys.setswitchinterval(0.0005)
-    gc.collect()
-    gc.freeze()
     with live:
         yield live
 

@@ -23,7 +23,7 @@ from kithstream.streams.clock import StreamClock
 from kithstream.streams.errors import Unanswerable
 from kithstream.streams.events.record import Record
 from kithstream.streams.prequential import MISSED, K, Outcome, Pairs
-from kithstream.streams.serve.embedded import Embedded
+from kithstream.streams.serve.embedded import ALL, Embedded
 from kithstream.streams.yardsticks import GRID, DecayedPopularity, HandRule, TwoHop, Yardstick
 
 BATCH: Final = 64  # events between two rounds of the chain: what a step of training takes
@@ -245,7 +245,7 @@ def _publish(live: Embedded, clock: StreamClock, batch: list[Record]) -> tuple[i
         return 0, 0, 0
     clock.now = max(clock.now, max(event["time"] for event in batch))
     live.publish(batch)
-    pumped = live.pump()
+    pumped = live.pump(aged=ALL)
     return len(batch), len(pumped.dead), pumped.learned
 
 

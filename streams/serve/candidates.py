@@ -135,13 +135,13 @@ class Candidates:
 
     # -- vectors ---------------------------------------------------------------------------------------------
 
-    def flush(self, as_of: int) -> Encoded:
-        """Encode what changed, and some of what has aged, into the index."""
+    def flush(self, as_of: int, most_aged: int) -> Encoded:
+        """Encode what changed, and at most so many of what has aged, into the index."""
         self.tick = max(self.tick, as_of // TICK)
         dirty = sorted(self._dirty)
         self._dirty.clear()
         done = self._encode(dirty, changed=True)
-        aged = self._ageing.due(self.tick, self._config.aged_rows)
+        aged = self._ageing.due(self.tick, most_aged)
         again = self._encode(aged, changed=False)
         return Encoded(done.upserted + again.upserted, done.deleted + again.deleted)
 

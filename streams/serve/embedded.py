@@ -49,6 +49,7 @@ from kithstream.streams.state.store import RocksStore
 
 LAYOUT: Final = "layout.json"
 MODEL: Final = "model.safetensors"
+ALL: Final = 1 << 30  # no bound on what is encoded again: where nobody waits for an answer
 EventLike = Event | Mapping[str, object] | bytes
 
 
@@ -163,8 +164,12 @@ class Embedded:
 
     # -- folding ---------------------------------------------------------------------------------------------
 
-    def pump(self, limit: int | None = None) -> Pumped:
-        """Fold what the logs hold beyond the state, up to `limit` records each, and make it visible."""
+    def pump(self, limit: int | None = None, *, aged: int | None = None) -> Pumped:
+        """Fold what the logs hold beyond the state, up to `limit` records each, and make it visible.
+
+        Beside what changed, up to `aged` vectors that only grew old are encoded again; by default few, so that
+        new events do not wait for them (`model.aged_rows`).
+        """
         limit = limit or self.config.engine.batch_events
         chain, engine = self.chain, self.engine
         records = accepted = 0
@@ -190,7 +195,7 @@ class Embedded:
             if engine.work():
                 chain.settled(engine.exchange())
             folded = time.perf_counter()
-            encoded = chain.flush(self.as_of)
+            encoded = chain.flush(self.as_of, self.config.model.aged_rows if aged is None else aged)
             done = time.perf_counter()
             with self._arrived:
                 self._visible = [partition.applied for partition in engine.partitions]
@@ -249,7 +254,7 @@ class Embedded:
         """Pump until everything published is visible; return the number of records."""
         total = 0
         while self.behind or self.engine.waiting():
-            total += self.pump().records
+            total += self.pump(aged=ALL).records
         return total
 
     def load(
@@ -378,7 +383,7 @@ class Embedded:
         try:
             while not self._stopping:
                 pumped = self.pump()
-                if pumped.records:
+                if pumped.records or pumped.upserted:
                     continue
                 with self._arrived:
                     # Without events the vectors still age: at least once a second the due ones are encoded.
