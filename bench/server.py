@@ -24,6 +24,8 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 
+from kithstream.__main__ import ready
+
 MIX: Final = (("follow", 0.3), ("like", 0.4), ("reply", 0.2), ("click", 0.1))
 
 
@@ -232,6 +234,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--load", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    ready()
     if given.port is not None:
         settings = msgspec.json.decode(given.load, type=Load)
         sys.stdout.write(msgspec.json.encode(asyncio.run(load(given.port, settings))).decode())

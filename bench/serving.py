@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from bench.machine import machine
+from kithstream.__main__ import ready
 from kithstream.index.exact import ExactIndex
 from kithstream.streams.clock import StreamClock
 from kithstream.streams.config import Config, EngineConfig, IndexSection
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--exact-rows", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    ready()
     torch.set_num_threads(1)
     config = Config(engine=EngineConfig(), index=IndexSection(exact_rows=given.exact_rows))
     clock = StreamClock()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -26,6 +28,7 @@ from kithstream.streams.state.reader import Glance, Reader
 
 _LISTING: Final = slice(0, 2)  # the groups follow and engage: a live in-signal of these makes a candidate
 _FOREVER: Final = -1  # the half-life without decay
+GIVEN_WAY: Final = 0.0005  # seconds
 _POPULAR: Final = 10  # new followers of the day from which an answer tells them
 
 
@@ -64,6 +67,7 @@ class Candidates:
         self.lock = (
             threading.Lock()
         )  # over stores, caches, model: held for a batch, or for one question's rows
+        self._waiting: set[int] = set()  # threads with a question
         self.exclusions = Exclusions(engine, engine.config.row_cache)
         self.tick = 0
         self._config = config
@@ -72,6 +76,23 @@ class Candidates:
         self._dirty: set[str] = set()
         self._changes: list[Change] = []  # since the first of the captured
         self._captured: list[tuple[Examples, list[str]]] = []
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold the lock for a question; `give_way` lets those in that wait here."""
+        me = threading.get_ident()
+        self._waiting.add(me)
+        try:
+            with self.lock:
+                self._waiting.discard(me)
+                yield
+        finally:
+            self._waiting.discard(me)
+
+    def give_way(self) -> None:
+        """Between two rounds, let waiting questions go first: a lock alone favours the thread that just held it."""
+        if self._waiting:
+            time.sleep(GIVEN_WAY)
 
     # -- what happened ---------------------------------------------------------------------------------------
 
@@ -209,7 +230,7 @@ class Candidates:
     def rank(self, question: Question, as_of: int) -> Ranked:
         """Rank candidates for a question; the caller has checked its fields and its token."""
         account = question.account
-        with self.lock:
+        with self.reading():
             partition = self.engine.partitions[self.engine.route[account]]
             if partition.is_deleted(account):
                 raise Unanswerable(f"account {account!r} was deleted", gone=True)
@@ -234,7 +255,7 @@ class Candidates:
     ) -> list[Candidate]:
         told = hits.ids[: question.reasons]
         mine = {*asking.followers[0], *asking.unreciprocated[0]}
-        with self.lock:
+        with self.reading():
             seen = self._reader.glance(told, as_of)
         reasons = [
             _reasons(one, name in mine, asking, followed) for name, one in zip(told, seen, strict=True)
@@ -245,7 +266,7 @@ class Candidates:
 
     def inspect(self, account: str, as_of: int) -> Rows:
         """Return an account's rows as the towers read them."""
-        with self.lock:
+        with self.reading():
             return self._reader.read([account], as_of, unreciprocated=True)
 
 

@@ -383,11 +383,13 @@ class Embedded:
         try:
             while not self._stopping:
                 pumped = self.pump()
-                if pumped.records or pumped.upserted:
+                self.chain.give_way()
+                if pumped.records:
                     continue
+                pause = 0.01 if pumped.upserted else 1.0
                 with self._arrived:
-                    # Without events the vectors still age: at least once a second the due ones are encoded.
-                    self._arrived.wait_for(lambda: self._stopping or self.behind > 0, 1.0)
+                    # Without events the vectors still age: some at a time while some are due.
+                    self._arrived.wait_for(lambda: self._stopping or self.behind > 0, pause)
         except BaseException as failure:
             self._failure = failure
             with self._arrived:
