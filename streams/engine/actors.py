@@ -21,7 +21,6 @@ from kithstream.streams.engine.partition import (
     SKETCH,
     Batch,
     Partition,
-    outbox_key,
 )
 from kithstream.streams.errors import InvalidEvent
 from kithstream.streams.events import wire
@@ -291,13 +290,7 @@ class Actors:
         partition = self._partition
         batch.fold_rows(ROW_OUT)
         batch.fold_recents(FOLLOWEES, Column.OUT)
-        meta = batch.changes[Column.META]
-        for destination, frame in out.items():
-            number = partition.next_frame
-            partition.next_frame += 1
-            raw = frames.encode(frame)
-            meta[outbox_key(number, destination)] = raw
-            partition.outbox[number] = destination, raw
+        batch.send(out)
         partition.applied = next_offset
         batch.dropped = partition.expired
         batch.write()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from typing import Final, Generic, TypeVar
 
 from kithstream.streams.config import EngineConfig
+from kithstream.streams.engine import frames
+from kithstream.streams.engine.frames import Frame
 from kithstream.streams.errors import WrongLayout
 from kithstream.streams.state import counters, ledger, profiles, recent, sketches
 from kithstream.streams.state.counters import Kind
@@ -290,6 +292,16 @@ class Batch:
         for (account, _, by), value in zip(flips, self.partition.store.get(other_column, keys), strict=True):
             if ledger.since(value) >= 0:
                 self.cell(ROW_IN + account.encode(), _MUTUAL, by)
+
+    def send(self, out: Mapping[int, Frame]) -> None:
+        """Put frames into the outbox, by destination; they wait there until they are acknowledged."""
+        partition, meta = self.partition, self.changes[Column.META]
+        for destination, frame in out.items():
+            number = partition.next_frame
+            partition.next_frame += 1
+            raw = frames.encode(frame)
+            meta[outbox_key(number, destination)] = raw
+            partition.outbox[number] = destination, raw
 
     def write(self) -> None:
         """Write everything as one; after it nothing lives only in memory."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from kithstream.streams.engine import frames
@@ -16,7 +16,6 @@ from kithstream.streams.engine.partition import (
     ROW_OUT,
     Batch,
     Partition,
-    outbox_key,
 )
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.state import counters
@@ -58,13 +57,7 @@ class Targets:
         batch.fold_rows(ROW_IN)
         batch.fold_recents(FOLLOWERS, Column.IN)
         batch.fold_sketches()
-        meta = batch.changes[Column.META]
-        for destination, frame in replies.items():
-            number = partition.next_frame
-            partition.next_frame += 1
-            raw = frames.encode(frame)
-            meta[outbox_key(number, destination)] = raw
-            partition.outbox[number] = destination, raw
+        batch.send(replies)
         batch.write()
         touched = batch.touched
         if any(frame.void or frame.unsaid for frame in received):
@@ -79,12 +72,7 @@ class Targets:
         changed: list[tuple[str, str, int, bool]],
     ) -> None:
         partition = self._partition
-        states: dict[bytes, bytes] = {}
-        for frame in received:
-            pairs = iter(frame.states)
-            for key, value in zip(pairs, pairs, strict=True):
-                if (held := states.get(key)) is None or value > held:
-                    states[key] = value
+        states = _greatest(frame.states for frame in received)
         flips: list[tuple[str, str, int]] = []
         staged = batch.changes[Column.IN]
         stored = partition.store.get(Column.IN, list(states))
@@ -130,12 +118,7 @@ class Targets:
 
     def _occurrences(self, received: Sequence[Frame], batch: Batch, replies: dict[int, Frame]) -> None:
         partition = self._partition
-        heard: dict[bytes, bytes] = {}
-        for frame in received:
-            pairs = iter(frame.heard)
-            for key, value in zip(pairs, pairs, strict=True):
-                if (held := heard.get(key)) is None or value > held:
-                    heard[key] = value
+        heard = _greatest(frame.heard for frame in received)
         staged = batch.changes[Column.HEARD]
         stored = partition.store.get(Column.HEARD, list(heard))
         for (key, new), old in zip(heard.items(), stored, strict=True):
@@ -182,3 +165,13 @@ class Targets:
         batch.fold_recents(FOLLOWEES, Column.OUT)
         batch.write()
         return batch.touched
+
+
+def _greatest(lists: Iterable[Sequence[bytes]]) -> dict[bytes, bytes]:
+    """The greatest value of each key in lists that alternate key and value."""
+    found: dict[bytes, bytes] = {}
+    for pairs in map(iter, lists):
+        for key, value in zip(pairs, pairs, strict=True):
+            if (held := found.get(key)) is None or value > held:
+                found[key] = value
+    return found
