@@ -9,6 +9,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -64,6 +65,45 @@ class IndexSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     background: bool = True  # merge in a thread of its own
 
 
+class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The brokers, and how to reach them; every client of the project takes these settings."""
+
+    servers: str = "127.0.0.1:9092"  # bootstrap servers, comma-separated
+    prefix: str = ""  # before the name of every topic and group: a tenant
+    replication: int = 1  # of topics that `kithstream topics create` makes
+    security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    ca_file: str = ""  # PEM; empty takes the system's authorities
+    cert_file: str = ""  # PEM of the client
+    key_file: str = ""
+    check_hostname: bool = True
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    username: str = ""
+    password: str = ""
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A worker on Kafka: its stream process and its retrieval process."""
+
+    data: str = "kithstream-worker"  # directory of this worker alone: its partitions' stores
+    checkpoints: str = ""  # directory that all workers share; empty makes and takes none
+    checkpoint_seconds: float = 300.0  # between two checkpoints of a partition
+    checkpoints_kept: int = 2  # of each partition
+    advertise: str = ""  # URL under which other workers reach this one's HTTP; empty is host and port
+    session_seconds: float = 10.0  # silence after which the group takes a worker for dead
+    poll_records: int = 500  # most records of one partition folded at a time
+    flush_milliseconds: float = 2.0  # between two flushes of vectors while records keep coming
+    dirty_rows: int = 2048  # changed accounts from which folding waits for a flush
+    outbox_frames: int = 10_000  # unacknowledged frames from which folding waits for the brokers
+    drain_seconds: float = 10.0  # from SIGTERM to the end
+    push_k: int = 20  # candidates of a pushed list
+    push_seconds: float = 30.0  # between two pushes to one account, at least
+    push_rate: float = 50.0  # pushes a second of a worker, at most; 0 pushes nothing
+    push_valid_seconds: float = 3600.0  # how long a pushed list may be shown
+    accept_gap: bool = (
+        False  # open an empty store though the topic no longer reaches back to its first record
+    )
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole tree."""
 
@@ -72,6 +112,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelConfig = ModelConfig()
     index: IndexSection = IndexSection()
     serve: ServeConfig = ServeConfig()
+    kafka: KafkaConfig = KafkaConfig()
+    worker: WorkerConfig = WorkerConfig()
 
 
 def load(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from struct import Struct
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -55,6 +55,14 @@ class Change(NamedTuple):
     family: int
     before: int
     after: int
+
+
+class Decoded(NamedTuple):
+    """The usable events of a poll batch, and the rest."""
+
+    events: list[Event]
+    dead: list[DeadLetter]
+    moved: list[tuple[int, Record, int]]  # (offset, record, its own partition) of those in the wrong one
 
 
 class Acted(NamedTuple):
@@ -120,17 +128,22 @@ class Actors:
         self._partition = partition
         self._route = route
 
-    def decode(self, records: Sequence[Record], first_offset: int) -> tuple[list[Event], list[DeadLetter]]:
-        """Return the usable events of a poll batch and the dead letters; moves the watermark."""
-        partition = self._partition
+    def decode(self, records: Sequence[Record], offsets: Iterable[int]) -> Decoded:
+        """Return the usable events of a poll batch, dead letters and strays; moves the watermark."""
+        partition, route, here = self._partition, self._route, self._partition.number
         events: list[Event] = []
         dead: list[DeadLetter] = []
+        moved: list[tuple[int, Record, int]] = []
         watermark = partition.watermark
-        for offset, (appended, raw) in enumerate(records, first_offset):
+        for offset, record in zip(offsets, records, strict=False):
+            appended, raw = record
             try:
                 event = wire.decode(raw, now=appended)
             except InvalidEvent as refused:
                 dead.append(DeadLetter(offset, refused.reason, str(refused), raw))
+                continue
+            if (place := route[event.actor]) != here:
+                moved.append((offset, record, place))
                 continue
             if event.time > watermark:
                 watermark = event.time
@@ -145,7 +158,7 @@ class Actors:
                 continue
             events.append(event)
         partition.advance(watermark)
-        return events, dead
+        return Decoded(events, dead, moved)
 
     def apply(self, events: Sequence[Event], next_offset: int) -> Acted:
         """Fold decoded events and write them as one, so that the store's offset becomes `next_offset`.
@@ -290,8 +303,8 @@ class Actors:
         partition = self._partition
         batch.fold_rows(ROW_OUT)
         batch.fold_recents(FOLLOWEES, Column.OUT)
-        batch.send(out)
         partition.applied = next_offset
+        batch.send(out)
         batch.dropped = partition.expired
         batch.write()
         partition.expired = []

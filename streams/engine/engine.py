@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from kithstream.streams.config import EngineConfig
-from kithstream.streams.engine import frames
-from kithstream.streams.engine.actors import Acted, Actors, Change, DeadLetter, Record
-from kithstream.streams.engine.partition import Partition, outbox_key
+from kithstream.streams.engine.actors import Acted, Change, DeadLetter, Record
+from kithstream.streams.engine.partition import Partition
 from kithstream.streams.engine.routing import Route
-from kithstream.streams.engine.targets import Heard, Targets
+from kithstream.streams.engine.shard import Shard, Waiting
+from kithstream.streams.engine.targets import Heard
 from kithstream.streams.events.wire import Event
 from kithstream.streams.state.protocol import Column, Store
-
-
-class Waiting(NamedTuple):
-    """A frame in an outbox: where it lies, its number there, and where it goes."""
-
-    source: int
-    number: int
-    destination: int
-    raw: bytes
 
 
 class Settled(NamedTuple):
@@ -44,8 +35,15 @@ class Engine:
         self.partitions = [
             Partition(store, number, len(stores), config, salt=salt) for number, store in enumerate(stores)
         ]
-        self._actors = [Actors(partition, self.route) for partition in self.partitions]
-        self._targets = [Targets(partition, self.route) for partition in self.partitions]
+        self._shards = [Shard(partition, self.route) for partition in self.partitions]
+
+    def at(self, number: int) -> Partition:
+        """Return a partition."""
+        return self.partitions[number]
+
+    def here(self) -> Iterator[Partition]:
+        """Yield every partition."""
+        return iter(self.partitions)
 
     @property
     def watermark(self) -> int:
@@ -65,30 +63,26 @@ class Engine:
         if not records:
             return Acted(set(), [], [], 0, [])
         first_offset += skipped
-        actors = self._actors[number]
-        events, dead = actors.decode(records, first_offset)
+        shard, next_offset = self._shards[number], first_offset + len(records)
+        decoded = shard.decode(records, range(first_offset, next_offset))
+        if decoded.moved:
+            offset, _, place = decoded.moved[0]
+            raise ValueError(f"record {offset} of partition {number} is about an actor of partition {place}")
         if before is not None:
-            before(events)
-        acted = actors.apply(events, first_offset + len(records))
-        return acted._replace(dead=dead)
+            before(decoded.events)
+        return shard.act(decoded, next_offset)
 
     def waiting(self) -> list[Waiting]:
         """Return the frames that no destination has acknowledged, oldest first."""
-        return [
-            Waiting(partition.number, number, destination, raw)
-            for partition in self.partitions
-            for number, (destination, raw) in sorted(partition.outbox.items())
-        ]
+        return [frame for shard in self._shards for frame in shard.waiting()]
 
     def deliver(self, destination: int, raw: Iterable[bytes]) -> Heard:
         """Fold frames at their destination; again or out of order makes no difference."""
-        return self._targets[destination].apply([frames.decode(frame) for frame in raw])
+        return self._shards[destination].hear(raw)
 
     def acknowledge(self, frame: Waiting) -> None:
         """Forget a frame that its destination has written."""
-        partition = self.partitions[frame.source]
-        if partition.outbox.pop(frame.number, None) is not None:
-            partition.acknowledged.append(outbox_key(frame.number, frame.destination))
+        self._shards[frame.source].acknowledge(frame)
 
     def exchange(self) -> Settled:
         """Deliver every waiting frame, the replies to them too."""
@@ -109,7 +103,7 @@ class Engine:
 
     def work(self) -> int:
         """Do a bounded piece of background work in each partition; 0 when nothing is left."""
-        return sum(actors.work() for actors in self._actors)
+        return sum(shard.work() for shard in self._shards)
 
     def settle(self) -> Settled:
         """Exchange and work until the state is at rest."""

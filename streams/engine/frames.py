@@ -16,6 +16,8 @@ class Frame(msgspec.Struct, array_like=True, gc=False):
     void: list[bytes] = []  # out-ledger keys of state edges whose target was deleted; no values
     unsaid: list[bytes] = []  # out-ledger keys of occurrences whose target was deleted; no values
     deleted: list[bytes] = []  # fingerprints of deleted accounts
+    source: int = 0  # the sending partition
+    upto: int = 0  # frames so far say everything of the sender's log below this offset
 
 
 _encode = msgspec.msgpack.Encoder().encode

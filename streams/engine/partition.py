@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from hashlib import blake2b
 from typing import Final, Generic, TypeVar
+
+import msgspec
 
 from kithstream.streams.config import EngineConfig
 from kithstream.streams.engine import frames
@@ -24,6 +26,7 @@ ROW_IN, ROW_OUT, FOLLOWERS, FOLLOWEES, SKETCH, PROFILE = b"i", b"o", b"f", b"g",
 # Keys of the column META.
 APPLIED, WATERMARK, LAYOUT, SALT = b"applied", b"watermark", b"layout", b"salt"
 OUTBOX, DELETED, RETRACTED, JOB = b"O", b"X", b"R", b"J"
+HEARD, EDGES, DIRTY = b"H", b"edges", b"Y"  # progress by source; next offset of frames; changed accounts
 LOADED, UNDERIVED = b"L", b"D"  # rows taken from a source; rows to derive again, behind which account
 
 _FOLLOW: Final = 0
@@ -61,9 +64,19 @@ class Partition:
     """State of the accounts with murmur2(id) mod P = number; one writer at a time."""
 
     def __init__(
-        self, store: Store, number: int, partitions: int, config: EngineConfig, *, salt: bytes
+        self,
+        store: Store,
+        number: int,
+        partitions: int,
+        config: EngineConfig,
+        *,
+        salt: bytes,
+        marks: bool = False,
     ) -> None:
-        """Take over a store; raises WrongLayout if it was made for another place."""
+        """Take over a store; raises WrongLayout if it was made for another place.
+
+        With `marks` every batch also writes which accounts it changed, until `unmark` says their vectors are out.
+        """
         self.store = store
         self.number = number
         self.partitions = partitions
@@ -81,6 +94,14 @@ class Partition:
         self.watermark = (
             int.from_bytes(watermark, "big") if watermark else 0
         )  # newest event time, microseconds
+        self.heard = dict.fromkeys(range(partitions), 0)  # by source: its log below this offset is told here
+        for key, value in store.scan(Column.META, HEARD):
+            self.heard[int.from_bytes(key[1:], "big")] = int.from_bytes(value, "big")
+        (edges,) = store.get(Column.META, [EDGES])
+        self.edges = int.from_bytes(edges, "big") if edges else 0  # the next offset of the frames' topic
+        self.marks = marks
+        self.marked = {key: value for key, value in store.scan(Column.META, DIRTY)} if marks else {}
+        self._next_mark = 1 + max((int.from_bytes(key[1:], "big") for key in self.marked), default=0)
         self.rows: ReadCache[bytearray] = ReadCache(config.row_cache)
         self.recents: ReadCache[Recent] = ReadCache(config.row_cache)
         self.profiles: ReadCache[Profile] = ReadCache(config.row_cache)
@@ -122,6 +143,31 @@ class Partition:
         return {
             key[1:].decode() for letter in (ROW_IN, ROW_OUT, PROFILE) for key, _ in scan(Column.ROWS, letter)
         }
+
+    def hear(self, source: int, upto: int) -> bool:
+        """Take note that frames told everything of a source's log below an offset; False if that was known."""
+        if upto <= self.heard.get(source, 0):
+            return False
+        self.heard[source] = upto
+        return True
+
+    def mark(self, accounts: Collection[str]) -> tuple[bytes, bytes]:
+        """Return the pair of META that remembers changed accounts until `unmark`."""
+        key = DIRTY + self._next_mark.to_bytes(8, "big")
+        self._next_mark += 1
+        value = self.marked[key] = msgspec.msgpack.encode(list(accounts))
+        return key, value
+
+    def dirty(self) -> set[str]:
+        """Return the accounts that are marked."""
+        decode = msgspec.msgpack.Decoder(list[str]).decode
+        return {account for value in self.marked.values() for account in decode(value)}
+
+    def unmark(self, keys: Iterable[bytes]) -> None:
+        """Forget marks, by their keys; the next batch deletes them."""
+        for key in keys:
+            if self.marked.pop(key, None) is not None:
+                self.acknowledged.append(key)
 
     def advance(self, watermark: int) -> None:
         """Move the newest event time, never back; entries of days beyond the horizon go with a write."""
@@ -299,6 +345,7 @@ class Batch:
         for destination, frame in out.items():
             number = partition.next_frame
             partition.next_frame += 1
+            frame.source, frame.upto = partition.number, partition.applied
             raw = frames.encode(frame)
             meta[outbox_key(number, destination)] = raw
             partition.outbox[number] = destination, raw
@@ -311,6 +358,9 @@ class Batch:
         meta[WATERMARK] = partition.watermark.to_bytes(8, "big")
         for key in partition.acknowledged:
             meta[key] = None
+        if partition.marks and self.touched:
+            key, value = partition.mark(self.touched)
+            meta[key] = value
         partition.store.write(self.changes, self.dropped)
         partition.acknowledged.clear()
 

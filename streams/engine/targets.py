@@ -10,8 +10,10 @@ from kithstream.streams.engine.actors import said_of
 from kithstream.streams.engine.frames import Frame
 from kithstream.streams.engine.partition import (
     DELETED,
+    EDGES,
     FOLLOWEES,
     FOLLOWERS,
+    HEARD,
     ROW_IN,
     ROW_OUT,
     Batch,
@@ -41,13 +43,22 @@ class Targets:
         self._partition = partition
         self._route = route
 
-    def apply(self, received: Sequence[Frame]) -> Heard:
-        """Fold frames and write them as one. Repeats and older states change nothing."""
+    def apply(self, received: Sequence[Frame], next_offset: int = 0) -> Heard:
+        """Fold frames and write them as one. Repeats and older states change nothing.
+
+        `next_offset` is where the topic of frames is read on after these; a runtime without one gives none.
+        """
         partition = self._partition
         batch = Batch(partition)
         replies: dict[int, Frame] = {}
+        meta = batch.changes[Column.META]
+        if next_offset > partition.edges:
+            partition.edges = next_offset
+            meta[EDGES] = next_offset.to_bytes(8, "big")
         for frame in received:
             partition.advance(frame.watermark)
+            if partition.hear(frame.source, frame.upto):
+                meta[HEARD + frame.source.to_bytes(4, "big")] = frame.upto.to_bytes(8, "big")
             for fingerprint in frame.deleted:
                 partition.deleted.add(fingerprint)
                 batch.changes[Column.META][DELETED + fingerprint] = b""

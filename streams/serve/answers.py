@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
 MOST: int = 1000  # largest k
+
+# What `after` waits for. `state`: the account's own rows and exclusions; `vectors`: those of every candidate too.
+Level = Literal["vectors", "state"]
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -19,6 +23,7 @@ class Question(msgspec.Struct, frozen=True):
     allow: Sequence[str] | None = None
     languages: Sequence[str] = ()  # BCP 47; only candidates of these languages
     reasons: int = 20  # how many of the first candidates come with reasons
+    level: Level = "vectors"
 
 
 class Candidate(msgspec.Struct, frozen=True):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from kithstream.streams.engine.engine import Change, Engine
+from kithstream.streams.engine.actors import Change
 from kithstream.streams.engine.partition import ReadCache
+from kithstream.streams.engine.shard import Held
 from kithstream.streams.events.signals import SIGNALS
 from kithstream.streams.state.ledger import since
 from kithstream.streams.state.protocol import Column
@@ -20,8 +21,8 @@ _Sets = dict[tuple[Column, int], set[str]]
 class Exclusions:
     """Sets read from the ledgers, kept for the accounts asked lately and moved by every change."""
 
-    def __init__(self, engine: Engine, remembered: int) -> None:
-        self._engine = engine
+    def __init__(self, held: Held, remembered: int) -> None:
+        self._held = held
         self._sets: ReadCache[_Sets] = ReadCache(remembered)
 
     def of(self, account: str) -> set[str]:
@@ -59,7 +60,7 @@ class Exclusions:
         name = account.encode()
         sets = self._sets.get(name)
         if sets is None:
-            scan = self._engine.partitions[self._engine.route[account]].store.scan
+            scan = self._held.at(self._held.route[account]).store.scan
             sets = {}
             for column, families in ((Column.OUT, _OUT), (Column.IN, _IN)):
                 for family in families:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from kithstream.models.features import FOLLOWEES as FOLLOWEES_READ
 from kithstream.models.features import FOLLOWERS as FOLLOWERS_READ
 from kithstream.models.features import HALF_LIVES, UNRECIPROCATED, Rows
-from kithstream.streams.engine.engine import Engine
 from kithstream.streams.engine.partition import FOLLOWEES, FOLLOWERS, ROW_IN, ROW_OUT, ReadCache
+from kithstream.streams.engine.shard import Held
 from kithstream.streams.state import counters, ledger
 from kithstream.streams.state.counters import Kind
 from kithstream.streams.state.ledger import DAY, MINUTE
@@ -51,8 +51,8 @@ class Glance(NamedTuple):
 class Reader:
     """Reads rows of accounts, and remembers those it read lately until it is told that they changed."""
 
-    def __init__(self, engine: Engine, remembered: int) -> None:
-        self._engine = engine
+    def __init__(self, held: Held, remembered: int) -> None:
+        self._held = held
         self._views: ReadCache[_View] = ReadCache(remembered)
 
     def forget(self, accounts: Iterable[str]) -> None:
@@ -112,12 +112,12 @@ class Reader:
         names = [account.encode() for account in accounts]
         found = [cached(name) for name in names]
         missing: dict[int, list[int]] = {}
-        route = self._engine.route
+        route = self._held.route
         for at, view in enumerate(found):
             if view is None:
                 missing.setdefault(route[accounts[at]], []).append(at)
         for number, places in missing.items():
-            partition = self._engine.partitions[number]
+            partition = self._held.at(number)
             keys = [names[at] for at in places]
             rows = partition.load_rows([prefix + name for name in keys for prefix in (ROW_IN, ROW_OUT)])
             lists = partition.load_recents([p + name for name in keys for p in (FOLLOWERS, FOLLOWEES)])
@@ -141,7 +141,7 @@ class Reader:
         return [view for view in found if view is not None]
 
     def _unreciprocated(self, account: str) -> Recent:
-        partition = self._engine.partitions[self._engine.route[account]]
+        partition = self._held.at(self._held.route[account])
         key = FOLLOWERS + account.encode()
         newest = partition.load_recents([key])[key].entries[:READ]
         keys = [ledger.edge_key(account, _FOLLOW, other, "") for _, other in newest]

@@ -1,0 +1,100 @@
+"""One partition with both of its stages: what a runtime holds of each partition that it owns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from kithstream.streams.config import EngineConfig
+from kithstream.streams.engine import frames
+from kithstream.streams.engine.actors import Acted, Actors, Decoded, Record
+from kithstream.streams.engine.frames import Frame
+from kithstream.streams.engine.partition import Partition, outbox_key
+from kithstream.streams.engine.routing import Route
+from kithstream.streams.engine.targets import Heard, Targets
+
+
+class Waiting(NamedTuple):
+    """A frame in an outbox: where it lies, its number there, and where it goes."""
+
+    source: int
+    number: int
+    destination: int
+    raw: bytes
+
+
+class Held(Protocol):
+    """The partitions of accounts as far as they are here."""
+
+    @property
+    def config(self) -> EngineConfig: ...
+
+    @property
+    def route(self) -> Route: ...
+
+    def at(self, number: int) -> Partition:
+        """Return a partition; raises KeyError if it is not here."""
+        ...
+
+    def here(self) -> Iterator[Partition]:
+        """Yield the partitions that are here."""
+        ...
+
+
+class Shard:
+    """Folds one partition's part of the log and the frames sent to it; one thread at a time."""
+
+    def __init__(self, partition: Partition, route: Route) -> None:
+        self.partition = partition
+        self._actors = Actors(partition, route)
+        self._targets = Targets(partition, route)
+
+    def decode(self, records: Sequence[Record], offsets: Iterable[int]) -> Decoded:
+        """Return the usable events of a poll batch, dead letters and strays."""
+        return self._actors.decode(records, offsets)
+
+    def act(self, decoded: Decoded, next_offset: int) -> Acted:
+        """Fold decoded events; the partition's offset becomes `next_offset`."""
+        return self._actors.apply(decoded.events, next_offset)._replace(dead=decoded.dead)
+
+    def hear(self, raw: Iterable[bytes], next_offset: int = 0) -> Heard:
+        """Fold frames; again or out of order makes no difference. Raises msgspec.DecodeError for no frame."""
+        return self._targets.apply([frames.decode(frame) for frame in raw], next_offset)
+
+    def work(self) -> int:
+        """Do a bounded piece of background work; 0 when nothing is left."""
+        return self._actors.work()
+
+    def waiting(self) -> list[Waiting]:
+        """Return the frames that no destination has acknowledged, oldest first."""
+        partition = self.partition
+        return [
+            Waiting(partition.number, number, destination, raw)
+            for number, (destination, raw) in sorted(partition.outbox.items())
+        ]
+
+    def acknowledge(self, frame: Waiting) -> None:
+        """Forget a frame that its destination holds for good."""
+        partition = self.partition
+        if partition.outbox.pop(frame.number, None) is not None:
+            partition.acknowledged.append(outbox_key(frame.number, frame.destination))
+
+    def told(self) -> bytes:
+        """Return an empty frame that tells how far this partition's frames have come."""
+        partition = self.partition
+        return frames.encode(Frame(partition.watermark, source=partition.number, upto=partition.applied))
+
+
+class Shards(dict[int, Shard]):
+    """The shards of the partitions that a worker owns at the moment, by number."""
+
+    def __init__(self, partitions: int, config: EngineConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.route = Route(partitions)
+
+    def at(self, number: int) -> Partition:
+        return self[number].partition
+
+    def here(self) -> Iterator[Partition]:
+        return (shard.partition for shard in self.values())

@@ -1,0 +1,242 @@
+"""A real Apache Kafka on this machine without Docker: jars by Maven, one KRaft node, files in one directory.
+
+    python -m kithstream.streams.kafka.local --port 9092 --data var/kafka/data
+
+Needs Java 17 and `mvn`. For development and tests: one broker, no replication, loopback alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+VERSION: Final = "4.1.1"
+JARS: Final = Path("var/kafka/jars")
+STARTING: Final = 90.0  # seconds in which the broker must take connections
+_LOG: Final = "broker.log"
+_POM: Final = f"""\
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>kithstream</groupId><artifactId>broker</artifactId><version>1</version><packaging>pom</packaging>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId>
+      <version>{VERSION}</version></dependency>
+    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId>
+      <version>1.7.36</version></dependency>
+  </dependencies>
+</project>
+"""
+
+
+class NoKafka(Exception):
+    """Kafka cannot be had here; the message says what is missing."""
+
+
+def fetch(jars: Path = JARS) -> Path:
+    """Return the folder with the broker's jars, brought by Maven if they are not there; raises NoKafka."""
+    ready = jars / f".complete-{VERSION}"
+    if ready.exists():
+        return jars
+    for tool in ("java", "mvn"):
+        if shutil.which(tool) is None:
+            raise NoKafka(f"{tool} is not on the PATH; Apache Kafka {VERSION} needs Java 17 and Maven")
+    jars.mkdir(parents=True, exist_ok=True)
+    pom = jars / "pom.xml"
+    pom.write_text(_POM)
+    command = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", "-DincludeScope=runtime"]
+    done = subprocess.run(
+        [*command, f"-DoutputDirectory={jars.absolute()}"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        said = (done.stdout + done.stderr).strip().splitlines()[:3]
+        raise NoKafka(f"mvn could not bring Apache Kafka {VERSION}: {' '.join(said)}")
+    ready.touch()
+    return jars
+
+
+def free_port() -> int:
+    """Return a port of the loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class LocalKafka:
+    """One broker process. Its files outlive `kill` and `stop`, so that `start` goes on with them."""
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        port: int = 0,
+        jars: Path = JARS,
+        properties: Mapping[str, str] | None = None,
+        heap_mib: int = 512,
+    ) -> None:
+        self.data = data
+        self.port = port or free_port()
+        self._controller = free_port()
+        self._jars = jars
+        self._properties = dict(properties or {})
+        self._heap = heap_mib
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def servers(self) -> str:
+        """The address that clients take as bootstrap server."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running broker."""
+        if self._process is None:
+            raise RuntimeError("the broker is not running")
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start the broker and wait until it answers; raises NoKafka with the end of its log if it does not."""
+        jars = fetch(self._jars)
+        self.data.mkdir(parents=True, exist_ok=True)
+        settings = self.data / "server.properties"
+        settings.write_text("".join(f"{key}={value}\n" for key, value in self._settings().items()))
+        if not (self.data / "logs" / "meta.properties").exists():
+            storage = ["kafka.tools.StorageTool", "format", "-c", str(settings), "-t", _CLUSTER]
+            made = subprocess.run(self._java(jars, storage), capture_output=True, text=True, check=False)
+            if made.returncode:
+                raise NoKafka(f"the storage cannot be formatted: {made.stderr.strip()[-400:]}")
+        with open(self.data / _LOG, "ab") as log:
+            self._process = subprocess.Popen(
+                self._java(jars, ["kafka.Kafka", str(settings)]), stdout=log, stderr=log
+            )
+        self._wait()
+        return self
+
+    def stop(self) -> None:
+        """Shut the broker down in order."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the broker as a power cut of its process would."""
+        self._end(signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Return the exit status of the broker once it ended."""
+        return self._process.wait() if self._process is not None else 0
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _java(self, jars: Path, arguments: Sequence[str]) -> list[str]:
+        options = [f"-Xmx{self._heap}m", f"-Xms{self._heap}m", "-XX:+UseSerialGC", "-XX:-UsePerfData"]
+        quiet = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+        return ["java", *options, *quiet, "-cp", f"{jars.absolute()}/*", *arguments]
+
+    def _settings(self) -> dict[str, str]:
+        client = f"PLAINTEXT://127.0.0.1:{self.port}"
+        return {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
+            "listeners": f"{client},CONTROLLER://127.0.0.1:{self._controller}",
+            "advertised.listeners": client,
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "controller.listener.names": "CONTROLLER",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "log.dirs": str((self.data / "logs").absolute()),
+            "auto.create.topics.enable": "false",
+            "num.partitions": "1",
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "4",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            **self._properties,
+        }
+
+    def _wait(self) -> None:
+        assert self._process is not None
+        until = time.monotonic() + STARTING
+        for _ in _ticks(0.05):
+            if self._process.poll() is not None:
+                raise NoKafka(f"the broker ended with {self._process.returncode}: {self._said()}")
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1.0).close()
+                return
+            except OSError:
+                if time.monotonic() > until:
+                    self.kill()
+                    raise NoKafka(
+                        f"the broker took no connection in {STARTING:g} s: {self._said()}"
+                    ) from None
+
+    def _said(self) -> str:
+        return (self.data / _LOG).read_text(errors="replace").strip()[-800:]
+
+
+_CLUSTER: Final = "a2l0aHN0cmVhbWthZmthMQ"  # 16 bytes in URL-safe base64, as the storage tool wants it
+
+
+def _ticks(seconds: float) -> Iterator[None]:
+    while True:
+        yield
+        time.sleep(seconds)
+
+
+def main() -> None:
+    """Run a broker until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(description="One Apache Kafka broker on the loopback, without Docker.")
+    parser.add_argument("--port", type=int, default=9092)
+    parser.add_argument("--data", type=Path, default=Path("var/kafka/data"))
+    parser.add_argument("--jars", type=Path, default=JARS)
+    given = parser.parse_args()
+    broker = LocalKafka(given.data, port=given.port, jars=given.jars)
+    stopping = False
+
+    def stop(_number: int, _frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+        os.kill(broker.pid, signal.SIGTERM)
+
+    try:
+        broker.start()
+    except NoKafka as error:
+        sys.exit(f"kithstream: {error}")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    print(f"Apache Kafka {VERSION} takes connections on {broker.servers}; files in {given.data}", flush=True)
+    status = broker.wait()
+    if not stopping:
+        sys.exit(f"kithstream: the broker ended with {status}; see {given.data / _LOG}")
+
+
+if __name__ == "__main__":
+    main()

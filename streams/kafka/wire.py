@@ -1,0 +1,169 @@
+"""What goes over the topics beside events and frames, and between the two processes of a worker.
+
+JSON where a product reads or writes it, msgpack where only workers do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from kithstream.streams.serve.answers import Answer, Candidate, Level
+
+MOVED: Final = "kithstream-moved"  # header of a record that was brought to its own partition
+PROGRESS: Final = b"\0progress"  # key of a partition's progress among its vectors: no account holds a NUL
+
+
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A question over the stream (JSON). Its record's key is the account, its partition the account's."""
+
+    id: str  # the reply names it
+    account: str
+    reply_topic: str
+    reply_partition: int
+    k: int = 20
+    after: str = ""  # a token: of EventPublisher, of HTTP, or joined of several
+    level: Level = "vectors"
+    exclude: Sequence[str] = ()
+    allow: Sequence[str] | None = None
+    languages: Sequence[str] = ()
+    reasons: int = 20
+    deadline_ms: float = 1000.0  # from the record's timestamp; later nobody waits for the reply
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a question has no answer: a code to branch on, a sentence to read.
+
+    Codes: `not_yet` (ask again), `gone`, `deactivated`, `invalid` (fix the request), `unavailable` (the
+    partition is being moved; ask again), `internal`.
+    """
+
+    error: str
+    message: str
+
+
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An answer over the stream (JSON): exactly one of `answer` and `failure`."""
+
+    id: str
+    answer: Answer | None = None
+    failure: Failure | None = None
+
+
+class Pushed(msgspec.Struct, frozen=True):
+    """A fresh list for an account (JSON), true as of its time. A record without value withdraws it."""
+
+    account: str
+    candidates: Sequence[Candidate]
+    as_of: int  # microseconds
+    valid_until: int  # microseconds; not to be shown later
+    model: str
+    step: int
+    token: str  # everything published up to here is in the list
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A record that could not be used (JSON)."""
+
+    reason: str
+    detail: str
+    topic: str
+    partition: int
+    offset: int
+    time: int  # microseconds: when it was appended
+    record: str  # base64 of its bytes
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """Who answers for a partition (JSON); the key is the partition's number in decimal."""
+
+    url: str  # empty while nobody does
+    generation: int  # of the group; a lower one is out of date
+    worker: str
+
+
+class Vector(msgspec.Struct, array_like=True, gc=False):
+    """A producer vector with the public facts that reasons are made of (msgpack). No value deletes the account."""
+
+    generation: int  # of the group, as its owner knew it: a lower one after a higher is a zombie's
+    tick: int  # minutes since 1970
+    step: int  # of the model
+    label: int  # language code
+    day: int  # days since 1970
+    gained: int  # followers of that day
+    followers: list[str]  # the newest
+    vector: bytes  # float32, little endian
+
+
+class Progress(msgspec.Struct, array_like=True, gc=False):
+    """How far a partition's vectors have come (msgpack): its owner writes one after the vectors it stands for."""
+
+    generation: int
+    applied: int  # engagements of this partition below this offset are in its rows
+    heard: list[int]  # by source partition: its engagements below this offset are in rows and vectors here
+
+
+# -- between the processes of a worker: length-prefixed msgpack over a socket pair ---------------------------
+
+
+class Opened(msgspec.Struct, tag=True, array_like=True):
+    """Stream to retrieval: this worker owns a partition, whose store lies at `path`."""
+
+    partition: int
+    path: str
+    generation: int
+
+
+class Closing(msgspec.Struct, tag=True, array_like=True):
+    """Stream to retrieval: let go of a partition's store, then say Closed."""
+
+    partition: int
+
+
+class Standing(msgspec.Struct, tag=True, array_like=True):
+    """Stream to retrieval: how folding stands."""
+
+    rebalancing: bool
+    caught_up: bool  # what was published before the last assignment is folded, and its vectors published
+    behind: int  # records published and not folded
+    end: list[int]  # of engagements, by partition, as known when the last assignment came
+
+
+class Changed(msgspec.Struct, tag=True, array_like=True):
+    """Stream to retrieval: accounts of a partition that acted, and those whose exclusions changed."""
+
+    partition: int
+    accounts: list[str]
+    urgent: list[str]
+
+
+class Asked(msgspec.Struct, tag=True, array_like=True):
+    """Stream to retrieval: requests that the query agent read, each (record's timestamp in ms, value)."""
+
+    partition: int
+    requests: list[tuple[int, bytes]]
+
+
+class Closed(msgspec.Struct, tag=True, array_like=True):
+    """Retrieval to stream: nothing of the partition's store is held open any more."""
+
+    partition: int
+
+
+class Serving(msgspec.Struct, tag=True, array_like=True):
+    """Retrieval to stream: HTTP takes connections under this URL."""
+
+    url: str
+
+
+class Stale(msgspec.Struct, tag=True, array_like=True):
+    """Retrieval to stream: a zombie's vector lies over these accounts' own; encode them again."""
+
+    partition: int
+    accounts: list[str]
+
+
+ToRetrieval = Opened | Closing | Standing | Changed | Asked
+ToStream = Closed | Serving | Stale
