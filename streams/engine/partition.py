@@ -100,7 +100,7 @@ class Partition:
         (edges,) = store.get(Column.META, [EDGES])
         self.edges = int.from_bytes(edges, "big") if edges else 0  # the next offset of the frames' topic
         self.marks = marks
-        self.marked = {key: value for key, value in store.scan(Column.META, DIRTY)} if marks else {}
+        self.marked = dict(store.scan(Column.META, DIRTY)) if marks else {}
         self._next_mark = 1 + max((int.from_bytes(key[1:], "big") for key in self.marked), default=0)
         self.rows: ReadCache[bytearray] = ReadCache(config.row_cache)
         self.recents: ReadCache[Recent] = ReadCache(config.row_cache)
