@@ -103,6 +103,7 @@ class Progress(msgspec.Struct, array_like=True, gc=False):
     generation: int
     applied: int  # engagements of this partition below this offset are in its rows
     heard: list[int]  # by source partition: its engagements below this offset are in rows and vectors here
+    appended: int = 0  # when the newest of these was appended, microseconds
 
 
 # -- between the processes of a worker: length-prefixed msgpack over a socket pair ---------------------------

@@ -58,6 +58,14 @@ class Vectors:
         self.reader.forget(accounts)
         self.dirty.update(accounts)
 
+    def forget_others(self) -> None:
+        """Forget the accounts of partitions that are not here any more."""
+        here = {partition.number for partition in self._held.here()}
+        route = self._held.route
+        self.dirty = {account for account in self.dirty if route[account] in here}
+        self.ageing.forget([account for account in self.ageing if route[account] not in here])
+        self.reader = Reader(self._held, self._held.config.row_cache)
+
     def advance(self, as_of: int) -> None:
         """Move to the tick of a time in microseconds, never back."""
         self.tick = max(self.tick, as_of // TICK)
