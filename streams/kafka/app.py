@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from faust import SASLCredentials, SSLCredentials
 from faust.types import TP
@@ -16,7 +16,7 @@ from kithstream.streams.config import Config, KafkaConfig
 from kithstream.streams.kafka.names import Topics, group
 from kithstream.streams.kafka.security import reach
 from kithstream.streams.kafka.stream import Ends, Stream
-from kithstream.streams.kafka.transport import RAW, SCHEME, App, Fetch, register
+from kithstream.streams.kafka.transport import RAW, SCHEME, App, Consumer, Fetch, register
 
 _log = logging.getLogger(__name__)
 COMMIT_SECONDS: Final = 1.0
@@ -78,10 +78,7 @@ def make_app(config: Config, names: Topics, stream: Stream, failed: Callable[[Ba
                 message.partition, message.offset, int(message.timestamp * 1000), event.value or b""
             )
 
-    @app.task
-    async def flushing() -> None:
-        await stream.flushing()
-
+    app.task(stream.flushing)
     return app
 
 
@@ -129,7 +126,7 @@ class _Bridge:
             raise
         if missing is not None:
             _log.info("%s is read again from offset %d, a fetch began at %d", tp, missing, fetch.begins)
-            await self._app.consumer.reseek(TP(*tp), missing)
+            await cast(Consumer, self._app.consumer).reseek(TP(*tp), missing)
         await asyncio.sleep(0)  # the producer's turn
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import logging
 import shutil
 import time
@@ -445,10 +446,8 @@ class Stream:
         """Publish vectors as they become due, for ever."""
         section = self._config.worker
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._due.wait(), 1.0)  # without events the vectors still age
-            except TimeoutError:
-                pass
             self._due.clear()
             began = time.perf_counter()
             async with self.lock:

@@ -64,16 +64,17 @@ class Stores(Protocol):
         ...
 
 
-class App(faust.App):  # type: ignore[misc]
+class App(faust.App):
     """A Faust application whose hot topics are folded into stores."""
 
     hot: frozenset[str] = frozenset()
     stores: Stores
 
 
-class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+class _Thread(driver.AIOKafkaConsumerThread):
     """The thread that fetches. Where a fetch begins is noted here, so that one lost on its way leaves a hole."""
 
+    app: App
     ended: dict[TP, int]
 
     def __post_init__(self) -> None:
@@ -86,12 +87,12 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         active_partitions: set[TP],
         timeout: float | None = None,
         max_records: int | None = None,
-    ) -> Mapping[TP, Sequence[Any]]:
-        records = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+    ) -> Mapping[TP, list[Any]]:
+        records = dict(await super()._fetch_records(consumer, active_partitions, timeout, max_records))
         hot = self.app.hot
         for tp in [tp for tp in records if tp.topic in hot]:
             records[tp] = [self._parcel(consumer, tp, records[tp])]
-        return records  # type: ignore[no-any-return]
+        return records
 
     def _parcel(self, consumer: Any, tp: TP, records: Sequence[Any]) -> _Parcel:
         first, last = records[0], records[-1]
@@ -115,10 +116,13 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         )
 
 
-class Consumer(driver.Consumer):  # type: ignore[misc]
+class Consumer(driver.Consumer):
     """Faust's consumer, with fetches for the hot topics and the stores' offsets for the group's."""
 
-    def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
+    app: App
+    _thread: _Thread
+
+    def _new_consumer_thread(self) -> _Thread:
         return _Thread(self, loop=self.loop, beacon=self.beacon)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
@@ -153,16 +157,16 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             return offset
         self._acked[tp].clear()
         self._acked_index[tp].clear()
-        return self.app.stores.position(tp)  # type: ignore[no-any-return]
+        return self.app.stores.position(tp)
 
 
-class Transport(driver.Transport):  # type: ignore[misc]
+class Transport(driver.Transport):
     """Faust's aiokafka transport with the consumer above."""
 
     Consumer = Consumer
 
 
-class _Raw(codecs.Codec):  # type: ignore[misc]
+class _Raw(codecs.Codec):
     def _loads(self, s: Any) -> Any:
         return s
 

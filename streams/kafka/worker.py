@@ -142,6 +142,10 @@ async def run(config: Config, model: Model, salt: bytes) -> None:
         if not ended.done():
             ended.set_exception(error)
 
+    def tell(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            failed(error)
+
     def stop() -> None:
         _log.info("draining, at most %g s", config.worker.drain_seconds)
         late = threading.Timer(config.worker.drain_seconds, os._exit, (1,))
@@ -178,9 +182,7 @@ async def run(config: Config, model: Model, salt: bytes) -> None:
         loop.add_signal_handler(number, stop)
     async with producer:
         answering = asyncio.create_task(retrieval.run())
-        answering.add_done_callback(
-            lambda task: task.cancelled() or not task.exception() or failed(task.exception())
-        )  # type: ignore[arg-type]
+        answering.add_done_callback(tell)
         app.finalize()
         try:
             await app.start()
