@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Final
 
 from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
 
 from kithstream.models.model import Model
 from kithstream.streams.config import Config, KafkaConfig, ModelConfig
+from kithstream.streams.errors import Unreachable
 from kithstream.streams.kafka import wire
 from kithstream.streams.kafka.app import ends, make_app
 from kithstream.streams.kafka.channel import Channel
@@ -129,6 +131,18 @@ class RetrievalProcess:
         self._channel = None
         for closed in self._closed.values():
             closed.set()
+
+
+def work(config: Config) -> None:
+    """Run a worker in this process until SIGTERM or SIGINT; raises KithstreamError or ValueError with the reason."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kithstream").setLevel(logging.INFO)
+    model = fixed_model(config.model)
+    try:
+        salt = shared_salt(config.worker.salt, config.kafka)
+    except KafkaError as error:
+        raise Unreachable(f"kafka.servers is {config.kafka.servers}: {error}") from error
+    asyncio.run(run(config, model, salt))
 
 
 async def run(config: Config, model: Model, salt: bytes) -> None:
