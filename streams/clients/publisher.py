@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.producer.future import FutureRecordMetadata
 
 from kithstream.streams.clients import connection
@@ -23,6 +23,7 @@ from kithstream.streams.kafka.names import topics
 from kithstream.streams.serve import tokens
 
 _BATCH: Final = 1 << 17  # bytes of one partition's request
+_SLACK: Final = 1.0  # seconds after which a producer is not waited for that should have given up
 
 
 class Pending:
@@ -152,10 +153,10 @@ class EventPublisher:
 
     def flush(self) -> None:
         """Wait for everything sent so far; raises Undelivered with what was lost and nobody has asked about."""
-        with self._lock:
-            waiting = [*self._failed, *self._sent]
-        for pending in waiting:
-            pending.wait()
+        if self._link is None:
+            return
+        with suppress(KafkaTimeoutError):  # what is lost is told below
+            self._link.producer.flush(timeout=self._delivery + _SLACK)
         with self._lock:
             self._settle(0)
             self._raise_lost([])
@@ -222,8 +223,7 @@ class EventPublisher:
                 )
         except KafkaError as error:
             why = str(error)
-        # The producer gives up after `delivery`, but not while it has no id from the brokers: hence a second more.
-        return Pending(records, sent, time.monotonic() + self._delivery + 1.0, why)
+        return Pending(records, sent, time.monotonic() + self._delivery + _SLACK, why)
 
     def _make_room(self, records: Sequence[bytes]) -> None:
         self._settle(max(0, self._in_flight - len(records)))
