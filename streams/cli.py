@@ -172,8 +172,8 @@ def serve(
     With --json the address is printed as one line once connections are taken.
     """
     from kithstream.streams import metrics
+    from kithstream.streams.events.stamp import wall_clock
     from kithstream.streams.serve import http
-    from kithstream.streams.serve.embedded import wall_clock
 
     given = {"serve.host": host, "serve.port": port}
     options += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
@@ -238,8 +238,8 @@ def load(
     import tempfile
 
     from kithstream.streams import load as bulk
+    from kithstream.streams.events.stamp import wall_clock
     from kithstream.streams.progress import Progress
-    from kithstream.streams.serve.embedded import wall_clock
     from kithstream.streams.sources import graph
 
     config = read_settings(config_file, options)

@@ -80,6 +80,10 @@ class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     username: str = ""
     password: str = ""
 
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "password")
+        return f"KafkaConfig({', '.join(shown)})"
+
 
 class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A worker on Kafka: its stream process and its retrieval process."""
