@@ -38,6 +38,7 @@ from kithstream.streams.kafka.transport import Fetch
 from kithstream.streams.serve.vectors import Vectors
 from kithstream.streams.state.ledger import DAY
 from kithstream.streams.state.protocol import Column
+from kithstream.streams.state.reader import Reader
 from kithstream.streams.state.store import RocksStore
 
 _log = logging.getLogger(__name__)
@@ -170,7 +171,7 @@ class Stream:
     async def close(self) -> None:
         """Publish what is due, make checkpoints, let go of everything."""
         async with self.lock:
-            await self._flush()
+            await self.flush()
             await self._producer.settle()
             for number in sorted(self.shards):
                 self._save(self.shards[number].partition)
@@ -451,14 +452,14 @@ class Stream:
             self._due.clear()
             began = time.perf_counter()
             async with self.lock:
-                await self._flush()
-                await self._work()
+                await self.flush()
+                await self.work()
             self._make_room()
             took = time.perf_counter() - began
             # Under load a flush takes longer and so comes less often: more changes of an account fall into one.
             await asyncio.sleep(max(section.flush_milliseconds / 1000, took))
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
         """Encode and publish what changed and some of what has aged, then how far that goes."""
         if self.rebalancing:
             return
@@ -512,7 +513,7 @@ class Stream:
                 lineage = self._model.lineage.encode()
                 self.shards[number].partition.store.write({Column.META: {_LINEAGE: lineage}})
 
-    async def _work(self) -> None:
+    async def work(self) -> None:
         """Some background work: edges sent again, a checkpoint."""
         for number, shard in self.shards.items():
             if shard.partition.jobs and shard.work():
@@ -586,6 +587,16 @@ class Stream:
     def outbox(self) -> int:
         """Frames that no broker has acknowledged."""
         return sum(len(partition.outbox) for partition in self.shards.here())
+
+    @property
+    def reader(self) -> Reader:
+        """Reads the rows of the partitions that are here."""
+        return self._vectors.reader
+
+    @property
+    def tick(self) -> int:
+        """The tick of the newest vectors."""
+        return self._vectors.tick
 
     @property
     def listed(self) -> Collection[str]:

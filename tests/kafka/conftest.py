@@ -14,9 +14,10 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 
+from kithstream.models.model import Model
 from kithstream.streams.config import KafkaConfig
 from kithstream.streams.kafka.local import JARS, LocalKafka, NoKafka
-from kithstream.streams.kafka.names import topics
+from kithstream.streams.kafka.names import topics, vectors
 from kithstream.streams.kafka.wire import Reply, Request
 
 HERE = Path(__file__).parent
@@ -67,10 +68,13 @@ def create(admin: KafkaAdminClient, config: KafkaConfig) -> None:
     names = topics(config.prefix)
     admin.create_topics(
         [
-            NewTopic(names.engagements, PARTITIONS, 1),
-            NewTopic(names.requests, PARTITIONS, 1),
             NewTopic(names.replies, REPLIES, 1),
             NewTopic(names.candidates, PARTITIONS, 1, topic_configs={"cleanup.policy": "compact"}),
+            *(
+                NewTopic(name, PARTITIONS, 1)
+                for name in (*names, vectors(config.prefix, Model.day_zero(0).lineage))
+                if name not in (names.replies, names.candidates)
+            ),
         ]
     )
 
