@@ -625,6 +625,14 @@ class Stream:
             )
             yield route[account], account.encode(), _pack(vector)
 
+    def dead(self, account: str) -> Iterable[tuple[bytes, bytes | None]]:
+        """Yield the dead record of an account, and the tombstone behind it."""
+        yield (
+            account.encode(),
+            _pack(wire.Vector(self.generation, self.tick, self._model.step, 0, 0, 0, [], b"")),
+        )
+        yield account.encode(), None
+
 
 class _TopicSink:
     """Collects what a flush publishes, by partition."""
@@ -640,7 +648,7 @@ class _TopicSink:
     def delete(self, accounts: Sequence[str]) -> None:
         for account in accounts:
             number = self._stream.shards.route[account]
-            self._pairs.setdefault(number, []).append((account.encode(), None))
+            self._pairs.setdefault(number, []).extend(self._stream.dead(account))
 
     def __contains__(self, account: object) -> bool:
         return account in self._stream.listed

@@ -86,7 +86,11 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 class Vector(msgspec.Struct, array_like=True, gc=False):
-    """A producer vector with the public facts that reasons are made of (msgpack). No value deletes the account."""
+    """A producer vector with the public facts that reasons are made of (msgpack).
+
+    Without a vector it is a dead record: the account is no candidate. A tombstone follows it for the compaction,
+    and tells a reader nothing more, since a tombstone could not carry a generation.
+    """
 
     generation: int  # of the group, as its owner knew it: a lower one after a higher is a zombie's
     tick: int  # minutes since 1970
@@ -95,7 +99,7 @@ class Vector(msgspec.Struct, array_like=True, gc=False):
     day: int  # days since 1970
     gained: int  # followers of that day
     followers: list[str]  # the newest
-    vector: bytes  # float32, little endian
+    vector: bytes  # float32, little endian; empty: the account is no candidate any more
 
 
 class Progress(msgspec.Struct, array_like=True, gc=False):

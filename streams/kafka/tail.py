@@ -1,0 +1,135 @@
+"""All producer vectors of a lineage into the live index, and how far each partition's have come."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from kithstream.index.live import LiveIndex
+from kithstream.streams.kafka.wire import PROGRESS, Progress, Vector
+from kithstream.streams.state.ledger import DAY
+from kithstream.streams.state.reader import Glance
+
+_vector = msgspec.msgpack.Decoder(Vector).decode
+_progress = msgspec.msgpack.Decoder(Progress).decode
+_facts = msgspec.msgpack.Decoder(tuple[int, int, int, list[str]]).decode
+_pack = msgspec.msgpack.Encoder().encode
+
+Record = tuple[int, bytes | None, bytes | None]  # partition, key, value
+
+
+class Fed(NamedTuple):
+    """What a batch did."""
+
+    upserted: int
+    deleted: int
+    unusable: int  # records that are none of ours
+    stale: Mapping[
+        int, Sequence[str]
+    ]  # by partition: accounts over whose vectors a zombie's lie in the topic
+    appended: Sequence[int]  # of each progress: when the newest record that it stands for was appended
+
+
+class Tail:
+    """Feeds the index. One feeder; everything else may be asked beside it."""
+
+    def __init__(self, index: LiveIndex, partitions: int) -> None:
+        self._index = index
+        self._dim = index.config.dim
+        self._lock = threading.Lock()
+        self._generations = [0] * partitions
+        self._progress: list[Progress | None] = [None] * partitions
+        self._facts: dict[str, bytes] = {}  # packed: day, gained, label, followers
+
+    def feed(self, records: Iterable[Record]) -> Fed:
+        """Bring records into the index, each partition's in their order."""
+        latest: dict[str, Vector] = {}
+        progress: dict[int, Progress] = {}
+        stale: dict[int, list[str]] = {}
+        unusable = 0
+        for number, key, value in records:
+            if key is None or value is None:
+                continue  # the tombstone behind a dead record
+            try:
+                if key == PROGRESS:
+                    came = _progress(value)
+                    if came.generation >= self._generations[number]:
+                        self._generations[number] = came.generation
+                        progress[number] = came
+                    continue
+                vector, account = _vector(value), key.decode()
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                unusable += 1
+                continue
+            if len(vector.vector) not in (0, 4 * self._dim):
+                unusable += 1
+            elif vector.generation < self._generations[number]:
+                stale.setdefault(number, []).append(account)
+            else:
+                self._generations[number] = vector.generation
+                latest[account] = vector
+        upserted, deleted = self._write(latest)
+        with self._lock:
+            for number, came in progress.items():
+                self._progress[number] = came
+        appended = [came.appended for came in progress.values() if came.appended]
+        return Fed(upserted, deleted, unusable, stale, appended)
+
+    def _write(self, latest: Mapping[str, Vector]) -> tuple[int, int]:
+        dead = [account for account, vector in latest.items() if not vector.vector]
+        if dead:
+            self._index.delete(dead)
+            for account in dead:
+                self._facts.pop(account, None)
+        live = {account: vector for account, vector in latest.items() if vector.vector}
+        if live:
+            joined = b"".join(vector.vector for vector in live.values())
+            vectors = np.frombuffer(joined, "<f4").reshape(-1, self._dim)
+            labels = np.array([vector.label for vector in live.values()], np.int32)
+            ticks = max(vector.tick for vector in live.values())
+            self._index.upsert(list(live), vectors, labels=labels, sequence=ticks)
+            for account, v in live.items():
+                self._facts[account] = _pack((v.day, v.gained, v.label, v.followers))
+        return len(live), len(dead)
+
+    def includes(self, ends: Mapping[int, int]) -> bool:
+        """True if the vectors of every partition stand for a token."""
+        return not ends or (
+            all(
+                came is not None and all(came.heard[source] >= end for source, end in ends.items())
+                for came in self._progress
+            )
+            and all(self._applied(number) >= end for number, end in ends.items())
+        )
+
+    def _applied(self, number: int) -> int:
+        came = self._progress[number]
+        return 0 if came is None else came.applied
+
+    @property
+    def token(self) -> dict[int, int]:
+        """The greatest token that `includes` holds for."""
+        progress = self._progress
+        if any(came is None for came in progress):
+            return {}
+        return {
+            number: min(self._applied(number), *(came.heard[number] for came in progress if came is not None))
+            for number in range(len(progress))
+        }
+
+    def glances(self, accounts: Sequence[str], as_of: int) -> list[Glance]:
+        """Return of each account what reasons are made of."""
+        today = as_of // DAY
+        found = []
+        for account in accounts:
+            packed = self._facts.get(account)
+            if packed is None:
+                found.append(Glance((), 0, 0))
+                continue
+            day, gained, label, followers = _facts(packed)
+            found.append(Glance(followers, gained if day == today else 0, label))
+        return found
