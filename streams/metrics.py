@@ -25,6 +25,8 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
+    from kithstream.index.protocol import IndexStats
+    from kithstream.streams.kafka.retrieval import Retrieval
     from kithstream.streams.kafka.stream import Stream
     from kithstream.streams.serve.embedded import Embedded, Pumped
 
@@ -203,6 +205,14 @@ class Metrics:
             observe = self._observed[route, status] = self._http.labels(route, str(status)).observe
         observe(seconds)
 
+    def visible(self, seconds: Sequence[float]) -> None:
+        """Take note of how long ago what became visible was appended."""
+        self._freshness.observe(seconds)
+
+    def watch_worker(self, retrieval: Retrieval) -> None:
+        """Read a retrieval process' gauges whenever the registry is read."""
+        self._registry.register(_WorkerGauges(retrieval))
+
     def watch(self, live: Embedded) -> None:
         """Read a runtime's gauges whenever the registry is read."""
         self._registry.register(_Gauges(live))
@@ -210,6 +220,65 @@ class Metrics:
     def text(self) -> bytes:
         """Return everything as Prometheus reads it; its content type is `CONTENT_TYPE`."""
         return generate_latest(self._registry)
+
+
+class _WorkerGauges(Collector):
+    """What a retrieval process says of itself when it is asked."""
+
+    def __init__(self, retrieval: Retrieval) -> None:
+        self._retrieval = retrieval
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        retrieval = self._retrieval
+        yield from _of_index(retrieval.index.stats())
+        for name, text, value in (
+            ("replica_behind_records", "Vectors published and not in this index.", retrieval.behind),
+            (
+                "worker_owned_partitions",
+                "Partitions that this worker answers for.",
+                len(retrieval.reading.numbers),
+            ),
+            (
+                "worker_rebalancing",
+                "1 while partitions are being moved.",
+                int(retrieval.standing.rebalancing),
+            ),
+            (
+                "worker_ready",
+                "1 if questions are answered as they should be.",
+                int(retrieval.readiness().ready),
+            ),
+            ("pushes_waiting", "Accounts that a fresh list is due for.", len(retrieval.pushes)),
+        ):
+            yield GaugeMetricFamily(f"kithstream_{name}", text, value)
+        for name, text, value in (
+            ("pushed", "Fresh lists pushed.", retrieval.pushed),
+            (
+                "pushes_passed_over",
+                "Accounts not taken in, since too many waited.",
+                retrieval.pushes.passed_over,
+            ),
+            ("requests_dropped", "Requests over the stream that could not be replied to.", retrieval.dropped),
+            ("unusable_vectors", "Records of vectors that are none.", retrieval.unusable),
+        ):
+            yield CounterMetricFamily(f"kithstream_{name}", text, value)
+
+
+def _of_index(stats: IndexStats) -> Iterator[Metric]:
+    rows = GaugeMetricFamily(
+        "kithstream_index_rows", "Accounts of the index, by where they are.", labels=["tier"]
+    )
+    for tier in ("alive", "hot", "cold", "dead"):
+        rows.add_metric([tier], getattr(stats, tier))
+    yield rows
+    yield GaugeMetricFamily("kithstream_index_bytes", "Memory of arrays and graphs.", stats.bytes)
+    yield CounterMetricFamily(
+        "kithstream_index_merges", "Merges of cooled rows into the graphs.", stats.merges
+    )
+    yield CounterMetricFamily("kithstream_index_rebuilds", "Rebuilds of the graphs.", stats.rebuilds)
 
 
 class _Gauges(Collector):
@@ -223,26 +292,10 @@ class _Gauges(Collector):
 
     def collect(self) -> Iterable[Metric]:
         live = self._live
-        stats = live.chain.index.stats()
         yield GaugeMetricFamily(
             "kithstream_behind_records", "Records published and not visible yet.", live.behind
         )
-        rows = GaugeMetricFamily(
-            "kithstream_index_rows", "Accounts of the index, by where they are.", labels=["tier"]
-        )
-        for tier, count in (
-            ("alive", stats.alive),
-            ("hot", stats.hot),
-            ("cold", stats.cold),
-            ("dead", stats.dead),
-        ):
-            rows.add_metric([tier], count)
-        yield rows
-        yield GaugeMetricFamily("kithstream_index_bytes", "Memory of arrays and graphs.", stats.bytes)
-        yield CounterMetricFamily(
-            "kithstream_index_merges", "Merges of cooled rows into the graphs.", stats.merges
-        )
-        yield CounterMetricFamily("kithstream_index_rebuilds", "Rebuilds of the graphs.", stats.rebuilds)
+        yield from _of_index(live.chain.index.stats())
         lag = GaugeMetricFamily(
             "kithstream_watermark_lag_seconds",
             "Time of day less the newest event time, by partition.",

@@ -12,14 +12,13 @@ import sys
 import threading
 from collections.abc import Callable, Collection
 from hashlib import blake2b
-from pathlib import Path
 from typing import Final
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from kithstream.models.model import Model
-from kithstream.streams.config import Config, KafkaConfig, ModelConfig
+from kithstream.streams.config import Config, KafkaConfig
 from kithstream.streams.errors import Unreachable
 from kithstream.streams.kafka import wire
 from kithstream.streams.kafka.app import ends, make_app
@@ -137,7 +136,8 @@ def work(config: Config) -> None:
     """Run a worker in this process until SIGTERM or SIGINT; raises KithstreamError or ValueError with the reason."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kithstream").setLevel(logging.INFO)
-    model = fixed_model(config.model)
+    section = config.model
+    model = Model.load(Path(section.path)) if section.path else Model.day_zero(section.seed)
     try:
         salt = shared_salt(config.worker.salt, config.kafka)
     except KafkaError as error:
@@ -213,11 +213,6 @@ async def run(config: Config, model: Model, salt: bytes) -> None:
             answering.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await answering
-
-
-def fixed_model(section: ModelConfig) -> Model:
-    """Return the model that serves: a checkpoint's, or the day-zero one."""
-    return Model.load(Path(section.path)) if section.path else Model.day_zero(section.seed)
 
 
 def shared_salt(secret: str, config: KafkaConfig) -> bytes:

@@ -5,6 +5,7 @@ What stands behind it, an embedded runtime or a worker on Kafka, is a `Service`.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import logging
@@ -14,7 +15,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import ip_address
 from types import FrameType
@@ -143,6 +144,33 @@ def serve(
         if started is not None:
             started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
         server.run(sockets=[listening])
+
+
+async def serve_until(
+    stopping: asyncio.Event,
+    service: Service,
+    config: ServeConfig,
+    metrics: Metrics,
+    *,
+    started: Callable[[str], Awaitable[None]],
+) -> None:
+    """Serve in this event loop until `stopping` is set; requests in flight are answered, then it returns.
+
+    Leaves the signals alone. `started` is awaited with the URL once connections are taken.
+    """
+    server = make_server(service, config, metrics)
+    with listen(config.host, config.port) as listening:
+        host, port = listening.getsockname()[:2]
+        if not (config.token or ip_address(host).is_loopback):
+            _log.warning("serving on %s without a token: everybody who can reach it may publish", host)
+        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        await started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+        ended = asyncio.create_task(stopping.wait())
+        await asyncio.wait([serving, ended], return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        await serving
+        ended.cancel()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,0 +1,65 @@
+"""Who answers for which partition: every retrieval process tells, and hears what the others tell."""
+
+from __future__ import annotations
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from kithstream.streams.config import KafkaConfig
+from kithstream.streams.kafka.producer import Producer
+from kithstream.streams.kafka.security import reach
+from kithstream.streams.kafka.wire import Owner
+
+_decode = msgspec.json.Decoder(Owner).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Owners:
+    """The owners as far as they are known here. Of a partition's records the highest generation holds."""
+
+    def __init__(self, topic: str, partitions: int, worker: str) -> None:
+        self._topic = topic
+        self._partitions = partitions
+        self._worker = worker
+        self._known: dict[int, Owner] = {}
+
+    def of(self, number: int) -> Owner | None:
+        """Return who answers for a partition, None if nobody is known to."""
+        owner = self._known.get(number)
+        return owner if owner is not None and owner.url else None
+
+    def learn(self, key: bytes | None, value: bytes | None) -> None:
+        """Take note of a record; what is none of ours is passed over."""
+        try:
+            number, owner = int(key or b""), _decode(value or b"")
+        except (ValueError, msgspec.DecodeError):
+            return
+        known = self._known.get(number)
+        if known is None or owner.generation >= known.generation:
+            self._known[number] = owner
+
+    async def own(self, producer: Producer, number: int, url: str, generation: int) -> None:
+        """Tell everybody that this worker answers for a partition."""
+        await self._tell(producer, number, Owner(url, generation, self._worker))
+
+    async def leave(self, producer: Producer, number: int) -> None:
+        """Tell everybody that this worker does not answer any more, unless another has said that it does."""
+        known = self._known.get(number)
+        if known is not None and known.worker == self._worker:
+            await self._tell(producer, number, Owner("", known.generation, self._worker))
+
+    async def _tell(self, producer: Producer, number: int, owner: Owner) -> None:
+        key = str(number).encode()
+        self.learn(key, _encode(owner))
+        await producer.send(self._topic, number, _encode(owner), key=key)
+
+    async def follow(self, config: KafkaConfig) -> None:
+        """Learn for ever, from the first record on."""
+        consumer = AIOKafkaConsumer(**reach(config), auto_offset_reset="earliest", enable_auto_commit=False)
+        consumer.assign([TopicPartition(self._topic, number) for number in range(self._partitions)])
+        await consumer.start()
+        try:
+            async for record in consumer:
+                self.learn(record.key, record.value)
+        finally:
+            await consumer.stop()

@@ -1,0 +1,150 @@
+"""The owned partitions as the retrieval process reads them, and answers from them at a token."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from kithstream.index.live import LiveIndex
+from kithstream.models.ages import TICK
+from kithstream.models.model import Model
+from kithstream.streams.config import StoreConfig
+from kithstream.streams.engine.replica import Replica
+from kithstream.streams.engine.routing import Route
+from kithstream.streams.errors import NotYet, Unavailable
+from kithstream.streams.kafka.tail import Tail
+from kithstream.streams.serve import tokens
+from kithstream.streams.serve.answers import Answer, Question
+from kithstream.streams.serve.exclusions import Exclusions
+from kithstream.streams.serve.ranking import Ranker
+from kithstream.streams.state.reader import Reader
+from kithstream.streams.state.store import RocksReplica
+
+FRESH: Final = 0.001  # seconds for which a caught-up store counts as caught up
+PAUSE: Final = 0.002  # seconds between two looks at whether a token is included
+
+
+class Reading:
+    """Stores that another process writes, opened as replicas. Any thread may answer; one at a time reads."""
+
+    def __init__(
+        self,
+        route: Route,
+        model: Model,
+        index: LiveIndex,
+        tail: Tail,
+        store: StoreConfig,
+        own: Path,
+        clock: Callable[[], int],
+    ) -> None:
+        self.route = route
+        self.lock = threading.Lock()
+        self._model = model
+        self._tail = tail
+        self._store = store
+        self._own = own
+        self._clock = clock
+        self._replicas: dict[int, tuple[RocksReplica, Replica]] = {}
+        self._caught_up: dict[int, float] = {}
+        self._opened = 0
+        self._reader = Reader(self, 1)
+        self._exclusions = Exclusions(self, 1)
+        self._ranker = Ranker(self, self._reader, self._exclusions, model, index, tail.glances)
+
+    # -- partitions ------------------------------------------------------------------------------------------
+
+    def at(self, number: int) -> Replica:
+        """Return a partition; raises KeyError if it is not here."""
+        return self._replicas[number][1]
+
+    @property
+    def numbers(self) -> list[int]:
+        """The partitions that are here."""
+        return sorted(self._replicas)
+
+    def open(self, number: int, path: Path) -> None:
+        """Begin to read a partition's store; raises StoreRefused if it cannot be read."""
+        with self.lock:
+            if number in self._replicas:
+                return
+            self._opened += 1
+            store = RocksReplica(path, self._own / str(self._opened), self._store)
+            self._replicas[number] = store, Replica(store, number)
+
+    def close(self, number: int) -> None:
+        """Let go of a partition's store."""
+        with self.lock:
+            found = self._replicas.pop(number, None)
+            self._caught_up.pop(number, None)
+            if found is not None:
+                found[0].close()
+
+    # -- answers ---------------------------------------------------------------------------------------------
+
+    def answer(self, question: Question, deadline: float) -> Answer:
+        """Answer from state that includes the question's token.
+
+        Raises NotYet when the deadline (of `time.monotonic`) passes first, Unavailable if the account's
+        partition is not here, Unanswerable for a deleted or deactivated account, ValueError for a bad token.
+        """
+        account = question.account
+        ends = tokens.read(question.after, self.route.partitions)
+        number = self.route[account]
+        while True:
+            with self.lock:
+                replica = self._read(number)
+                if self._includes(replica, ends, question.level):
+                    as_of = self._clock()
+                    self._reader.forget([account])
+                    self._exclusions.drop(account)
+                    token = self._token(replica)
+                    asking = self._ranker.read(account, as_of)
+                    break
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise NotYet("the state did not include the token in time")
+            time.sleep(min(left, PAUSE))
+        ranked = self._ranker.rank(question, asking, as_of, as_of // TICK)
+        return Answer(
+            account=account,
+            candidates=ranked.candidates,
+            as_of=as_of,
+            model=self._model.lineage,
+            step=ranked.step,
+            tick=ranked.tick,
+            token=tokens.write(token),
+            plan=ranked.plan,
+            short=ranked.short,
+        )
+
+    def includes(self, question: Question) -> bool:
+        """True if a question need not wait, as far as is known without looking."""
+        ends = tokens.read(question.after, self.route.partitions)
+        found = self._replicas.get(self.route[question.account])
+        return found is not None and self._includes(found[1], ends, question.level)
+
+    def _read(self, number: int) -> Replica:
+        found = self._replicas.get(number)
+        if found is None:
+            raise Unavailable(f"partition {number} is not answered for here at the moment")
+        store, replica = found
+        now = time.monotonic()
+        if now - self._caught_up.get(number, -1.0) >= FRESH:
+            store.catch_up()
+            replica.refresh()
+            self._caught_up[number] = now
+        return replica
+
+    def _includes(self, replica: Replica, ends: Mapping[int, int], level: str) -> bool:
+        return replica.includes(ends) and (level == "state" or self._tail.includes(ends))
+
+    def _token(self, replica: Replica) -> dict[int, int]:
+        """The greatest token that both levels hold for."""
+        token = {}
+        for number, end in self._tail.token.items():
+            heard = min(end, replica.heard.get(number, 0))
+            token[number] = min(heard, replica.applied) if number == replica.number else heard
+        return token

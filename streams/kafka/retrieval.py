@@ -1,0 +1,470 @@
+"""The retrieval process of a worker: all vectors in a live index, the owned stores as replicas, answers.
+
+Started by the stream process with one end of a pair of sockets; ends when the other end does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import anyio
+import anyio.to_thread
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from yarl import URL
+
+from kithstream.index.config import IndexConfig
+from kithstream.index.live import LiveIndex
+from kithstream.models.model import Model
+from kithstream.streams.config import Config
+from kithstream.streams.engine.routing import Route
+from kithstream.streams.errors import KithstreamError, NotYet, Unanswerable, Unavailable
+from kithstream.streams.events.stamp import wall_clock
+from kithstream.streams.kafka import wire
+from kithstream.streams.kafka.channel import Channel
+from kithstream.streams.kafka.names import topics, vectors
+from kithstream.streams.kafka.owners import Owners
+from kithstream.streams.kafka.producer import Producer
+from kithstream.streams.kafka.push import Pushes
+from kithstream.streams.kafka.reading import Reading
+from kithstream.streams.kafka.security import reach
+from kithstream.streams.kafka.tail import Tail
+from kithstream.streams.metrics import fresh
+from kithstream.streams.serve import answers, http, tokens
+from kithstream.streams.serve.answers import Answer, Question
+from kithstream.streams.serve.service import Readiness, Relayed
+
+_log = logging.getLogger(__name__)
+_encode = msgspec.json.Encoder().encode
+_request = msgspec.json.Decoder(wire.Request).decode
+
+FETCHED: Final = 5000  # vectors of one batch at most
+PUSHING: Final = 0.1  # seconds between two looks at who is due
+PUSHED_AT_ONCE: Final = 16
+UNCHANGED: Final = 0.5  # of its validity after which an unchanged list is pushed again
+REMEMBERED: Final = 200_000  # pushed lists whose content is remembered
+
+
+class Retrieval:
+    """Everything that this process answers from; the `Service` behind its HTTP server."""
+
+    def __init__(
+        self,
+        config: Config,
+        worker: str,
+        model: Model,
+        own: Path,
+        tell: Callable[[wire.ToStream], None],
+        producer: Producer,
+        *,
+        clock: Callable[[], int] = wall_clock,
+    ) -> None:
+        section = config.index
+        self.index = LiveIndex(
+            IndexConfig(
+                dim=model.dim,
+                bound=model.norm_bound,
+                hot_capacity=section.hot_capacity,
+                exact_rows=section.exact_rows,
+                ef=section.ef,
+            )
+        )
+        self.config = config
+        self.route = Route(config.engine.partitions)
+        self.tail = Tail(self.index, config.engine.partitions)
+        self.reading = Reading(self.route, model, self.index, self.tail, config.store, own, clock)
+        self.names = topics(config.kafka.prefix)
+        self.owners = Owners(self.names.owners, config.engine.partitions, worker)
+        self.pushes = Pushes(config.worker.push_seconds, config.worker.push_rate)
+        self.metrics = fresh()
+        self.url = ""
+        self.pushed = self.dropped = self.unusable = 0
+        self.standing = wire.Standing(True, False, 0, [])
+        self.behind = 0  # vectors known to be published and not in the index
+        self._model = model
+        self._vectors = vectors(config.kafka.prefix, model.lineage)
+        self._tell = tell
+        self._producer = producer
+        self._clock = clock
+        self._heard = 0.0  # when the stream process last said how it stands
+        self._caught_up = False
+        self._generations: dict[int, int] = {}
+        self._text = b""
+        self._lists: dict[str, tuple[int, int]] = {}  # account -> hash of the list pushed last, when
+        self._answering = anyio.CapacityLimiter(config.serve.threads)
+        self._waiting = anyio.CapacityLimiter(config.serve.waiting)
+        self._asked: set[asyncio.Task[None]] = set()
+        self._session: aiohttp.ClientSession | None = None
+
+    # -- what the stream process says ------------------------------------------------------------------------
+
+    async def hear(self, message: wire.ToRetrieval) -> None:
+        """Do what the stream process says."""
+        match message:
+            case wire.Opened():
+                await anyio.to_thread.run_sync(self.reading.open, message.partition, Path(message.path))
+                self._generations[message.partition] = message.generation
+                if self.url:
+                    await self._own(message.partition)
+            case wire.Closing():
+                self._generations.pop(message.partition, None)
+                await self.owners.leave(self._producer, message.partition)
+                await anyio.to_thread.run_sync(self.reading.close, message.partition)
+                self._tell(wire.Closed(message.partition))
+            case wire.Standing():
+                self.standing = message
+                self._heard = time.monotonic()
+            case wire.Changed():
+                self.pushes.changed(message.accounts, message.urgent, time.monotonic())
+            case wire.Asked():
+                for timestamp, raw in message.requests:
+                    self._ask(timestamp, raw)
+            case wire.Exposed():
+                self._text = message.text
+
+    async def serving(self, url: str) -> None:
+        """Take note that HTTP takes connections."""
+        self.url = self.config.worker.advertise or url
+        self._tell(wire.Serving(self.url))
+        for number in list(self._generations):
+            await self._own(number)
+
+    async def _own(self, number: int) -> None:
+        await self.owners.own(self._producer, number, self.url, self._generations[number])
+
+    # -- vectors ---------------------------------------------------------------------------------------------
+
+    async def follow(self) -> None:
+        """Bring vectors into the index for ever, from the first record on."""
+        tps = [TopicPartition(self._vectors, number) for number in range(self.route.partitions)]
+        consumer = AIOKafkaConsumer(
+            **reach(self.config.kafka),
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            max_partition_fetch_bytes=4 << 20,
+        )
+        consumer.assign(tps)
+        await consumer.start()
+        try:
+            ends = await consumer.end_offsets(tps)
+            while True:
+                batches = await consumer.getmany(timeout_ms=200, max_records=FETCHED)
+                records = [(tp.partition, r.key, r.value) for tp, part in batches.items() for r in part]
+                if records:
+                    await self._feed(records)
+                positions = {tp: await consumer.position(tp) for tp in tps}
+                self.behind = sum(max((consumer.highwater(tp) or 0) - at, 0) for tp, at in positions.items())
+                if not self._caught_up and all(positions[tp] >= end for tp, end in ends.items()):
+                    self._caught_up = True
+                    _log.info("the index has caught up: %d accounts", len(self.index))
+        finally:
+            await consumer.stop()
+
+    async def _feed(self, records: Sequence[tuple[int, bytes | None, bytes | None]]) -> None:
+        fed = await anyio.to_thread.run_sync(self.tail.feed, records)
+        self.unusable += fed.unusable
+        if fed.appended and self._caught_up:
+            now = self._clock()
+            self.metrics.visible([(now - appended) / 1e6 for appended in fed.appended])
+        for number, accounts in fed.stale.items():
+            if number in self._generations:
+                self._tell(wire.Stale(number, list(accounts)))
+
+    # -- the service -----------------------------------------------------------------------------------------
+
+    @property
+    def partitions(self) -> int:
+        return self.route.partitions
+
+    @property
+    def failed(self) -> bool:
+        return False  # a process that cannot go on ends
+
+    def clock(self) -> int:
+        return self._clock()
+
+    def readiness(self) -> Readiness:
+        behind = self.standing.behind + self.behind
+        for missing, holds in (
+            ("The index has not caught up with the published vectors yet.", self._caught_up),
+            ("The stream process is silent.", not self._silent),
+            ("Partitions are being moved.", not self.standing.rebalancing),
+            ("What was published before the last assignment is not visible yet.", self.standing.caught_up),
+        ):
+            if not holds:
+                return Readiness(False, behind, missing)
+        return Readiness(True, behind, "")
+
+    async def publish(self, checked: Sequence[tuple[str, bytes]], now: int) -> str:
+        topic = self.names.engagements
+        try:
+            sent = [
+                await self._producer.send(topic, self.route[actor], raw, key=actor.encode())
+                for actor, raw in checked
+            ]
+            told: list[Any] = await asyncio.gather(*sent)
+        except (KafkaError, OSError) as error:
+            raise Unavailable(f"the brokers did not take every event ({type(error).__name__})") from error
+        ends: dict[int, int] = {}
+        for record in told:
+            ends[record.partition] = max(ends.get(record.partition, 0), record.offset + 1)
+        return tokens.write(ends)
+
+    async def answer(self, question: Question, seconds: float) -> Answer:
+        deadline = time.monotonic() + seconds
+        self._check_available()
+        limiter = self._answering if self.reading.includes(question) else self._waiting
+        with anyio.move_on_after(max(seconds, 0.001) + 1.0):  # for a thread, if all are taken
+            work = partial(self.reading.answer, question, deadline)
+            return await anyio.to_thread.run_sync(work, limiter=limiter)
+        raise NotYet(f"the state did not include the token within {seconds:g} s")
+
+    async def relay(
+        self, account: str, target: str, authorization: str | None, *, forwarded: bool
+    ) -> Relayed | None:
+        number = self.route[account]
+        if number in self._generations:
+            return None
+        owner = self.owners.of(number)
+        if forwarded or owner is None or owner.url == self.url:
+            raise Unavailable(f"partition {number} is being moved")
+        headers = {http.FORWARDED: "1"}
+        if authorization is not None:
+            headers["authorization"] = authorization
+        if self._session is None:
+            self._session = aiohttp.ClientSession(auto_decompress=False)
+        limit = aiohttp.ClientTimeout(total=self.config.serve.deadline_ms / 1000 + 1.0)
+        url = URL(owner.url + target, encoded=True)
+        try:
+            async with self._session.get(url, headers=headers, timeout=limit) as reply:
+                body = await reply.read()
+                retry = reply.headers.get("retry-after", "")
+                return Relayed(reply.status, reply.headers.get("content-type", http.JSON), body, retry)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(f"the owner of partition {number} does not answer") from error
+
+    def exposed(self) -> bytes:
+        return self._text
+
+    @property
+    def _silent(self) -> bool:
+        return time.monotonic() - self._heard > self.config.worker.session_seconds
+
+    def _check_available(self) -> None:
+        """A stream process that is stopped or being moved may not own its partitions any more."""
+        if self.standing.rebalancing or self._silent:
+            raise Unavailable("partitions are being moved")
+
+    # -- questions over the stream ---------------------------------------------------------------------------
+
+    def _ask(self, timestamp: int, raw: bytes) -> None:
+        try:
+            request = _request(raw)
+        except msgspec.DecodeError:
+            self.dropped += 1
+            return
+        expires = timestamp / 1000 + request.deadline_ms / 1000
+        seconds = expires - self._clock() / 1e6
+        if (
+            request.reply_topic != self.names.replies
+            or seconds <= 0
+            or len(self._asked) >= self.config.serve.requests
+        ):
+            self.dropped += 1
+            return
+        task = asyncio.create_task(self._answer(request, seconds))
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
+
+    async def _answer(self, request: wire.Request, seconds: float) -> None:
+        began = time.perf_counter()
+        question = Question(
+            request.account,
+            request.k,
+            request.after,
+            request.exclude,
+            request.allow,
+            request.languages,
+            request.reasons,
+            request.level,
+        )
+        failure: wire.Failure | None = None
+        answer: Answer | None = None
+        try:
+            answers.check(question)
+            answer = await self.answer(question, seconds)
+            self.metrics.queried(time.perf_counter() - began)
+        except NotYet as error:
+            failure = wire.Failure("not_yet", str(error))
+        except Unanswerable as error:
+            failure = wire.Failure("gone" if error.gone else "deactivated", str(error))
+        except Unavailable as error:
+            failure = wire.Failure("unavailable", str(error))
+        except ValueError as error:
+            failure = wire.Failure("invalid", str(error))
+        except Exception:
+            _log.exception("a question over the stream failed")
+            failure = wire.Failure("internal", "the worker has failed; its log says why")
+        raw = _encode(wire.Reply(request.id, answer, failure))
+        try:
+            await self._producer.send(
+                self.names.replies, request.reply_partition, raw, key=request.id.encode()
+            )
+        except (KafkaError, AssertionError, ValueError):  # no such partition
+            self.dropped += 1
+
+    # -- pushes ----------------------------------------------------------------------------------------------
+
+    async def push(self) -> None:
+        """Push fresh lists for ever, as they become due."""
+        while True:
+            await asyncio.sleep(PUSHING)
+            if self.readiness().ready:
+                for account in self.pushes.take(time.monotonic(), PUSHED_AT_ONCE):
+                    await self._push(account)
+
+    async def _push(self, account: str) -> None:
+        section, number = self.config.worker, self.route[account]
+        try:
+            answer = await self.answer(Question(account, section.push_k, level="state"), 1.0)
+        except Unanswerable:
+            self._lists.pop(account, None)
+            await self._producer.send(self.names.candidates, number, None, key=account.encode())
+            self.pushed += 1
+            return
+        except (Unavailable, NotYet):
+            return
+        valid = int(section.push_valid_seconds * 1e6)
+        content = hash(tuple(candidate.account for candidate in answer.candidates))
+        known = self._lists.get(account)
+        if known is not None and known[0] == content and answer.as_of - known[1] < UNCHANGED * valid:
+            return
+        if len(self._lists) >= REMEMBERED:
+            self._lists.clear()
+        self._lists[account] = content, answer.as_of
+        pushed = wire.Pushed(
+            account,
+            answer.candidates,
+            answer.as_of,
+            answer.as_of + valid,
+            answer.model,
+            answer.step,
+            answer.token,
+        )
+        await self._producer.send(self.names.candidates, number, _encode(pushed), key=account.encode())
+        self.pushed += 1
+
+    async def close(self) -> None:
+        """Finish the questions in flight."""
+        if self._asked:
+            await asyncio.wait(list(self._asked))
+        if self._session is not None:
+            await self._session.close()
+        self.index.close()
+
+
+async def run(end: socket.socket) -> None:
+    """Answer until the other end of the channel is closed."""
+    channel = await Channel[wire.ToRetrieval].open(end, wire.ToRetrieval)
+    hello = await anext(channel)
+    if not isinstance(hello, wire.Hello):
+        raise RuntimeError(f"the first word is {type(hello).__name__}, expected Hello")
+    config = hello.config
+    model = open_model(config, hello.lineage)
+    stopping = asyncio.Event()
+    failures: list[BaseException] = []
+
+    def failed(error: BaseException) -> None:
+        failures.append(error)
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # the stream process says when
+    with tempfile.TemporaryDirectory(prefix="kithstream-replica-") as own:
+        producer = Producer(config.kafka, failed)
+        retrieval = Retrieval(config, hello.worker, model, Path(own), channel.send, producer)
+        retrieval.metrics.watch_worker(retrieval)
+        if config.index.background:
+            retrieval.index.start()
+
+        async def hear() -> None:
+            async for message in channel:
+                await retrieval.hear(message)
+            stopping.set()
+
+        async def serve() -> None:
+            await http.serve_until(
+                stopping, retrieval, config.serve, retrieval.metrics, started=retrieval.serving
+            )
+
+        async with producer:
+            tasks = [
+                _watched(work, failed)
+                for work in (
+                    hear(),
+                    retrieval.follow(),
+                    retrieval.owners.follow(config.kafka),
+                    retrieval.push(),
+                )
+            ]
+            await serve()
+            await retrieval.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            with contextlib.suppress(KafkaError):
+                await producer.settle()
+    await channel.close()
+    if failures:
+        raise failures[0]
+
+
+def _watched(work: Coroutine[Any, Any, None], failed: Callable[[BaseException], None]) -> asyncio.Task[None]:
+    task = asyncio.create_task(work)
+
+    def done(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            failed(error)
+
+    task.add_done_callback(done)
+    return task
+
+
+def open_model(config: Config, lineage: str) -> Model:
+    """Return the model that serves; raises ValueError unless it is of the lineage whose vectors are read."""
+    section = config.model
+    model = Model.load(Path(section.path)) if section.path else Model.day_zero(section.seed)
+    if model.lineage != lineage:
+        raise ValueError(f"the model is of lineage {model.lineage}, the stream process serves {lineage}")
+    return model
+
+
+def main() -> None:
+    """Run the process that a worker starts."""
+    parser = argparse.ArgumentParser(description="The retrieval process of a worker; started by the worker.")
+    parser.add_argument("--fd", type=int, required=True, help="One end of the channel.")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kithstream").setLevel(logging.INFO)
+    try:
+        asyncio.run(run(socket.socket(fileno=given.fd)))
+    except KithstreamError as error:
+        raise SystemExit(f"kithstream: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
