@@ -274,7 +274,7 @@ class RetrievalClient:
         )
         try:
             route = Route(connection.partitions(producer, names.requests, self._config))
-            consumer = connection.consumer(self._config, self._connecting, auto_offset_reset="latest")
+            consumer = connection.consumer(self._config, self._connecting, enable_auto_commit=False)
             try:
                 replies = self._place(consumer, names.replies)
             except BaseException:

@@ -205,7 +205,6 @@ def test_a_linger_that_outlasts_the_delivery_is_refused() -> None:
         EventPublisher(KafkaConfig(), linger=3.0, delivery=5.0)
 
 
-@pytest.mark.kafka
 @refused
 def test_what_the_brokers_did_not_confirm_can_be_published_again(
     tenant: KafkaConfig, tmp_path: Path, create_topics: Callable[[KafkaConfig], None]

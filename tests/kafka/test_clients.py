@@ -1,0 +1,87 @@
+"""What holds for the clients together: what they import, and that their examples run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+import kithstream
+from kithstream.streams import clients
+from kithstream.streams.config import KafkaConfig
+from kithstream.streams.kafka.wire import Reply, Request
+from kithstream.streams.serve.answers import Answer, Candidate
+
+ROOT = Path(__file__).parents[2]
+SERVER = [
+    "aiokafka",
+    "anyio",
+    "faust",
+    "hnswlib",
+    "mode",
+    "numpy",
+    "prometheus_client",
+    "pyarrow",
+    "rich",
+    "rocksdict",
+    "safetensors",
+    "starlette",
+    "structlog",
+    "torch",
+    "uvicorn",
+]
+
+
+def run(code: str, *arguments: str, config: KafkaConfig | None = None) -> str:
+    own = (
+        {"KITHSTREAM_KAFKA__SERVERS": config.servers, "KITHSTREAM_KAFKA__PREFIX": config.prefix}
+        if config
+        else {}
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **own},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def example(name: str) -> str:
+    return (ROOT / "examples" / name).read_text()
+
+
+@pytest.mark.parametrize("name", ["EventPublisher", "CandidateConsumer", "RetrievalClient"])
+def test_a_client_needs_the_bare_package_alone(name: str) -> None:
+    blocked = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:]))"
+    made = f"from kithstream import {name}; from kithstream.streams.config import KafkaConfig; {name}(KafkaConfig())"
+    run(f"{blocked}\n{made}", *SERVER)
+
+
+def test_the_facade_gives_the_clients() -> None:
+    assert kithstream.EventPublisher is clients.EventPublisher
+    assert kithstream.CandidateConsumer is clients.CandidateConsumer
+    assert kithstream.RetrievalClient is clients.RetrievalClient
+
+
+def test_the_examples_publish_and_ask(
+    tenant: KafkaConfig, respond: Callable[..., AbstractContextManager[object]]
+) -> None:
+    asked: list[Request] = []
+
+    def answers(request: Request) -> Reply:
+        asked.append(request)
+        return Reply(request.id, Answer(request.account, [Candidate("ada", 1.0)], 7, "m", 3, 2, "", "exact"))
+
+    token = run(example("kafka_publish.py"), config=tenant).strip()
+    assert token
+    with respond(answers):
+        assert run(example("kafka_ask.py"), token, config=tenant) == "['ada']\n"
+    assert [(request.account, request.k, request.after) for request in asked] == [("eve", 5, token)]
