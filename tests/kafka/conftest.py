@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,14 +27,14 @@ REPLIES = 4
 _numbers = count(1)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of this folder, and keep them in one process of xdist: only that one starts a broker."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("kafka"))
-            if "broker" in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.kafka)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests of this folder and keep them in one process of xdist: only that one starts a broker."""
+    item.add_marker(pytest.mark.xdist_group("kafka"))
+    fixtures = getattr(item, "fixturenames", ())
+    if "broker" in fixtures:
+        item.add_marker(pytest.mark.kafka)
+    if "refused" in fixtures:
+        item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
 
 
 @pytest.fixture(scope="session")
@@ -97,6 +99,15 @@ def until() -> Callable[[Callable[[], bool]], None]:
             assert time.monotonic() < end, "did not come about in 20 s"
 
     return wait
+
+
+@pytest.fixture
+def refused() -> Iterator[None]:
+    """For tests without a broker: kafka-python 3.0.12 leaves the sockets of refused connections to the collector."""
+    logging.disable()  # what is logged holds the errors, and they hold the sockets
+    yield
+    gc.collect()
+    logging.disable(logging.NOTSET)
 
 
 class Responder:

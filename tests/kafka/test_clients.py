@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,26 +15,14 @@ import pytest
 import kithstream
 from kithstream.streams import clients
 from kithstream.streams.config import KafkaConfig
+from kithstream.streams.errors import Unreachable
 from kithstream.streams.kafka.wire import Reply, Request
 from kithstream.streams.serve.answers import Answer, Candidate
 
 ROOT = Path(__file__).parents[2]
-SERVER = [
-    "aiokafka",
-    "anyio",
-    "faust",
-    "hnswlib",
-    "mode",
-    "numpy",
-    "prometheus_client",
-    "pyarrow",
-    "rich",
-    "rocksdict",
-    "safetensors",
-    "starlette",
-    "structlog",
-    "torch",
-    "uvicorn",
+SERVER = [  # what the extra `server` brings
+    *("aiokafka", "anyio", "faust", "hnswlib", "mode", "numpy", "prometheus_client", "pyarrow", "rich"),
+    *("rocksdict", "safetensors", "starlette", "structlog", "torch", "uvicorn"),
 ]
 
 
@@ -69,6 +58,19 @@ def test_the_facade_gives_the_clients() -> None:
     assert kithstream.EventPublisher is clients.EventPublisher
     assert kithstream.CandidateConsumer is clients.CandidateConsumer
     assert kithstream.RetrievalClient is clients.RetrievalClient
+
+
+@pytest.mark.parametrize(
+    "client", [clients.EventPublisher, clients.CandidateConsumer, clients.RetrievalClient]
+)
+@pytest.mark.usefixtures("refused")
+def test_a_client_that_cannot_connect_leaves_no_thread_behind(
+    client: Callable[..., AbstractContextManager],
+) -> None:
+    before = threading.active_count()
+    with pytest.raises(Unreachable), client(KafkaConfig(servers="127.0.0.1:1"), connecting=0.2):
+        pass
+    assert threading.active_count() == before
 
 
 def test_the_examples_publish_and_ask(
