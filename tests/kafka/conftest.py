@@ -28,8 +28,7 @@ _numbers = count(1)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark the tests of this folder and keep them in one process of xdist: only that one starts a broker."""
-    item.add_marker(pytest.mark.xdist_group("kafka"))
+    """Mark the tests that need a broker, and those that are refused one."""
     fixtures = getattr(item, "fixturenames", ())
     if "broker" in fixtures:
         item.add_marker(pytest.mark.kafka)
