@@ -10,12 +10,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import kithstream
 from kithstream.streams import clients
 from kithstream.streams.config import KafkaConfig
 from kithstream.streams.errors import Unreachable
+from kithstream.streams.kafka.local import JARS, LocalKafka
 from kithstream.streams.kafka.wire import Reply, Request
 from kithstream.streams.serve.answers import Answer, Candidate
 
@@ -47,6 +49,9 @@ def example(name: str) -> str:
     return (ROOT / "examples" / name).read_text()
 
 
+CLIENTS = [clients.EventPublisher, clients.CandidateConsumer, clients.RetrievalClient]
+
+
 @pytest.mark.parametrize("name", ["EventPublisher", "CandidateConsumer", "RetrievalClient"])
 def test_a_client_needs_the_bare_package_alone(name: str) -> None:
     blocked = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:]))"
@@ -71,6 +76,43 @@ def test_a_client_that_cannot_connect_leaves_no_thread_behind(
     with pytest.raises(Unreachable), client(KafkaConfig(servers="127.0.0.1:1"), connecting=0.2):
         pass
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_missing_password_is_named(client: Callable[..., AbstractContextManager[object]]) -> None:
+    config = KafkaConfig(security="SASL_PLAINTEXT", username="u")
+    with pytest.raises(ValueError, match=r"kafka\.password"), client(config):
+        pass
+
+
+@pytest.mark.usefixtures("tenant")  # which skips where there is no Kafka
+def test_every_client_says_who_it_is(tmp_path: Path) -> None:
+    """The broker's one listener wants a password of clients, and of itself."""
+    module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+    properties = {
+        "listener.security.protocol.map": "PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "sasl.enabled.mechanisms": "PLAIN",
+        "sasl.mechanism.inter.broker.protocol": "PLAIN",
+        "listener.name.plaintext.plain.sasl.jaas.config": (
+            f'{module} required username="us" password="own" user_us="own" user_product="s3cret";'
+        ),
+    }
+    with LocalKafka(tmp_path, jars=ROOT / JARS, properties=properties, heap_mib=256) as broker:
+        config = KafkaConfig(
+            servers=broker.servers,
+            security="SASL_PLAINTEXT",
+            sasl_mechanism="PLAIN",
+            username="product",
+            password="s3cret",
+        )
+        for client in CLIENTS:
+            # Who is let in learns that there is no such topic; who is not does not get that far.
+            with pytest.raises(Unreachable, match="is not shown"), client(config, connecting=0.5):
+                pass
+            wrong = msgspec.structs.replace(config, password="wr0ng")
+            with pytest.raises(Unreachable, match="address, certificate or password") as told:
+                client(wrong, connecting=0.5).__enter__()
+            assert "wr0ng" not in f"{told.value}{told.value.__cause__!r}"
 
 
 def test_the_examples_publish_and_ask(

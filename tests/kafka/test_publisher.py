@@ -176,12 +176,6 @@ def test_a_broker_that_is_not_there_is_named_without_the_password() -> None:
     assert "s3cret" not in f"{told.value} {told.value!r} {config!r} {EventPublisher(config)!r}"
 
 
-def test_a_missing_password_is_named() -> None:
-    config = KafkaConfig(security="SASL_PLAINTEXT", username="u")
-    with pytest.raises(ValueError, match=r"kafka\.password"), EventPublisher(config):
-        pass
-
-
 def test_a_linger_that_outlasts_the_delivery_is_refused() -> None:
     with pytest.raises(ValueError, match="linger is 3"):
         EventPublisher(KafkaConfig(), linger=3.0, delivery=5.0)
