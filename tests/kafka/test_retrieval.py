@@ -211,13 +211,16 @@ def test_replies_of_before_are_not_read(tenant: KafkaConfig, respond: Respond) -
         (Question("eve", k=1001), "k is 1001"),
         (Question(""), "account is ''"),
         (Question("a\0b"), "account"),
+        (Question("\ud800"), "surrogates"),
         (Question("eve", after="9:1"), "3 partitions"),
         (Question("eve", languages=["!"]), "languages"),
     ],
 )
 def test_what_cannot_be_asked_is_not_sent(tenant: KafkaConfig, question: Question, message: str) -> None:
-    with RetrievalClient(tenant) as client, pytest.raises(ValueError, match=message):
-        client.submit(question)
+    with RetrievalClient(tenant, in_flight=1) as client:
+        for _ in range(2):  # the first leaves no place taken
+            with pytest.raises(ValueError, match=message):
+                client.submit(question)
 
 
 def test_questions_that_wait_are_bounded_and_end_with_the_client(tenant: KafkaConfig) -> None:
