@@ -72,8 +72,8 @@ def _connected(
             raise ValueError(str(error)) from error
         except KafkaError as error:
             raise Unreachable(
-                f"no broker of {config.servers} answered over {config.security} in {seconds:g} s; "
-                "what the log of `kafka` says of it: address, certificate or password"
+                f"no broker of {config.servers} answered over {config.security} in {seconds:g} s: "
+                "address, certificate or password; the logger `kafka` has the reason"
             ) from error
         undo.pop_all()
         return made

@@ -169,15 +169,11 @@ class RetrievalClient:
             reasons=question.reasons,
             deadline_ms=deadline * (1 - WAY_BACK) * 1000,
         )
+        raw, key = _encode(request), question.account.encode()
         future: Future[Answer] = Future()
         self._waiting[correlation] = _Waiting(future, time.monotonic() + deadline, deadline)
         try:
-            sent = link.producer.send(
-                link.requests,
-                _encode(request),
-                question.account.encode(),
-                partition=link.route[question.account],
-            )
+            sent = link.producer.send(link.requests, raw, key, partition=link.route[question.account])
         except KafkaError as error:
             self._undelivered(correlation, error)
         else:
@@ -274,7 +270,7 @@ class RetrievalClient:
         )
         try:
             route = Route(connection.partitions(producer, names.requests, self._config))
-            consumer = connection.consumer(self._config, self._connecting, auto_offset_reset="latest")
+            consumer = connection.consumer(self._config, self._connecting, enable_auto_commit=False)
             try:
                 replies = self._place(consumer, names.replies)
             except BaseException:

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import gc
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 import pytest
@@ -22,21 +19,6 @@ from kithstream.streams.serve import tokens
 ROOT = Path(__file__).parents[2]
 NOW = 1_700_000_000_000_000  # microseconds
 PARTITIONS = 3
-Test = TypeVar("Test", bound=Callable[..., None])
-
-
-def refused(test: Test) -> Test:
-    """kafka-python 3.0.12 leaves the sockets of refused connections to the garbage collector."""
-    quiet = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-    return quiet(pytest.mark.usefixtures("collected")(test))
-
-
-@pytest.fixture
-def collected() -> Iterator[None]:
-    logging.disable()  # what is logged holds the errors, and they hold the sockets
-    yield
-    gc.collect()
-    logging.disable(logging.NOTSET)
 
 
 def follow(actor: str, target: str = "ada") -> dict[str, object]:
@@ -186,7 +168,7 @@ def test_a_topic_that_is_not_there_is_named(broker: LocalKafka) -> None:
         pass
 
 
-@refused
+@pytest.mark.usefixtures("refused")
 def test_a_broker_that_is_not_there_is_named_without_the_password() -> None:
     config = KafkaConfig(servers="127.0.0.1:1", security="SASL_PLAINTEXT", username="u", password="s3cret")
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1") as told:
@@ -194,19 +176,12 @@ def test_a_broker_that_is_not_there_is_named_without_the_password() -> None:
     assert "s3cret" not in f"{told.value} {told.value!r} {config!r} {EventPublisher(config)!r}"
 
 
-def test_a_missing_password_is_named() -> None:
-    config = KafkaConfig(security="SASL_PLAINTEXT", username="u")
-    with pytest.raises(ValueError, match=r"kafka\.password"), EventPublisher(config):
-        pass
-
-
 def test_a_linger_that_outlasts_the_delivery_is_refused() -> None:
     with pytest.raises(ValueError, match="linger is 3"):
         EventPublisher(KafkaConfig(), linger=3.0, delivery=5.0)
 
 
-@pytest.mark.kafka
-@refused
+@pytest.mark.usefixtures("refused")
 def test_what_the_brokers_did_not_confirm_can_be_published_again(
     tenant: KafkaConfig, tmp_path: Path, create_topics: Callable[[KafkaConfig], None]
 ) -> None:
