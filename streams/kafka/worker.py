@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection
 from hashlib import blake2b
+from pathlib import Path
 from typing import Final
 
 from kafka import KafkaAdminClient
