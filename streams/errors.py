@@ -4,6 +4,8 @@ KithstreamError
 ├── InvalidEvent       fix the event: names the field and the value
 ├── NotYet             ask again: the state does not include the token yet
 ├── Unanswerable       do not ask again: this account cannot be answered for
+├── Unreachable        mend the way: no broker answers there, or the topic is not there
+├── TopicRefused       mend settings or rights: the brokers do not make or show a topic, and say why
 ├── StoreRefused       restore or rebuild: the store must not be opened like this
 │   ├── GapInLog       the log no longer reaches back to the store's offset
 │   └── WrongLayout    other partition count, other format
@@ -41,6 +43,14 @@ class Unanswerable(KithstreamError):
     def __init__(self, message: str, *, gone: bool = False) -> None:
         super().__init__(message)
         self.gone = gone
+
+
+class Unreachable(KithstreamError):
+    """The brokers cannot be reached as the settings say, or do not show a topic."""
+
+
+class TopicRefused(KithstreamError):
+    """The brokers answered, and did not make a topic or did not show it; the message has their reason."""
 
 
 class StoreRefused(KithstreamError):
