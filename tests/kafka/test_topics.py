@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 from threading import Barrier
 
 import msgspec
 import pytest
+from click.testing import CliRunner, Result
 from kafka.admin import KafkaAdminClient
 
+from kithstream.models.model import Model
+from kithstream.streams.cli import cli
 from kithstream.streams.config import Config, EngineConfig, KafkaConfig
 from kithstream.streams.errors import TopicRefused
 from kithstream.streams.kafka.local import LocalKafka
@@ -195,3 +200,54 @@ def test_compacted_topics_are_compacted_while_they_are_written(config: Config) -
         settings = one(config, name).settings
         assert int(settings["segment.ms"]) == HOUR
         assert float(settings["min.cleanable.dirty.ratio"]) < 0.5
+
+
+# -- the command line ----------------------------------------------------------------------------------------
+
+
+def run(config: Config, name: str, *more: str) -> Result:
+    kafka = [f"kafka.{key}={getattr(config.kafka, key)}" for key in ("servers", "prefix")]
+    options = [word for option in kafka for word in ("-o", option)]
+    return CliRunner().invoke(cli, ["topics", name, *options, *more])
+
+
+def test_the_command_makes_them_once_and_finds_them_right(config: Config) -> None:
+    prefix = config.kafka.prefix
+    missing = run(config, "check", "--json")
+    assert missing.exit_code == 1
+    vectors = f"{prefix}producer-vectors.{Model.day_zero(0).lineage}"
+    assert [json.loads(line)["topic"] for line in missing.stdout.splitlines()][2] == vectors
+    first = json.loads(run(config, "create", "--json").stdout)
+    again = json.loads(run(config, "create", "--json").stdout)
+    assert first["created"] == again["there"]
+    assert len(first["created"]) == len(NAMES)
+    assert first["there"] == again["created"] == []
+    assert run(config, "create").stdout.splitlines()[0] == f"there    {prefix}engagements"
+    right = run(config, "check")
+    assert (right.exit_code, right.stdout, right.stderr) == (0, "", "9 topics are as they must be\n")
+
+
+def test_the_command_names_what_does_not_fit(config: Config) -> None:
+    run(config, "create")
+    for name in ("create", "check"):
+        result = run(config, name, "-o", "engine.partitions=4")
+        assert result.exit_code == 1
+        lines = (result.stderr if name == "create" else result.stdout).splitlines()
+        assert len(lines) == len(NAMES) - 1
+        assert lines[0].startswith(f"{config.kafka.prefix}engagements: partitions is 3, expected 4; ")
+
+
+def test_a_checkpoint_names_the_topic_of_its_vectors(config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    Model.day_zero(0, lineage="0a0a").save(path)
+    for more in (["--model", str(path)], ["-o", f"model.path={path}"]):
+        made = run(config, "create", "--json", *more)
+        found = json.loads(made.stdout)
+        assert f"{config.kafka.prefix}producer-vectors.0a0a" in found["created"] + found["there"]
+
+
+def test_a_replication_that_cannot_be_had_is_a_mistake_in_the_command(config: Config) -> None:
+    result = run(config, "create", "-o", "kafka.replication=3")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: ")
+    assert "InvalidReplicationFactor" in result.stderr
