@@ -111,27 +111,23 @@ def create(config: KafkaConfig, topics: Sequence[Topic], *, seconds: float = CON
     Leaves what is there as it is: `check` says whether it fits. Somebody else may do the same at the same time.
     Raises Unreachable, TopicRefused, or ValueError for settings with which nobody can connect.
     """
-    with _admin(config, seconds) as admin:
-        there = _described(admin, topics)
-        missing = {
-            topic.name: {
-                "num_partitions": topic.partitions,
-                "replication_factor": topic.replication,
-                "configs": topic.settings,
-            }
-            for topic in topics
-            if topic.name not in there
+    asked = {
+        topic.name: {
+            "num_partitions": topic.partitions,
+            "replication_factor": topic.replication,
+            "configs": topic.settings,
         }
-        made = []
-        if missing:
-            for answer in admin.create_topics(missing, raise_errors=False)["topics"]:
-                code = answer["error_code"]
-                if code not in (0, _EXISTS):
-                    raise TopicRefused(f"{answer['name']}: {_reason(code, answer.get('error_message'))}")
-                if code == 0:
-                    made.append(answer["name"])
-        admin.wait_for_topics([topic.name for topic in topics], timeout_ms=seconds * 1000)
-    return made
+        for topic in topics
+    }
+    with _admin(config, seconds) as admin:
+        codes: dict[str, int] = {}
+        for answer in admin.create_topics(asked, raise_errors=False)["topics"]:
+            name, code = answer["name"], answer["error_code"]
+            if code not in (0, _EXISTS):
+                raise TopicRefused(f"{name}: {_reason(code, answer['error_message'])}")
+            codes[name] = code
+        admin.wait_for_topics(list(asked), timeout_ms=seconds * 1000)
+    return [name for name, code in codes.items() if code == 0]
 
 
 def check(config: KafkaConfig, topics: Sequence[Topic], *, seconds: float = CONNECTING) -> list[Mismatch]:
