@@ -175,8 +175,8 @@ def serve(
     With --json the address is printed as one line once connections are taken.
     """
     from kithstream.streams import metrics
+    from kithstream.streams.events.stamp import wall_clock
     from kithstream.streams.serve import http
-    from kithstream.streams.serve.embedded import wall_clock
 
     given = {"serve.host": host, "serve.port": port}
     options += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
@@ -191,6 +191,25 @@ def serve(
     with runtime(path, config, wall_clock) as live:
         live.start()
         http.serve(live, config.serve, metrics.fresh(), started=started)
+
+
+@cli.command(epilog=example("kithstream worker -o kafka.servers=127.0.0.1:9092 -o worker.data=worker-1"))
+@click.option("--host", help="Address to answer HTTP on.  [default: serve.host]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to answer on.  [default: serve.port]")
+@settings
+def worker(host: str | None, port: int | None, config_file: Path | None, options: tuple[str, ...]) -> None:
+    """Fold, encode and answer for a share of the accounts, on Kafka, until SIGTERM or SIGINT.
+
+    Workers of one tenant share the partitions; start another to add it. The topics must be there:
+    kithstream topics create. State lives in worker.data, which is this worker's alone.
+    """
+    from kithstream.streams.kafka import worker as workers
+
+    given = {"serve.host": host, "serve.port": port}
+    options += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
+    config = read_settings(config_file, options)
+    with told():
+        workers.work(config)
 
 
 @cli.command(epilog=example("kithstream load follows.csv --path kin-loaded --time-unit s"))
@@ -222,8 +241,8 @@ def load(
     import tempfile
 
     from kithstream.streams import load as bulk
+    from kithstream.streams.events.stamp import wall_clock
     from kithstream.streams.progress import Progress
-    from kithstream.streams.serve.embedded import wall_clock
     from kithstream.streams.sources import graph
 
     config = read_settings(config_file, options)

@@ -81,6 +81,10 @@ class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     username: str = ""
     password: str = ""
 
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "password")
+        return f"KafkaConfig({', '.join(shown)})"
+
 
 class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A worker on Kafka: its stream process and its retrieval process."""
@@ -89,6 +93,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoints: str = ""  # directory that all workers share; empty makes and takes none
     checkpoint_seconds: float = 300.0  # between two checkpoints of a partition
     checkpoints_kept: int = 2  # of each partition
+    salt: str = (
+        ""  # secret of all workers, under which deleted accounts are remembered; empty is the cluster's id
+    )
     advertise: str = ""  # URL under which other workers reach this one's HTTP; empty is host and port
     session_seconds: float = 10.0  # silence after which the group takes a worker for dead
     poll_records: int = 500  # most records of one partition folded at a time

@@ -3,9 +3,11 @@
 KithstreamError
 ├── InvalidEvent       fix the event: names the field and the value
 ├── NotYet             ask again: the state does not include the token yet
+├── Unavailable        ask again: nobody answered in time, or the partition is being moved
 ├── Unanswerable       do not ask again: this account cannot be answered for
 ├── Unreachable        mend the way: no broker answers there, or the topic is not there
 ├── TopicRefused       mend settings or rights: the brokers do not make or show a topic, and say why
+├── Undelivered        publish `events` again: the brokers have not confirmed all of them
 ├── StoreRefused       restore or rebuild: the store must not be opened like this
 │   ├── GapInLog       the log no longer reaches back to the store's offset
 │   └── WrongLayout    other partition count, other format
@@ -13,6 +15,8 @@ KithstreamError
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class KithstreamError(Exception):
@@ -37,6 +41,10 @@ class NotYet(KithstreamError):
     """The state of the answering partition does not include the token's events; ask again."""
 
 
+class Unavailable(KithstreamError):
+    """No answer came in time, or none can be given at the moment; ask again."""
+
+
 class Unanswerable(KithstreamError):
     """The account is deleted (`gone`) or deactivated: there is no answer, and asking again does not help."""
 
@@ -51,6 +59,17 @@ class Unreachable(KithstreamError):
 
 class TopicRefused(KithstreamError):
     """The brokers answered, and did not make a topic or did not show it; the message has their reason."""
+
+
+class Undelivered(KithstreamError):
+    """The brokers have not confirmed every event; `events` are the records to be published again.
+
+    Some of them may have arrived all the same: they carry their ids, so that publishing them again counts once.
+    """
+
+    def __init__(self, message: str, events: Sequence[bytes]) -> None:
+        super().__init__(message)
+        self.events = events
 
 
 class StoreRefused(KithstreamError):

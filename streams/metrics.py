@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,6 +25,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
+    from kithstream.streams.kafka.stream import Stream
     from kithstream.streams.serve.embedded import Embedded, Pumped
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
@@ -261,3 +262,61 @@ class _Gauges(Collector):
 def fresh() -> Metrics:
     """Return metrics on a registry of their own."""
     return Metrics(CollectorRegistry())
+
+
+class StreamMetrics:
+    """What the stream process of a worker tells; its retrieval process shows it beside its own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._current: _Standing | None = None
+        self._registry.register(self)
+
+    def text(self, stream: Stream, restarts: int) -> bytes:
+        """Return everything as Prometheus reads it."""
+        self._current = _Standing(stream, restarts)
+        return generate_latest(self._registry)
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        if self._current is None:
+            return
+        stream, restarts = self._current
+        counts = stream.counts
+        yield CounterMetricFamily("kithstream_records", "Records read from engagements.", counts.records)
+        yield CounterMetricFamily("kithstream_accepted_events", "Events folded.", counts.accepted)
+        yield CounterMetricFamily(
+            "kithstream_moved_records", "Records brought to their own partition.", counts.moved
+        )
+        dead = CounterMetricFamily(
+            "kithstream_dead_letters", "Records that could not be used.", labels=["reason"]
+        )
+        for reason, count in sorted(counts.dead.items()):
+            dead.add_metric([reason], count)
+        yield dead
+        yield CounterMetricFamily(
+            "kithstream_vectors_published", "Vectors written to their topic.", counts.vectors
+        )
+        yield CounterMetricFamily(
+            "kithstream_missing_fetches",
+            "Fetches read again, since something before them was missing.",
+            counts.missing,
+        )
+        yield CounterMetricFamily(
+            "kithstream_retrieval_restarts", "Deaths of the retrieval process.", restarts
+        )
+        yield GaugeMetricFamily(
+            "kithstream_outbox_frames", "Frames that no broker acknowledged.", stream.outbox
+        )
+        yield GaugeMetricFamily(
+            "kithstream_assigned_behind_records",
+            "Records that were there at the last assignment and are not folded yet.",
+            stream.behind,
+        )
+
+
+class _Standing(NamedTuple):
+    stream: Stream
+    restarts: int

@@ -19,8 +19,8 @@ from kithstream.streams.cli import cli
 from kithstream.streams.clock import StreamClock, newest
 from kithstream.streams.engine.actors import Record
 from kithstream.streams.engine.log import Log
+from kithstream.streams.events.stamp import wall_clock
 from kithstream.streams.manual import commands, manual
-from kithstream.streams.serve.embedded import wall_clock
 from kithstream.streams.world import SimulationConfig
 
 ROOT = Path(__file__).parents[1]

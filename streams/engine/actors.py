@@ -158,6 +158,8 @@ class Actors:
                 continue
             events.append(event)
         partition.advance(watermark)
+        if records:
+            partition.appended = max(partition.appended, records[-1].appended)
         return Decoded(events, dead, moved)
 
     def apply(self, events: Sequence[Event], next_offset: int) -> Acted:

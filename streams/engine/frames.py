@@ -18,6 +18,7 @@ class Frame(msgspec.Struct, array_like=True, gc=False):
     deleted: list[bytes] = []  # fingerprints of deleted accounts
     source: int = 0  # the sending partition
     upto: int = 0  # frames so far say everything of the sender's log below this offset
+    appended: int = 0  # when the newest record below it was appended, microseconds
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -99,8 +99,10 @@ class Partition:
             self.heard[int.from_bytes(key[1:], "big")] = int.from_bytes(value, "big")
         (edges,) = store.get(Column.META, [EDGES])
         self.edges = int.from_bytes(edges, "big") if edges else 0  # the next offset of the frames' topic
+        self.appended = 0  # when the newest record met since opening was appended, microseconds
+        self.told = 0  # the same of what frames told
         self.marks = marks
-        self.marked = {key: value for key, value in store.scan(Column.META, DIRTY)} if marks else {}
+        self.marked = dict(store.scan(Column.META, DIRTY)) if marks else {}
         self._next_mark = 1 + max((int.from_bytes(key[1:], "big") for key in self.marked), default=0)
         self.rows: ReadCache[bytearray] = ReadCache(config.row_cache)
         self.recents: ReadCache[Recent] = ReadCache(config.row_cache)
@@ -139,10 +141,15 @@ class Partition:
 
     def accounts(self) -> set[str]:
         """Return every account with a row or a profile here."""
+        return self._having(ROW_IN, ROW_OUT, PROFILE)
+
+    def listable(self) -> set[str]:
+        """Return the accounts that may be candidates: all others have nothing that would list them."""
+        return self._having(ROW_IN, PROFILE)
+
+    def _having(self, *letters: bytes) -> set[str]:
         scan = self.store.scan
-        return {
-            key[1:].decode() for letter in (ROW_IN, ROW_OUT, PROFILE) for key, _ in scan(Column.ROWS, letter)
-        }
+        return {key[1:].decode() for letter in letters for key, _ in scan(Column.ROWS, letter)}
 
     def hear(self, source: int, upto: int) -> bool:
         """Take note that frames told everything of a source's log below an offset; False if that was known."""
@@ -345,7 +352,7 @@ class Batch:
         for destination, frame in out.items():
             number = partition.next_frame
             partition.next_frame += 1
-            frame.source, frame.upto = partition.number, partition.applied
+            frame.source, frame.upto, frame.appended = partition.number, partition.applied, partition.appended
             raw = frames.encode(frame)
             meta[outbox_key(number, destination)] = raw
             partition.outbox[number] = destination, raw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -58,8 +59,18 @@ class Shard:
         return self._actors.apply(decoded.events, next_offset)._replace(dead=decoded.dead)
 
     def hear(self, raw: Iterable[bytes], next_offset: int = 0) -> Heard:
-        """Fold frames; again or out of order makes no difference. Raises msgspec.DecodeError for no frame."""
-        return self._targets.apply([frames.decode(frame) for frame in raw], next_offset)
+        """Fold frames; again or out of order makes no difference.
+
+        Raises ValueError (msgspec.DecodeError is one) for bytes that are no frame; then nothing was written.
+        """
+        partition = self.partition
+        before = dict(partition.heard), partition.edges
+        try:
+            return self._targets.apply([frames.decode(frame) for frame in raw], next_offset)
+        except (ValueError, IndexError, struct.error) as error:
+            partition.heard, partition.edges = before
+            partition.forget()  # the caches may be ahead of the store
+            raise ValueError(f"a frame cannot be folded: {error}") from error
 
     def work(self) -> int:
         """Do a bounded piece of background work; 0 when nothing is left."""
@@ -82,7 +93,14 @@ class Shard:
     def told(self) -> bytes:
         """Return an empty frame that tells how far this partition's frames have come."""
         partition = self.partition
-        return frames.encode(Frame(partition.watermark, source=partition.number, upto=partition.applied))
+        return frames.encode(
+            Frame(
+                partition.watermark,
+                source=partition.number,
+                upto=partition.applied,
+                appended=partition.appended,
+            )
+        )
 
 
 class Shards(dict[int, Shard]):

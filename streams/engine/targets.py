@@ -57,6 +57,7 @@ class Targets:
             meta[EDGES] = next_offset.to_bytes(8, "big")
         for frame in received:
             partition.advance(frame.watermark)
+            partition.told = max(partition.told, frame.appended)
             if partition.hear(frame.source, frame.upto):
                 meta[HEARD + frame.source.to_bytes(4, "big")] = frame.upto.to_bytes(8, "big")
             for fingerprint in frame.deleted:

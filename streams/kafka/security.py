@@ -1,4 +1,4 @@
-"""How to reach the brokers, in the words of each client library. Secrets stay in the settings and never in a message."""
+"""How to reach the brokers, in the words of each client library. Secrets stay in settings, never in messages."""
 
 from __future__ import annotations
 

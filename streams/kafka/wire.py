@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from kithstream.streams.config import Config
 from kithstream.streams.serve.answers import Answer, Candidate, Level
 
 MOVED: Final = "kithstream-moved"  # header of a record that was brought to its own partition
@@ -103,9 +104,18 @@ class Progress(msgspec.Struct, array_like=True, gc=False):
     generation: int
     applied: int  # engagements of this partition below this offset are in its rows
     heard: list[int]  # by source partition: its engagements below this offset are in rows and vectors here
+    appended: int = 0  # when the newest of these was appended, microseconds
 
 
 # -- between the processes of a worker: length-prefixed msgpack over a socket pair ---------------------------
+
+
+class Hello(msgspec.Struct, tag=True, array_like=True):
+    """Stream to retrieval, before anything else: the settings, who asks, and the lineage that must be served."""
+
+    config: Config
+    worker: str
+    lineage: str
 
 
 class Opened(msgspec.Struct, tag=True, array_like=True):
@@ -146,6 +156,12 @@ class Asked(msgspec.Struct, tag=True, array_like=True):
     requests: list[tuple[int, bytes]]
 
 
+class Exposed(msgspec.Struct, tag=True, array_like=True):
+    """Stream to retrieval: the stream process's metrics as Prometheus reads them."""
+
+    text: bytes
+
+
 class Closed(msgspec.Struct, tag=True, array_like=True):
     """Retrieval to stream: nothing of the partition's store is held open any more."""
 
@@ -165,5 +181,5 @@ class Stale(msgspec.Struct, tag=True, array_like=True):
     accounts: list[str]
 
 
-ToRetrieval = Opened | Closing | Standing | Changed | Asked
+ToRetrieval = Hello | Opened | Closing | Standing | Changed | Asked | Exposed
 ToStream = Closed | Serving | Stale

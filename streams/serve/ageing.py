@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 
 from kithstream.models.ages import next_tick
@@ -20,6 +20,18 @@ class Ageing:
 
     def __len__(self) -> int:
         return len(self._changed)
+
+    def __contains__(self, account: object) -> bool:
+        return account in self._changed
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._changed)
+
+    def adopt(self, accounts: Iterable[str], tick: int) -> None:
+        """Take over accounts that somebody else encoded, at a time unknown: they are due at once."""
+        for account in accounts:
+            self._changed[account] = tick
+            self._schedule(account, tick)
 
     def changed(self, accounts: Iterable[str], tick: int) -> None:
         """Note that rows changed and were encoded at this tick."""

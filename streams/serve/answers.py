@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from kithstream.streams.events.wire import ID_BYTES, is_language
+
 MOST: int = 1000  # largest k
 
 # What `after` waits for. `state`: the account's own rows and exclusions; `vectors`: those of every candidate too.
@@ -46,3 +48,15 @@ class Answer(msgspec.Struct, frozen=True):
     token: str  # everything published up to here is in the answer
     plan: str  # how the index answered
     short: str | None = None  # why fewer than k came
+
+
+def check(question: Question) -> None:
+    """Raise ValueError unless the question can be answered; its token is read by whoever knows the partitions."""
+    if not 1 <= question.k <= MOST:
+        raise ValueError(f"k is {question.k}, expected 1 to {MOST}")
+    account = question.account
+    if not 0 < len(account.encode("utf-8", "replace")) <= ID_BYTES or "\0" in account:
+        raise ValueError(f"account is {account[:80]!r}, expected 1 to {ID_BYTES} bytes without NUL")
+    for tag in question.languages:
+        if not is_language(tag):
+            raise ValueError(f"languages has {tag[:80]!r}, expected BCP 47 tags")

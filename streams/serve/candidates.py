@@ -12,31 +12,21 @@ import numpy as np
 
 from kithstream.index.live import LiveIndex
 from kithstream.index.protocol import Hits
-from kithstream.models.ages import TICK
-from kithstream.models.features import IN, Rows, concatenate, consumer_features
-from kithstream.models.model import Model
+from kithstream.models.features import Rows, concatenate, consumer_features
+from kithstream.models.model import Model, Producers
 from kithstream.models.train import Examples, OnlineTrainer
 from kithstream.streams.config import ModelConfig
 from kithstream.streams.engine.engine import Acted, Change, Engine, Settled
 from kithstream.streams.errors import Unanswerable
 from kithstream.streams.events.wire import Event
-from kithstream.streams.serve.ageing import Ageing
 from kithstream.streams.serve.answers import Candidate, Question
 from kithstream.streams.serve.exclusions import FOLLOW, Exclusions
+from kithstream.streams.serve.vectors import Encoded, Vectors, every_account
 from kithstream.streams.state import profiles
-from kithstream.streams.state.reader import Glance, Reader
+from kithstream.streams.state.reader import Glance
 
-_LISTING: Final = slice(0, 2)  # the groups follow and engage: a live in-signal of these makes a candidate
-_FOREVER: Final = -1  # the half-life without decay
 GIVEN_WAY: Final = 0.0005  # seconds
 _POPULAR: Final = 10  # new followers of the day from which an answer tells them
-
-
-class Encoded(NamedTuple):
-    """What one flush did to the index."""
-
-    upserted: int
-    deleted: int
 
 
 class Ranked(NamedTuple):
@@ -69,11 +59,9 @@ class Candidates:
         )  # over stores, caches, model: held for a batch, or for one question's rows
         self._waiting: set[int] = set()  # threads with a question
         self.exclusions = Exclusions(engine, engine.config.row_cache)
-        self.tick = 0
+        self.vectors = Vectors(engine, model, config, _IndexSink(index, trainer))
         self._config = config
-        self._reader = Reader(engine, engine.config.row_cache)
-        self._ageing = Ageing(config.ageing_ratio)
-        self._dirty: set[str] = set()
+        self._reader = self.vectors.reader
         self._changes: list[Change] = []  # since the first of the captured
         self._captured: list[tuple[Examples, list[str]]] = []
 
@@ -127,8 +115,7 @@ class Candidates:
         self.exclusions.note_heard(settled.changes)
 
     def _touch(self, accounts: Iterable[str]) -> None:
-        self._reader.forget(accounts)
-        self._dirty.update(accounts)
+        self.vectors.touch(accounts)
         if any(partition.deleted for partition in self.engine.partitions):
             for account in accounts:
                 self.exclusions.drop(account)
@@ -156,27 +143,18 @@ class Candidates:
 
     # -- vectors ---------------------------------------------------------------------------------------------
 
+    @property
+    def tick(self) -> int:
+        """The tick of the newest vectors."""
+        return self.vectors.tick
+
     def flush(self, as_of: int, most_aged: int) -> Encoded:
         """Encode what changed, and at most so many of what has aged, into the index."""
-        self.tick = max(self.tick, as_of // TICK)
-        dirty = sorted(self._dirty)
-        self._dirty.clear()
-        done = self._encode(dirty, changed=True)
-        aged = self._ageing.due(self.tick, most_aged)
-        again = self._encode(aged, changed=False)
-        return Encoded(done.upserted + again.upserted, done.deleted + again.deleted)
+        return self.vectors.flush(as_of, most_aged)
 
     def rebuild(self, as_of: int) -> Encoded:
         """Encode every account of the stores: what a restart or another model needs."""
-        self._dirty.update(every_account(self.engine))
-        upserted = deleted = 0
-        self.tick = max(self.tick, as_of // TICK)
-        everyone = sorted(self._dirty)
-        self._dirty.clear()
-        for first in range(0, len(everyone), 4096):
-            encoded = self._encode(everyone[first : first + 4096], changed=True)
-            upserted, deleted = upserted + encoded.upserted, deleted + encoded.deleted
-        return Encoded(upserted, deleted)
+        return self.vectors.rebuild(as_of)
 
     def reread(self, as_of: int) -> Encoded:
         """Forget every row and exclusion, and encode every account: what a bulk load needs."""
@@ -185,45 +163,6 @@ class Candidates:
         for account in everyone:
             self.exclusions.drop(account)
         return self.rebuild(as_of)
-
-    def _encode(self, accounts: Sequence[str], *, changed: bool) -> Encoded:
-        if not accounts:
-            return Encoded(0, 0)
-        rows = self._reader.read(accounts, self.tick * TICK)
-        listed = self._listed(rows)
-        gone = [
-            account
-            for account, keep in zip(accounts, listed, strict=True)
-            if not keep and account in self.index
-        ]
-        if gone:
-            self.index.delete(gone)
-            self._ageing.forget(gone)
-        if not listed.all():
-            rows = self._reader.read(
-                [a for a, keep in zip(accounts, listed, strict=True) if keep], self.tick * TICK
-            )
-        if not len(rows.accounts):
-            return Encoded(0, len(gone))
-        encoded = self.model.encode_producers(rows)
-        if self.trainer is not None:
-            self.trainer.producers.write(encoded.features)
-        self.index.upsert(rows.accounts, encoded.vectors, labels=rows.languages, sequence=self.tick)
-        if changed:
-            self._ageing.changed(rows.accounts, self.tick)
-        else:
-            self._ageing.encoded(rows.accounts, self.tick)
-        return Encoded(len(rows.accounts), len(gone))
-
-    def _listed(self, rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Which accounts may be candidates: a live in-signal or opted in, and not hidden."""
-        live: np.ndarray[tuple[int], np.dtype[np.bool_]] = (
-            rows.counts[:, IN, _LISTING, _FOREVER].sum(axis=1) > 0
-        )
-        for at, standing in enumerate(self._reader.standings(rows.accounts)):
-            if standing is not None:
-                live[at] = standing
-        return live
 
     # -- answers ---------------------------------------------------------------------------------------------
 
@@ -270,6 +209,25 @@ class Candidates:
             return self._reader.read([account], as_of, unreciprocated=True)
 
 
+class _IndexSink:
+    """Vectors into the index, features to where the trainer reads them."""
+
+    def __init__(self, index: LiveIndex, trainer: OnlineTrainer | None) -> None:
+        self._index = index
+        self._trainer = trainer
+
+    def write(self, rows: Rows, encoded: Producers, tick: int) -> None:
+        if self._trainer is not None:
+            self._trainer.producers.write(encoded.features)
+        self._index.upsert(rows.accounts, encoded.vectors, labels=rows.languages, sequence=tick)
+
+    def delete(self, accounts: Sequence[str]) -> None:
+        self._index.delete(accounts)
+
+    def __contains__(self, account: object) -> bool:
+        return account in self._index
+
+
 def _reasons(seen: Glance, follows: bool, asking: Rows, followed: set[str]) -> tuple[str, ...]:
     """Short reasons from public signals only: who follows whom, and how many lately."""
     reasons = []
@@ -284,11 +242,3 @@ def _reasons(seen: Glance, follows: bool, asking: Rows, followed: set[str]) -> t
     if seen.language and seen.language == asking.languages[0]:
         reasons.append("in your language")
     return tuple(reasons)
-
-
-def every_account(engine: Engine) -> set[str]:
-    """Return every account that has a row or a profile."""
-    found: set[str] = set()
-    for partition in engine.partitions:
-        found.update(partition.accounts())
-    return found

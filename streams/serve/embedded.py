@@ -18,7 +18,6 @@ import secrets
 import shutil
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,12 +35,12 @@ from kithstream.streams.config import Config
 from kithstream.streams.engine.actors import DeadLetter, Record
 from kithstream.streams.engine.engine import Engine
 from kithstream.streams.engine.log import Log
-from kithstream.streams.errors import GapInLog, InvalidEvent, NotYet, StoreRefused, WrongLayout
-from kithstream.streams.events import wire
-from kithstream.streams.events.wire import Event
+from kithstream.streams.errors import GapInLog, NotYet, StoreRefused, WrongLayout
+from kithstream.streams.events import stamp
+from kithstream.streams.events.stamp import EventLike, wall_clock
 from kithstream.streams.load import CHUNK, Loaded, OnProgress, finish, load, next_row, unheard
 from kithstream.streams.serve import tokens
-from kithstream.streams.serve.answers import MOST, Answer, Question
+from kithstream.streams.serve.answers import Answer, Question, check
 from kithstream.streams.serve.candidates import Candidates
 from kithstream.streams.sources import graph
 from kithstream.streams.state.ledger import HOUR
@@ -50,7 +49,6 @@ from kithstream.streams.state.store import RocksStore
 LAYOUT: Final = "layout.json"
 MODEL: Final = "model.safetensors"
 ALL: Final = 1 << 30  # no bound on what is encoded again: where nobody waits for an answer
-EventLike = Event | Mapping[str, object] | bytes
 
 
 class Pumped(NamedTuple):
@@ -70,11 +68,6 @@ class Pumped(NamedTuple):
 class _Layout(msgspec.Struct, frozen=True):
     partitions: int
     salt: str
-
-
-def wall_clock() -> int:
-    """Return the time of day in microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 class Embedded:
@@ -149,18 +142,7 @@ class Embedded:
 
     def checked(self, event: EventLike, now: int) -> tuple[str, bytes]:
         """Return an event's actor and its record, stamped where `time` or `id` is absent; raises InvalidEvent."""
-        if isinstance(event, bytes):
-            decoded = wire.decode(event, now=now)
-            return decoded.actor, event
-        if isinstance(event, Event):
-            wire.check(event, now=now)
-            return event.actor, wire.encode(event)
-        stamped = {"id": uuid.uuid4().hex, "time": now, **event}
-        try:
-            raw = msgspec.json.encode(stamped)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidEvent("malformed", "event", event, f"values of JSON ({error})") from None
-        return wire.decode(raw, now=now).actor, raw
+        return stamp.checked(event, now)
 
     # -- folding ---------------------------------------------------------------------------------------------
 
@@ -319,18 +301,7 @@ class Embedded:
 
     def answer(self, question: Question, *, deadline: float | None = None) -> Answer:
         """`candidates`, for a question that is already made."""
-        if not 1 <= question.k <= MOST:
-            raise ValueError(f"k is {question.k}, expected 1 to {MOST}")
-        if (
-            not 0 < len(question.account.encode("utf-8", "replace")) <= wire.ID_BYTES
-            or "\0" in question.account
-        ):
-            raise ValueError(
-                f"account is {question.account[:80]!r}, expected 1 to {wire.ID_BYTES} bytes without NUL"
-            )
-        for tag in question.languages:
-            if not wire.is_language(tag):
-                raise ValueError(f"languages has {tag[:80]!r}, expected BCP 47 tags")
+        check(question)
         self._wait(tokens.read(question.after, self.partitions), deadline)
         visible = self._visible
         as_of = self.as_of

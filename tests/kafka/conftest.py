@@ -1,15 +1,29 @@
-"""A real Apache Kafka for these tests, one for all of them."""
+"""A real Apache Kafka for these tests, one for all of them, and topics of its own for each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import Self
 
+import msgspec
 import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import NewTopic
 
+from kithstream.models.model import Model
+from kithstream.streams.config import KafkaConfig
 from kithstream.streams.kafka.local import JARS, LocalKafka, NoKafka
+from kithstream.streams.kafka.names import topics, vectors
+from kithstream.streams.kafka.wire import Reply, Request
 
 HERE = Path(__file__).parent
+PARTITIONS = 3  # of what accounts live in
+REPLIES = 4
+_numbers = count(1)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -32,3 +46,102 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
         pytest.skip(f"no Apache Kafka: {missing}")
     yield started
     started.stop()
+
+
+@pytest.fixture(scope="session")
+def admin(broker: LocalKafka) -> Iterator[KafkaAdminClient]:
+    client = KafkaAdminClient(bootstrap_servers=broker.servers)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def tenant(broker: LocalKafka, admin: KafkaAdminClient) -> KafkaConfig:
+    """Settings with a prefix that no other test has, and the topics behind it."""
+    config = KafkaConfig(servers=broker.servers, prefix=f"t{next(_numbers)}.")
+    create(admin, config)
+    return config
+
+
+def create(admin: KafkaAdminClient, config: KafkaConfig) -> None:
+    """Create the topics that the clients use."""
+    names = topics(config.prefix)
+    admin.create_topics(
+        [
+            NewTopic(names.replies, REPLIES, 1),
+            NewTopic(names.candidates, PARTITIONS, 1, topic_configs={"cleanup.policy": "compact"}),
+            *(
+                NewTopic(name, PARTITIONS, 1)
+                for name in (*names, vectors(config.prefix, Model.day_zero(0).lineage))
+                if name not in (names.replies, names.candidates)
+            ),
+        ]
+    )
+
+
+@pytest.fixture
+def create_topics() -> Callable[[KafkaConfig], None]:
+    """Create the clients' topics at a broker that the test started itself."""
+
+    def make(config: KafkaConfig) -> None:
+        admin = KafkaAdminClient(bootstrap_servers=config.servers)
+        create(admin, config)
+        admin.close()
+
+    return make
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], bool]], None]:
+    """Ask a condition that waits on a broker again until it holds; fails after twenty seconds."""
+
+    def wait(holds: Callable[[], bool]) -> None:
+        end = time.monotonic() + 20
+        while not holds():
+            assert time.monotonic() < end, "did not come about in 20 s"
+
+    return wait
+
+
+class Responder:
+    """Reads requests and replies to them as `reply` says, in a thread; `None` leaves one without reply."""
+
+    def __init__(self, config: KafkaConfig, reply: Callable[[Request], bytes | Reply | None]) -> None:
+        self.asked: list[Request] = []
+        self.keys: list[tuple[int, bytes]] = []  # partition and key of each
+        self._config = config
+        self._reply = reply
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        name = topics(self._config.prefix).requests
+        consumer = KafkaConsumer(bootstrap_servers=self._config.servers, auto_offset_reset="earliest")
+        consumer.assign([TopicPartition(name, number) for number in range(PARTITIONS)])
+        producer = KafkaProducer(bootstrap_servers=self._config.servers)
+        while not self._stopping.is_set():
+            for records in consumer.poll(50).values():
+                for record in records:
+                    request = msgspec.json.decode(record.value, type=Request)
+                    self.keys.append((record.partition, record.key))
+                    self.asked.append(request)
+                    reply = self._reply(request)
+                    if reply is not None:
+                        raw = reply if isinstance(reply, bytes) else msgspec.json.encode(reply)
+                        producer.send(request.reply_topic, raw, partition=request.reply_partition).get(10)
+        producer.close()
+        consumer.close()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join(20)
+
+
+@pytest.fixture
+def respond(tenant: KafkaConfig) -> Callable[[Callable[[Request], bytes | Reply | None]], Responder]:
+    """Make a responder for the tenant's requests."""
+    return lambda reply: Responder(tenant, reply)

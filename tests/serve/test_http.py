@@ -25,6 +25,7 @@ from starlette.testclient import TestClient
 
 import kithstream
 from kithstream.streams.config import ServeConfig
+from kithstream.streams.events.stamp import wall_clock
 from kithstream.streams.metrics import Metrics
 from kithstream.streams.serve import http
 from kithstream.streams.serve.embedded import Embedded, Pumped
@@ -204,7 +205,7 @@ def test_absent_time_and_id_are_stamped_and_given_ones_kept(tmp_path: Path, open
 
 
 def test_a_client_does_not_overrule_the_server(client: Client) -> None:
-    now = kithstream.streams.serve.embedded.wall_clock()
+    now = wall_clock()
     pair = {"actor": "rank-a", "target": "rank-b"}
     token = client.post([
         {**pair, "signal": "block", "time": now - 1000},

@@ -1,0 +1,78 @@
+"""Copies of partitions' stores in a directory that all workers share, so that a new owner need not replay the topic.
+
+A checkpoint is a directory named after the offsets it reaches to, written aside and renamed; the newest wins.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from kithstream.streams.engine.partition import Partition
+
+_WRITING: Final = ".writing"
+
+
+class Checkpoint(NamedTuple):
+    """One copy of a partition's store."""
+
+    path: Path
+    applied: int  # offset of engagements it reaches to
+    edges: int  # offset of frames
+
+
+class Checkpoints:
+    """The checkpoints of one tenant's partitions. An empty root keeps none."""
+
+    def __init__(self, root: Path | None, kept: int) -> None:
+        self._root = root
+        self._kept = kept
+
+    def of(self, number: int) -> list[Checkpoint]:
+        """Return a partition's checkpoints, the newest first."""
+        return sorted(self._list(number), key=lambda found: (found.applied, found.edges), reverse=True)
+
+    def save(self, partition: Partition, worker: str) -> Checkpoint | None:
+        """Copy a partition's store as it stands; None if there is a copy of this state, or no root.
+
+        Two workers that both believe to own the partition write beside each other. Old copies beyond those
+        kept go. Raises OSError.
+        """
+        if self._root is None:
+            return None
+        folder = self._root / str(partition.number)
+        name = f"{partition.applied:020d}-{partition.edges:020d}"
+        if (folder / name).exists():
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{name}.{worker}{_WRITING}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        partition.store.checkpoint(temporary)
+        try:
+            os.rename(temporary, folder / name)
+        except OSError:  # another worker was first
+            shutil.rmtree(temporary, ignore_errors=True)
+            return None
+        for old in self.of(partition.number)[self._kept :]:
+            shutil.rmtree(old.path, ignore_errors=True)
+        return Checkpoint(folder / name, partition.applied, partition.edges)
+
+    def restore(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Copy a checkpoint to where a store is to be opened, which must not exist. Raises OSError."""
+        temporary = path.with_name(path.name + _WRITING)
+        shutil.rmtree(temporary, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(checkpoint.path, temporary)
+        os.rename(temporary, path)
+
+    def _list(self, number: int) -> Iterator[Checkpoint]:
+        folder = self._root / str(number) if self._root is not None else None
+        if folder is None or not folder.is_dir():
+            return
+        for path in folder.iterdir():
+            applied, dash, edges = path.name.partition("-")
+            if dash and applied.isdecimal() and edges.isdecimal():
+                yield Checkpoint(path, int(applied), int(edges))

@@ -1,0 +1,651 @@
+"""The stream process between Faust and the brokers: owned partitions, folded, exchanged, encoded, published.
+
+engagements -> out-ledger -> frames on `edges` -> in-ledger -> rows -> towers -> `producer-vectors`
+
+Faust's agents hand in fetches; nothing here knows Faust. Everything that is awaited under the lock is a broker's
+acknowledgement, so that a partition is never given away with half of a batch done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
+
+from kithstream.models.features import Rows
+from kithstream.models.model import Model, Producers
+from kithstream.streams.config import Config
+from kithstream.streams.engine.actors import Acted, DeadLetter, Record
+from kithstream.streams.engine.partition import Partition
+from kithstream.streams.engine.shard import Shard, Shards
+from kithstream.streams.engine.targets import Heard
+from kithstream.streams.errors import GapInLog, InvalidEvent, StoreRefused
+from kithstream.streams.events import wire as events
+from kithstream.streams.events.signals import CONTROLS, SIGNALS
+from kithstream.streams.kafka import wire
+from kithstream.streams.kafka.checkpoints import Checkpoints
+from kithstream.streams.kafka.names import Topics
+from kithstream.streams.kafka.producer import Producer
+from kithstream.streams.kafka.transport import Fetch
+from kithstream.streams.serve.vectors import Vectors
+from kithstream.streams.state.ledger import DAY
+from kithstream.streams.state.protocol import Column
+from kithstream.streams.state.reader import Reader
+from kithstream.streams.state.store import RocksStore
+
+_log = logging.getLogger(__name__)
+_encode = msgspec.json.Encoder().encode
+_pack = msgspec.msgpack.Encoder().encode
+
+SLICE: Final = 1024  # accounts encoded before the loop is given back
+_EXCLUDING: Final = frozenset(signal.family for signal in SIGNALS if signal.excludes)
+_LINEAGE: Final = b"lineage"  # META: the vectors of every account of this lineage were published
+_ACCOUNT_SIGNALS: Final = frozenset(CONTROLS) - {"retract"}
+
+
+class Answering(Protocol):
+    """The retrieval process as the stream process sees it."""
+
+    def tell(self, message: wire.ToRetrieval) -> None:
+        """Put a message on its way."""
+        ...
+
+    async def release(self, number: int) -> None:
+        """Return once nothing of a partition's store is held open there."""
+        ...
+
+
+class Ends(NamedTuple):
+    """Where a topic's partitions begin and end."""
+
+    first: Mapping[int, int]
+    end: Mapping[int, int]
+
+
+class Counts(NamedTuple):
+    """What has happened since the process started."""
+
+    records: int
+    accepted: int
+    moved: int
+    dead: Mapping[str, int]  # by reason
+    vectors: int
+    missing: int  # fetches thrown away, since something before them was missing
+
+
+class Stream:
+    """The partitions that this worker owns. One event loop; `lock` is held for a fetch, a flush, a hand-over."""
+
+    def __init__(
+        self,
+        config: Config,
+        names: Topics,
+        vectors_topic: str,
+        model: Model,
+        producer: Producer,
+        answering: Answering,
+        *,
+        worker: str,
+        salt: bytes,
+        clock: Callable[[], int],
+        offsets: Callable[[str, Collection[int]], Awaitable[Ends]],
+    ) -> None:
+        self.shards = Shards(config.engine.partitions, config.engine)
+        self.lock = asyncio.Lock()
+        self.generation = 0
+        self.rebalancing = True
+        self._config = config
+        self._names = names
+        self._vectors_topic = vectors_topic
+        self._model = model
+        self._producer = producer
+        self._answering = answering
+        self._worker = worker
+        self._salt = salt
+        self._clock = clock
+        self._offsets = offsets
+        self._sink = _TopicSink(self)
+        self._vectors = Vectors(self.shards, model, config.model, self._sink)
+        checkpoints = config.worker.checkpoints
+        self._checkpoints = Checkpoints(
+            Path(checkpoints) if checkpoints else None, config.worker.checkpoints_kept
+        )
+        self._checkpointed: dict[int, float] = {}
+        self._sent: dict[int, int] = {}  # by partition: frames up to this number are on their way
+        self._told: dict[int, int] = {}  # by partition: every destination was told of this offset
+        self._targets: dict[
+            int, tuple[int, int]
+        ] = {}  # what was there when it was assigned: engagements, edges
+        self._fresh: dict[int, tuple[int, list[int]]] = {}  # by partition: the progress published last
+        self._adopting: dict[int, set[str]] = {}  # accounts of a new lineage whose vector is not out yet
+        self._ends: list[int] = [0] * config.engine.partitions
+        self._due = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._records = self._accepted = self._moved = self._published = self._missing = 0
+        self._dead: dict[str, int] = {}
+
+    # -- ownership -------------------------------------------------------------------------------------------
+
+    async def assigned(self, numbers: Collection[int], generation: int) -> None:
+        """Own exactly these partitions from now on; raises StoreRefused rather than lose anything."""
+        async with self.lock:
+            self.generation = generation
+            for number in sorted(set(self.shards) - set(numbers)):
+                await self._close(number)
+            new = sorted(set(numbers) - set(self.shards))
+            everywhere = range(self.shards.route.partitions)
+            engagements = await self._offsets(self._names.engagements, everywhere)
+            edges = await self._offsets(self._names.edges, numbers)
+            self._ends = [engagements.end[number] for number in everywhere]
+            for number in new:
+                self._open(number, engagements, edges)
+            self._targets = {n: (engagements.end[n], edges.end[n]) for n in numbers}
+            self._fresh.clear()
+            for number, shard in sorted(self.shards.items()):
+                path = str(self._path(number).absolute())
+                self._answering.tell(wire.Opened(number, path, generation))
+                await self._send_frames(shard, everyone=True)
+            self.rebalancing = False
+            self._due.set()
+        self.tell_standing()
+
+    async def revoked(self) -> None:
+        """Finish what is under way: the partitions may be another worker's once this returns."""
+        self.rebalancing = True
+        self.tell_standing()
+        async with self.lock:
+            try:
+                await asyncio.wait_for(self._producer.settle(), self._config.worker.session_seconds)
+            except TimeoutError:
+                _log.warning("partitions are given away before the brokers acknowledged all that was sent")
+
+    async def close(self) -> None:
+        """Publish what is due, make checkpoints, let go of everything."""
+        async with self.lock:
+            await self.flush()
+            await self._producer.settle()
+            for number in sorted(self.shards):
+                self._save(self.shards[number].partition)
+                await self._close(number)
+
+    def position(self, topic: str, number: int) -> int | None:
+        """Return the offset that a partition's state reaches to; None if it is not here."""
+        shard = self.shards.get(number)
+        if shard is None:
+            return None
+        return shard.partition.applied if topic == self._names.engagements else shard.partition.edges
+
+    def _path(self, number: int) -> Path:
+        return Path(self._config.worker.data) / "state" / str(number)
+
+    def _open(self, number: int, engagements: Ends, edges: Ends) -> None:
+        path = self._path(number)
+        store = self._restored(number, path)
+        try:
+            partition = Partition(
+                store,
+                number,
+                self.shards.route.partitions,
+                self._config.engine,
+                salt=self._salt,
+                marks=True,
+            )
+            self._check(partition, engagements, edges)
+        except BaseException:
+            store.close()
+            raise
+        self.shards[number] = Shard(partition, self.shards.route)
+        self._sent[number] = self._told[number] = -1
+        self._checkpointed[number] = time.monotonic()
+        self._vectors.advance(self._clock())
+        dirty, everyone = partition.dirty(), partition.listable()
+        self._vectors.ageing.adopt(everyone | dirty, self._vectors.tick)
+        self._vectors.touch(dirty)
+        if partition.store.get(Column.META, [_LINEAGE]) != [self._model.lineage.encode()]:
+            self._adopting[number] = everyone
+        _log.info("partition %d opened at offset %d, %d accounts", number, partition.applied, len(everyone))
+
+    def _restored(self, number: int, path: Path) -> RocksStore:
+        """Open the own store, else the newest checkpoint that opens, else an empty store."""
+        if path.exists():
+            return RocksStore(path, self._config.store)
+        for found in self._checkpoints.of(number):
+            try:
+                self._checkpoints.restore(found, path)
+                store = RocksStore(path, self._config.store)
+            except (OSError, StoreRefused) as error:
+                _log.error("checkpoint %s cannot be used: %s", found.path, error)
+                shutil.rmtree(path, ignore_errors=True)
+                continue
+            _log.info("partition %d restored from %s", number, found.path)
+            return store
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return RocksStore(path, self._config.store)
+
+    def _check(self, partition: Partition, engagements: Ends, edges: Ends) -> None:
+        number = partition.number
+        empty = not partition.applied and not partition.edges
+        for topic, ends, at in (
+            (self._names.engagements, engagements, partition.applied),
+            (self._names.edges, edges, partition.edges),
+        ):
+            first, end = ends.first[number], ends.end[number]
+            if at > end:
+                raise StoreRefused(
+                    f"partition {number}: the state ends at offset {at}, {topic} at {end}; the topic has lost records"
+                )
+            if at < first and not (empty and self._config.worker.accept_gap):
+                raise GapInLog(
+                    f"partition {number}: the state ends at offset {at}, {topic} begins at {first}; restore a "
+                    f"checkpoint, or begin with what is left by -o worker.accept_gap=true"
+                )
+        if empty and self._config.worker.accept_gap:
+            partition.applied, partition.edges = engagements.first[number], edges.first[number]
+
+    async def _close(self, number: int) -> None:
+        await self._answering.release(number)
+        partition = self.shards[number].partition
+        if partition.acknowledged:
+            partition.store.write({Column.META: dict.fromkeys(partition.acknowledged)})
+        del self.shards[number]
+        for kept in (self._sent, self._told, self._fresh, self._adopting, self._checkpointed):
+            kept.pop(number, None)
+        self._vectors.forget_others()
+        partition.store.close()
+        _log.info("partition %d closed at offset %d", number, partition.applied)
+
+    # -- folding ---------------------------------------------------------------------------------------------
+
+    async def act(self, number: int, fetch: Fetch) -> int | None:
+        """Fold engagements; return the offset to read on from if something before the fetch is missing."""
+        await self._room.wait()
+        async with self.lock:
+            shard = self.shards.get(number)
+            if shard is None:
+                return None
+            partition = shard.partition
+            if fetch.begins > partition.applied:
+                self._missing += 1
+                return partition.applied
+            kept = [record for record in fetch.records if record.offset >= partition.applied]
+            decoded = shard.decode(
+                [Record(record.timestamp * 1000, record.value or b"") for record in kept],
+                [record.offset for record in kept],
+            )
+            dead = list(decoded.dead)
+            waiting = []
+            if decoded.moved:
+                waiting += await self._move(number, kept, decoded.moved, dead)
+            waiting += await self._bury(
+                self._names.engagements, number, dead, {r.offset: r.timestamp for r in kept}
+            )
+            if waiting:
+                await asyncio.gather(*waiting)  # nothing accepted is lost: first there, then passed over here
+            acted = shard.act(decoded, max(fetch.ends, partition.applied))
+            self._records += len(kept)
+            self._accepted += acted.accepted
+            self._vectors.touch(acted.touched)
+            await self._send_frames(shard)
+            self._tell_changed(number, acted)
+        self._due.set()
+        self._make_room()
+        return None
+
+    async def hear(self, number: int, fetch: Fetch) -> int | None:
+        """Fold frames; return the offset to read on from if something before the fetch is missing."""
+        async with self.lock:
+            shard = self.shards.get(number)
+            if shard is None:
+                return None
+            partition = shard.partition
+            if fetch.begins > partition.edges:
+                self._missing += 1
+                return partition.edges
+            kept = [record for record in fetch.records if record.offset >= partition.edges]
+            try:
+                heard = shard.hear([record.value or b"" for record in kept], fetch.ends)
+            except ValueError:
+                heard = await self._hear_one_by_one(shard, kept, fetch.ends)
+            self._vectors.touch(heard.touched)
+            await self._send_frames(shard)
+            self._tell_heard(number, heard)
+        self._due.set()
+        self._make_room()
+        return None
+
+    async def _hear_one_by_one(self, shard: Shard, records: Sequence[Any], ends: int) -> Heard:
+        """The slow path beside a frame that is none: it becomes a dead letter, the others are folded."""
+        total = Heard(set(), [])
+        for record in records:
+            try:
+                heard = shard.hear([record.value or b""], record.offset + 1)
+            except ValueError as error:
+                letter = DeadLetter(record.offset, "malformed_frame", str(error), record.value or b"")
+                number = shard.partition.number
+                await asyncio.gather(
+                    *await self._bury(self._names.edges, number, [letter], {record.offset: record.timestamp})
+                )
+                continue
+            total.touched.update(heard.touched)
+            total.changes.extend(heard.changes)
+        shard.hear([], ends)
+        return total
+
+    async def control(self, number: int, offset: int, timestamp: int, raw: bytes) -> None:
+        """Bring what may be said of an account into its own engagements, in their order; return when it is there."""
+        appended = timestamp * 1000
+        try:
+            event = events.decode(raw, now=appended)
+            if event.signal not in _ACCOUNT_SIGNALS:
+                raise InvalidEvent(
+                    "unknown_signal", "signal", event.signal, ", ".join(sorted(_ACCOUNT_SIGNALS))
+                )
+        except InvalidEvent as refused:
+            letter = DeadLetter(offset, refused.reason, str(refused), raw)
+            await asyncio.gather(
+                *await self._bury(self._names.control, number, [letter], {offset: timestamp})
+            )
+            return
+        place = self.shards.route[event.actor]
+        await (await self._producer.send(self._names.engagements, place, raw, key=event.actor.encode()))
+
+    def ask(self, number: int, requests: list[tuple[int, bytes]]) -> None:
+        """Hand questions on to where they are answered."""
+        self._answering.tell(wire.Asked(number, requests))
+
+    async def _move(
+        self,
+        number: int,
+        kept: Sequence[Any],
+        moved: Iterable[tuple[int, Record, int]],
+        dead: list[DeadLetter],
+    ) -> list[asyncio.Future[object]]:
+        """Publish strays to their own partition, once; those that were moved before are dead letters."""
+        by_offset = {record.offset: record for record in kept}
+        waiting = []
+        for offset, record, place in moved:
+            headers = by_offset[offset].headers
+            if any(name == wire.MOVED for name, _ in headers):
+                detail = f"partition is {number}, expected {place}: moved once and still astray"
+                dead.append(DeadLetter(offset, "wrong_partition", detail, record.raw))
+                continue
+            self._moved += 1
+            was = f"{number}:{offset}".encode()
+            waiting.append(
+                await self._producer.send(
+                    self._names.engagements,
+                    place,
+                    record.raw,
+                    key=by_offset[offset].key,
+                    headers=[*headers, (wire.MOVED, was)],
+                )
+            )
+        return waiting
+
+    async def _bury(
+        self, topic: str, number: int, dead: Iterable[DeadLetter], timestamps: Mapping[int, int]
+    ) -> list[asyncio.Future[object]]:
+        waiting = []
+        for letter in dead:
+            self._dead[letter.reason] = self._dead.get(letter.reason, 0) + 1
+            shown = base64.b64encode(letter.raw[: events.EVENT_BYTES]).decode()
+            appended = timestamps[letter.offset] * 1000
+            record = wire.DeadLetter(
+                letter.reason, letter.detail, topic, number, letter.offset, appended, shown
+            )
+            waiting.append(await self._producer.send(self._names.dead_letters, number, _encode(record)))
+        return waiting
+
+    async def _send_frames(self, shard: Shard, *, everyone: bool = False) -> None:
+        """Send the frames that are not on their way, then tell the other destinations how far this has come."""
+        partition = shard.partition
+        number, sent = partition.number, self._sent[partition.number]
+        told = set()
+        for frame in shard.waiting():
+            if frame.number <= sent:
+                continue
+            self._sent[number] = frame.number
+            told.add(frame.destination)
+            await self._producer.send(
+                self._names.edges,
+                frame.destination,
+                frame.raw,
+                acknowledged=lambda frame=frame: self._acknowledge(shard, frame),  # type: ignore[misc]
+            )
+        if partition.applied > self._told[number] or everyone:
+            self._told[number] = partition.applied
+            raw = shard.told()
+            for destination in range(partition.partitions):
+                if destination not in told:
+                    await self._producer.send(self._names.edges, destination, raw)
+
+    def _acknowledge(self, shard: Shard, frame: Any) -> None:
+        shard.acknowledge(frame)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Folding waits while too much is due: changed accounts, or frames that the brokers do not have."""
+        section = self._config.worker
+        waiting = sum(len(partition.outbox) for partition in self.shards.here())
+        if len(self._vectors.dirty) > section.dirty_rows or waiting > section.outbox_frames:
+            self._room.clear()
+        else:
+            self._room.set()
+
+    # -- vectors ---------------------------------------------------------------------------------------------
+
+    async def flushing(self) -> None:
+        """Publish vectors as they become due, for ever."""
+        section = self._config.worker
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._due.wait(), 1.0)  # without events the vectors still age
+            self._due.clear()
+            began = time.perf_counter()
+            async with self.lock:
+                await self.flush()
+                await self.work()
+            self._make_room()
+            took = time.perf_counter() - began
+            # Under load a flush takes longer and so comes less often: more changes of an account fall into one.
+            await asyncio.sleep(max(section.flush_milliseconds / 1000, took))
+
+    async def flush(self) -> None:
+        """Encode and publish what changed and some of what has aged, then how far that goes."""
+        if self.rebalancing:
+            return
+        vectors = self._vectors
+        vectors.advance(self._clock())
+        dirty = sorted(vectors.dirty)
+        vectors.dirty.clear()
+        marks = {number: list(shard.partition.marked) for number, shard in self.shards.items()}
+        reached = {
+            n: (shard.partition.applied, list(shard.partition.heard.values()))
+            for n, shard in self.shards.items()
+        }
+        for first in range(0, len(dirty), SLICE):
+            vectors.encode(dirty[first : first + SLICE], changed=True)
+            await asyncio.sleep(0)
+        aged = vectors.ageing.due(vectors.tick, self._config.model.aged_rows)
+        vectors.encode(aged, changed=False)
+        if len(aged) == self._config.model.aged_rows:
+            self._due.set()
+        out = self._sink.take()
+        for number, shard in self.shards.items():
+            await self._publish(shard, out.get(number, []), reached[number], marks[number])
+        self._adopted([*dirty, *aged])
+
+    async def _publish(
+        self,
+        shard: Shard,
+        pairs: list[tuple[bytes, bytes | None]],
+        reached: tuple[int, list[int]],
+        marks: list[bytes],
+    ) -> None:
+        partition = shard.partition
+        number = partition.number
+        if self._fresh.get(number) != reached:
+            self._fresh[number] = reached
+            progress = wire.Progress(self.generation, *reached, partition.told)
+            pairs.append((wire.PROGRESS, _pack(progress)))
+        if not pairs:
+            return
+        self._published += len(pairs)
+        await self._producer.send_all(
+            self._vectors_topic, number, pairs, acknowledged=lambda: partition.unmark(marks)
+        )
+
+    def _adopted(self, encoded: Sequence[str]) -> None:
+        """Note in the store when every account of a partition has a vector of this lineage."""
+        for number, left in list(self._adopting.items()):
+            left.difference_update(encoded)
+            if not left:
+                del self._adopting[number]
+                lineage = self._model.lineage.encode()
+                self.shards[number].partition.store.write({Column.META: {_LINEAGE: lineage}})
+
+    async def work(self) -> None:
+        """Some background work: edges sent again, a checkpoint."""
+        for number, shard in self.shards.items():
+            if shard.partition.jobs and shard.work():
+                await self._send_frames(shard)
+                self._due.set()
+            if time.monotonic() - self._checkpointed[number] >= self._config.worker.checkpoint_seconds:
+                self._save(shard.partition)
+
+    def _save(self, partition: Partition) -> None:
+        self._checkpointed[partition.number] = time.monotonic()
+        try:
+            self._checkpoints.save(partition, self._worker)
+        except OSError as error:
+            _log.error("no checkpoint of partition %d: %s", partition.number, error)
+
+    def stale(self, accounts: Iterable[str]) -> None:
+        """Encode accounts again over whose vectors a zombie's lie."""
+        self._vectors.touch([name for name in accounts if self.shards.route[name] in self.shards])
+        self._due.set()
+
+    # -- what others are told --------------------------------------------------------------------------------
+
+    def _tell_changed(self, number: int, acted: Acted) -> None:
+        if self._config.worker.push_rate > 0 and acted.touched:
+            urgent = {change.actor for change in acted.changes if change.family in _EXCLUDING}
+            self._answering.tell(wire.Changed(number, sorted(acted.touched - urgent), sorted(urgent)))
+
+    def _tell_heard(self, number: int, heard: Heard) -> None:
+        urgent = {target for target, _, family, _ in heard.changes if family in _EXCLUDING}
+        if self._config.worker.push_rate > 0 and urgent:
+            self._answering.tell(wire.Changed(number, [], sorted(urgent)))
+
+    def tell_standing(self) -> None:
+        """Tell the retrieval process how folding stands."""
+        self._answering.tell(wire.Standing(self.rebalancing, self.caught_up, self.behind, self._ends))
+
+    @property
+    def caught_up(self) -> bool:
+        """True if what was there at the last assignment is folded, and its vectors are published."""
+        if self.rebalancing or self._adopting:
+            return False
+        for number, (engagements, edges) in self._targets.items():
+            partition = self.shards[number].partition
+            fresh = self._fresh.get(number)
+            if (
+                partition.applied < engagements
+                or partition.edges < edges
+                or fresh is None
+                or fresh[0] < engagements
+            ):
+                return False
+        return True
+
+    @property
+    def behind(self) -> int:
+        """Records that were there at the last assignment and are not folded yet."""
+        return sum(
+            max(engagements - self.shards[number].partition.applied, 0)
+            for number, (engagements, _) in self._targets.items()
+            if number in self.shards
+        )
+
+    @property
+    def counts(self) -> Counts:
+        """What has happened since the process started."""
+        return Counts(
+            self._records, self._accepted, self._moved, dict(self._dead), self._published, self._missing
+        )
+
+    @property
+    def outbox(self) -> int:
+        """Frames that no broker has acknowledged."""
+        return sum(len(partition.outbox) for partition in self.shards.here())
+
+    @property
+    def reader(self) -> Reader:
+        """Reads the rows of the partitions that are here."""
+        return self._vectors.reader
+
+    @property
+    def tick(self) -> int:
+        """The tick of the newest vectors."""
+        return self._vectors.tick
+
+    @property
+    def listed(self) -> Collection[str]:
+        """Accounts that are candidates as far as this process knows."""
+        return self._vectors.ageing
+
+    # -- for the sink ----------------------------------------------------------------------------------------
+
+    def vector(self, rows: Rows, encoded: Producers, tick: int) -> Iterable[tuple[int, bytes, bytes]]:
+        """Yield partition, key and value of each encoded row."""
+        day = self._clock() // DAY
+        glances = self._vectors.reader.glance(rows.accounts, self._clock())
+        raw = encoded.vectors.astype("<f4", copy=False)
+        labels = rows.languages.tolist()
+        route, generation, step = self.shards.route, self.generation, encoded.step
+        for at, (account, seen) in enumerate(zip(rows.accounts, glances, strict=True)):
+            vector = wire.Vector(
+                generation,
+                tick,
+                step,
+                labels[at],
+                day,
+                seen.gained,
+                list(seen.followers),
+                raw[at].tobytes(),
+            )
+            yield route[account], account.encode(), _pack(vector)
+
+
+class _TopicSink:
+    """Collects what a flush publishes, by partition."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._pairs: dict[int, list[tuple[bytes, bytes | None]]] = {}
+
+    def write(self, rows: Rows, encoded: Producers, tick: int) -> None:
+        for number, key, value in self._stream.vector(rows, encoded, tick):
+            self._pairs.setdefault(number, []).append((key, value))
+
+    def delete(self, accounts: Sequence[str]) -> None:
+        for account in accounts:
+            number = self._stream.shards.route[account]
+            self._pairs.setdefault(number, []).append((account.encode(), None))
+
+    def __contains__(self, account: object) -> bool:
+        return account in self._stream.listed
+
+    def take(self) -> dict[int, list[tuple[bytes, bytes | None]]]:
+        """Return what was collected, and begin anew."""
+        taken, self._pairs = self._pairs, {}
+        return taken

@@ -1,0 +1,231 @@
+"""A worker: the stream process, which this runs, and the retrieval process, which this starts and looks after."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Collection
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from kithstream.models.model import Model
+from kithstream.streams.config import Config, KafkaConfig, ModelConfig
+from kithstream.streams.errors import Unreachable
+from kithstream.streams.kafka import wire
+from kithstream.streams.kafka.app import ends, make_app
+from kithstream.streams.kafka.channel import Channel
+from kithstream.streams.kafka.names import topics, vectors
+from kithstream.streams.kafka.producer import Producer
+from kithstream.streams.kafka.security import reach
+from kithstream.streams.kafka.stream import Ends, Stream
+from kithstream.streams.metrics import StreamMetrics, wall_clock
+
+_log = logging.getLogger(__name__)
+
+TELLING: Final = 0.5  # seconds between two words on how folding stands
+RESTART: Final = 1.0  # seconds before a dead retrieval process is started again
+RELEASING: Final = 5.0  # seconds in which the retrieval process must let go of a store
+
+
+class RetrievalProcess:
+    """The other process of this worker. Started again when it dies, and told again what it needs to know."""
+
+    def __init__(
+        self, config: Config, worker: str, lineage: str, stale: Callable[[Collection[str]], None]
+    ) -> None:
+        self.url = ""
+        self.restarts = 0
+        self._hello = wire.Hello(config, worker, lineage)
+        self._stale = stale
+        self._opened: dict[int, wire.Opened] = {}
+        self._standing: wire.Standing | None = None
+        self._channel: Channel[wire.ToStream] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._closed: dict[int, asyncio.Event] = {}
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Keep the process alive until `stop`."""
+        while not self._stopping:
+            await self._start()
+            await self._listen()
+            self._let_go()
+            if not self._stopping:
+                assert self._process is not None
+                status = await self._process.wait()
+                _log.error("the retrieval process ended with %s; it is started again", status)
+                self.restarts += 1
+                await asyncio.sleep(RESTART)
+
+    async def stop(self) -> None:
+        """Let the process answer what is in flight, and end it."""
+        self._stopping = True
+        if self._channel is not None:
+            await self._channel.close()
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            await self._process.wait()
+
+    def tell(self, message: wire.ToRetrieval) -> None:
+        match message:
+            case wire.Opened():
+                self._opened[message.partition] = message
+            case wire.Standing():
+                self._standing = message
+        if self._channel is not None:
+            self._channel.send(message)
+
+    async def release(self, number: int) -> None:
+        self._opened.pop(number, None)
+        if self._channel is None:
+            return
+        closed = self._closed[number] = asyncio.Event()
+        self._channel.send(wire.Closing(number))
+        try:
+            await asyncio.wait_for(closed.wait(), RELEASING)
+        except TimeoutError:
+            _log.error("the retrieval process does not let go of partition %d; it is ended", number)
+            if self._process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
+        finally:
+            self._closed.pop(number, None)
+
+    async def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "kithstream.streams.kafka.retrieval", "--fd", str(theirs.fileno())]
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(*command, pass_fds=[theirs.fileno()])
+        self._channel = await Channel.open(ours, wire.ToStream)
+        self._channel.send(self._hello)
+        for opened in self._opened.values():
+            self._channel.send(opened)
+        if self._standing is not None:
+            self._channel.send(self._standing)
+
+    async def _listen(self) -> None:
+        assert self._channel is not None
+        async for message in self._channel:
+            match message:
+                case wire.Closed():
+                    if message.partition in self._closed:
+                        self._closed[message.partition].set()
+                case wire.Serving():
+                    self.url = message.url
+                    _log.info("answering on %s", message.url)
+                case wire.Stale():
+                    self._stale(message.accounts)
+
+    def _let_go(self) -> None:
+        self._channel = None
+        for closed in self._closed.values():
+            closed.set()
+
+
+def work(config: Config) -> None:
+    """Run a worker in this process until SIGTERM or SIGINT; raises KithstreamError or ValueError with the reason."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kithstream").setLevel(logging.INFO)
+    model = fixed_model(config.model)
+    try:
+        salt = shared_salt(config.worker.salt, config.kafka)
+    except KafkaError as error:
+        raise Unreachable(f"kafka.servers is {config.kafka.servers}: {error}") from error
+    asyncio.run(run(config, model, salt))
+
+
+async def run(config: Config, model: Model, salt: bytes) -> None:
+    """Work until SIGTERM or SIGINT; raises what ended it otherwise."""
+    loop = asyncio.get_running_loop()
+    worker = f"{socket.gethostname()}-{os.getpid()}"
+    names = topics(config.kafka.prefix)
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def failed(error: BaseException) -> None:
+        if not ended.done():
+            ended.set_exception(error)
+
+    def tell(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            failed(error)
+
+    def stop() -> None:
+        _log.info("draining, at most %g s", config.worker.drain_seconds)
+        late = threading.Timer(config.worker.drain_seconds, os._exit, (1,))
+        late.daemon = True
+        late.start()
+        if not ended.done():
+            ended.set_result(None)
+
+    async def offsets(topic: str, numbers: Collection[int]) -> Ends:
+        return await ends(app, topic, numbers)
+
+    retrieval = RetrievalProcess(config, worker, model.lineage, lambda accounts: stream.stale(accounts))
+    producer = Producer(config.kafka, failed)
+    stream = Stream(
+        config,
+        names,
+        vectors(config.kafka.prefix, model.lineage),
+        model,
+        producer,
+        retrieval,
+        worker=worker,
+        salt=salt,
+        clock=wall_clock,
+        offsets=offsets,
+    )
+    metrics = StreamMetrics()
+    app = make_app(config, names, stream, failed)
+
+    async def drained(*_: object, **__: object) -> None:
+        await stream.close()
+
+    app.on_before_shutdown.connect(drained)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    async with producer:
+        answering = asyncio.create_task(retrieval.run())
+        answering.add_done_callback(tell)
+        app.finalize()
+        try:
+            await app.start()
+            while not ended.done():
+                await asyncio.wait([ended], timeout=TELLING)
+                if app.crashed:
+                    failed(app.crash_reason or RuntimeError("the Faust application crashed"))
+                stream.tell_standing()
+                retrieval.tell(wire.Exposed(metrics.text(stream, retrieval.restarts)))
+            await ended
+        finally:
+            await app.stop()
+            await retrieval.stop()
+            answering.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await answering
+
+
+def fixed_model(section: ModelConfig) -> Model:
+    """Return the model that serves: a checkpoint's, or the day-zero one."""
+    return Model.load(Path(section.path)) if section.path else Model.day_zero(section.seed)
+
+
+def shared_salt(secret: str, config: KafkaConfig) -> bytes:
+    """Return 16 bytes that all workers of a tenant share; without a secret they come from the cluster's id."""
+    if not secret:
+        admin = KafkaAdminClient(**reach(config))
+        try:
+            secret = admin.describe_cluster()["cluster_id"]
+        finally:
+            admin.close()
+    return blake2b(f"{config.prefix}\0{secret}".encode(), digest_size=16).digest()

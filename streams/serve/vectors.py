@@ -1,0 +1,135 @@
+"""Whose vector is due, and its encoding: changed rows first, then those that only grew old."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kithstream.models.ages import TICK
+from kithstream.models.features import IN, Rows
+from kithstream.models.model import Model, Producers
+from kithstream.streams.config import ModelConfig
+from kithstream.streams.engine.shard import Held
+from kithstream.streams.serve.ageing import Ageing
+from kithstream.streams.state.reader import Reader
+
+_LISTING: Final = slice(0, 2)  # the groups follow and engage: a live in-signal of these makes a candidate
+_FOREVER: Final = -1  # the half-life without decay
+
+
+class Encoded(NamedTuple):
+    """What one flush did."""
+
+    upserted: int
+    deleted: int
+
+
+class Sink(Protocol):
+    """Where vectors go: an index, or a topic."""
+
+    def write(self, rows: Rows, encoded: Producers, tick: int) -> None:
+        """Take the vectors of these rows as of a tick."""
+        ...
+
+    def delete(self, accounts: Sequence[str]) -> None:
+        """Forget accounts that are nobody's candidate any more."""
+        ...
+
+    def __contains__(self, account: object) -> bool: ...
+
+
+class Vectors:
+    """The dirty set and its encoding. One thread at a time."""
+
+    def __init__(self, held: Held, model: Model, config: ModelConfig, sink: Sink) -> None:
+        self.tick = 0
+        self.reader = Reader(held, held.config.row_cache)
+        self.dirty: set[str] = set()
+        self.ageing = Ageing(config.ageing_ratio)
+        self._held = held
+        self._model = model
+        self._sink = sink
+
+    def touch(self, accounts: Iterable[str]) -> None:
+        """Take note that rows changed."""
+        self.reader.forget(accounts)
+        self.dirty.update(accounts)
+
+    def forget_others(self) -> None:
+        """Forget the accounts of partitions that are not here any more."""
+        here = {partition.number for partition in self._held.here()}
+        route = self._held.route
+        self.dirty = {account for account in self.dirty if route[account] in here}
+        self.ageing.forget([account for account in self.ageing if route[account] not in here])
+        self.reader = Reader(self._held, self._held.config.row_cache)
+
+    def advance(self, as_of: int) -> None:
+        """Move to the tick of a time in microseconds, never back."""
+        self.tick = max(self.tick, as_of // TICK)
+
+    def flush(self, as_of: int, most_aged: int) -> Encoded:
+        """Encode what changed, and at most so many of what has aged."""
+        self.advance(as_of)
+        dirty = sorted(self.dirty)
+        self.dirty.clear()
+        done = self.encode(dirty, changed=True)
+        again = self.encode(self.ageing.due(self.tick, most_aged), changed=False)
+        return Encoded(done.upserted + again.upserted, done.deleted + again.deleted)
+
+    def rebuild(self, as_of: int) -> Encoded:
+        """Encode every account of the stores: what a restart or another model needs."""
+        self.advance(as_of)
+        self.dirty.update(every_account(self._held))
+        upserted = deleted = 0
+        everyone = sorted(self.dirty)
+        self.dirty.clear()
+        for first in range(0, len(everyone), 4096):
+            encoded = self.encode(everyone[first : first + 4096], changed=True)
+            upserted, deleted = upserted + encoded.upserted, deleted + encoded.deleted
+        return Encoded(upserted, deleted)
+
+    def encode(self, accounts: Sequence[str], *, changed: bool) -> Encoded:
+        """Encode accounts into the sink; those that are not candidates leave it."""
+        if not accounts:
+            return Encoded(0, 0)
+        rows = self.reader.read(accounts, self.tick * TICK)
+        listed = self._listed(rows)
+        gone = [
+            account
+            for account, keep in zip(accounts, listed, strict=True)
+            if not keep and account in self._sink
+        ]
+        if gone:
+            self._sink.delete(gone)
+            self.ageing.forget(gone)
+        if not listed.all():
+            rows = self.reader.read(
+                [a for a, keep in zip(accounts, listed, strict=True) if keep], self.tick * TICK
+            )
+        if not len(rows.accounts):
+            return Encoded(0, len(gone))
+        self._sink.write(rows, self._model.encode_producers(rows), self.tick)
+        if changed:
+            self.ageing.changed(rows.accounts, self.tick)
+        else:
+            self.ageing.encoded(rows.accounts, self.tick)
+        return Encoded(len(rows.accounts), len(gone))
+
+    def _listed(self, rows: Rows) -> NDArray[np.bool_]:
+        """Which accounts may be candidates: a live in-signal or opted in, and not hidden."""
+        live: NDArray[np.bool_] = rows.counts[:, IN, _LISTING, _FOREVER].sum(axis=1) > 0
+        for at, standing in enumerate(self.reader.standings(rows.accounts)):
+            if standing is not None:
+                live[at] = standing
+        return live
+
+
+def every_account(held: Held) -> set[str]:
+    """Return every account that has a row or a profile."""
+    found: set[str] = set()
+    for partition in held.here():
+        found.update(partition.accounts())
+    return found

@@ -1,0 +1,370 @@
+"""The stream process over a real broker: nothing lost, nothing twice, nothing that stops a partition."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from drive import MODEL, PARTITIONS, Drive, run
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from promises import agree
+
+from kithstream.streams.config import EngineConfig, KafkaConfig, StoreConfig, WorkerConfig
+from kithstream.streams.engine.actors import Record
+from kithstream.streams.engine.engine import Engine
+from kithstream.streams.engine.routing import Route
+from kithstream.streams.errors import GapInLog, StoreRefused, WrongLayout
+from kithstream.streams.events import wire as events
+from kithstream.streams.events.wire import Event
+from kithstream.streams.kafka import wire
+from kithstream.streams.state.protocol import Column
+from kithstream.streams.state.store import RocksStore
+
+NOW = 1_790_600_000_000_000
+ROUTE = Route(PARTITIONS)
+NAMES = [f"u{number}" for number in range(24)]
+
+
+def follow(actor: str, target: str, time: int = NOW - 1000, signal: str = "follow") -> Event:
+    return Event(f"{signal}-{actor}-{target}-{time}", signal, actor, time, target=target)
+
+
+def world() -> list[Event]:
+    """Follows, blocks, likes and undos among a few accounts."""
+    found = [
+        follow(a, b, NOW - 1000 - at) for at, a in enumerate(NAMES) for b in NAMES[at % 5 :: 5] if a != b
+    ]
+    found += [follow(a, b, NOW - 500, "unfollow") for a, b in zip(NAMES[::3], NAMES[1::3], strict=True)]
+    found += [follow(a, b, NOW - 400, "block") for a, b in zip(NAMES[::4], NAMES[2::4], strict=True)]
+    found += [Event(f"p-{a}", "profile", a, NOW - 300, language="de", country="AT") for a in NAMES[::6]]
+    return found
+
+
+def engine_of(folder: Path) -> Engine:
+    small = StoreConfig(cache_bytes=1 << 20, write_buffer_bytes=1 << 20)
+    stores = [RocksStore(folder / "state" / str(number), small) for number in range(PARTITIONS)]
+    return Engine(stores, EngineConfig(partitions=PARTITIONS), salt=b"salt" * 4)
+
+
+def holds(folder: Path, published: list[Event]) -> None:
+    """Assert that the stores under a folder hold what the events mean."""
+    engine = engine_of(folder)
+    agree(engine, published)
+    engine.close()
+
+
+def test_the_state_is_what_the_log_means_and_vectors_are_out(tenant: KafkaConfig, tmp_path: Path) -> None:
+    async def body() -> None:
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            await drive.own()
+            drive.publish(world())
+            await drive.settle()
+            listed = {record.key.decode() for record in drive.everywhere(drive.vectors) if record.key[0]}
+            assert listed == set(NAMES)
+            assert drive.stream.caught_up
+            assert not drive.dead()
+
+    run(body())
+    holds(tmp_path, world())
+
+
+def test_a_stray_goes_to_its_own_partition_once(tenant: KafkaConfig, tmp_path: Path) -> None:
+    async def body() -> None:
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            await drive.own()
+            stray = follow("u1", "u2")
+            wrong = (ROUTE["u1"] + 1) % PARTITIONS
+            drive.publish([stray], partition=wrong)
+            await drive.settle()
+            assert drive.stream.counts.moved == 1
+            (moved,) = drive.read(drive.names.engagements, ROUTE["u1"])
+            assert moved.value == events.encode(stray)
+            assert dict(moved.headers) == {wire.MOVED: f"{wrong}:0".encode()}
+            producer = KafkaProducer(bootstrap_servers=tenant.servers)
+            again = events.encode(follow("u1", "u3"))
+            producer.send(drive.names.engagements, again, partition=wrong, headers=[(wire.MOVED, b"1:1")])
+            producer.close()
+            await drive.settle()
+            assert drive.stream.counts.moved == 1
+            (dead,) = drive.dead()
+            assert (dead.reason, dead.partition, dead.offset) == ("wrong_partition", wrong, 1)
+
+    run(body())
+    holds(tmp_path, [follow("u1", "u2")])
+
+
+def test_poison_becomes_dead_letters_and_the_stream_goes_on(tenant: KafkaConfig, tmp_path: Path) -> None:
+    poison = [b"", b"{", b"\xff\xfe", b'{"signal":"follow"}', b"x" * 20_000]
+
+    async def body() -> None:
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            await drive.own()
+            drive.publish([*poison[:3], follow("u1", "u2"), *poison[3:]], partition=ROUTE["u1"])
+            await drive.settle()
+            dead = drive.dead()
+            assert [d.reason for d in dead] == ["malformed", "malformed", "malformed", "missing", "oversize"]
+            assert [d.offset for d in dead] == [0, 1, 2, 4, 5]
+            assert {d.topic for d in dead} == {drive.names.engagements}
+            assert base64.b64decode(dead[3].record) == poison[3]
+            assert drive.stream.counts.dead == {"malformed": 3, "missing": 1, "oversize": 1}
+
+    run(body())
+    holds(tmp_path, [follow("u1", "u2")])
+
+
+@pytest.mark.parametrize(
+    "bad", [b"", b"\xc1", b"not a frame", msgspec.msgpack.encode([1, [b"no nul", b"x"]])]
+)
+def test_a_corrupt_frame_is_buried_and_its_neighbours_are_folded(
+    bad: bytes, tenant: KafkaConfig, tmp_path: Path
+) -> None:
+    async def body() -> None:
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            await drive.own()
+            producer = KafkaProducer(bootstrap_servers=tenant.servers)
+            drive.publish([follow("u1", "u2")])
+            producer.send(drive.names.edges, bad, partition=ROUTE["u2"]).get(10)
+            drive.publish([follow("u3", "u2")])
+            producer.close()
+            await drive.settle()
+            (dead,) = drive.dead()
+            assert (dead.reason, dead.topic) == ("malformed_frame", drive.names.edges)
+            partition = drive.stream.shards[ROUTE["u2"]].partition
+            assert partition.heard[ROUTE["u1"]] >= 1
+            assert partition.edges == drive.fetch(drive.names.edges, ROUTE["u2"], 0).ends
+
+    run(body())
+    holds(tmp_path, [follow("u1", "u2"), follow("u3", "u2")])
+
+
+def test_what_a_dead_process_had_not_sent_or_published_comes_from_its_store(
+    tenant: KafkaConfig, tmp_path: Path
+) -> None:
+    """The process dies after its write: frames wait in the outbox, vectors behind marks."""
+
+    async def dies() -> None:
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            await drive.own()
+            drive.publish([follow("u1", "u2")])
+            await drive.settle()
+            drive.publish([follow("u3", "u2"), follow("u2", "u1")])
+            for number in range(PARTITIONS):
+                at = drive.stream.position(drive.names.engagements, number)
+                assert at is not None
+                fetch = drive.fetch(drive.names.engagements, number, at)
+                # What a process does that dies in `act`, behind the write and before the first send.
+                shard = drive.stream.shards[number]
+                records = [Record(r.timestamp * 1000, r.value) for r in fetch.records]
+                shard.act(shard.decode(records, [r.offset for r in fetch.records]), fetch.ends)
+
+    async def lives() -> None:
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            before = {(r.partition, r.offset) for r in drive.everywhere(drive.vectors)}
+            await drive.own()
+            await drive.settle()
+            fresh = [r.key for r in drive.everywhere(drive.vectors) if (r.partition, r.offset) not in before]
+            assert {b"u1", b"u2"} <= set(fresh)
+            assert drive.stream.outbox == 0
+            marks = [shard.partition.marked for shard in drive.stream.shards.values()]
+            assert marks == [{}] * PARTITIONS
+
+    run(dies())
+    run(lives())
+    holds(tmp_path, [follow("u1", "u2"), follow("u3", "u2"), follow("u2", "u1")])
+
+
+def test_an_empty_directory_begins_with_the_newest_checkpoint(tenant: KafkaConfig, tmp_path: Path) -> None:
+    worker = WorkerConfig(checkpoints=str(tmp_path / "shared"))
+    first, second = tmp_path / "first", tmp_path / "second"
+
+    async def one() -> None:
+        async with Drive(tenant, first, worker=worker, now=NOW) as drive:
+            await drive.own()
+            drive.publish(world())
+            await drive.settle()
+            await drive.stream.close()
+
+    async def other() -> None:
+        async with Drive(tenant, second, worker=worker, now=NOW, name="w2") as drive:
+            await drive.own()
+            for number, shard in drive.stream.shards.items():
+                assert shard.partition.applied == drive.fetch(drive.names.engagements, number, 0).ends
+            drive.publish([follow("u1", "u9", NOW - 10)])
+            await drive.settle()
+
+    run(one())
+    run(other())
+    holds(second, [*world(), follow("u1", "u9", NOW - 10)])
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tenant: KafkaConfig, tmp_path: Path) -> None:
+    worker = WorkerConfig(checkpoints=str(tmp_path / "shared"))
+
+    async def one() -> None:
+        async with Drive(tenant, tmp_path / "first", worker=worker, now=NOW) as drive:
+            for part in (world()[:50], world()[50:]):
+                await drive.own()
+                drive.publish(part)
+                await drive.settle()
+                await drive.stream.close()
+
+    async def other() -> None:
+        async with Drive(tenant, tmp_path / "second", worker=worker, now=NOW, name="w2") as drive:
+            await drive.own()
+            await drive.settle()
+
+    run(one())
+    for number in range(PARTITIONS):
+        newest = max((tmp_path / "shared" / str(number)).iterdir())
+        (newest / "CURRENT").write_text("nothing of the kind\n")
+    run(other())
+    holds(tmp_path / "second", world())
+
+
+def test_a_state_that_the_topic_does_not_reach_back_to_is_refused(
+    tenant: KafkaConfig, admin: KafkaAdminClient, tmp_path: Path
+) -> None:
+    async def fills() -> None:
+        async with Drive(tenant, tmp_path / "first", now=NOW) as drive:
+            await drive.own()
+            drive.publish(world())
+            await drive.settle()
+
+    async def late() -> None:
+        async with Drive(tenant, tmp_path / "second", now=NOW) as drive:
+            gone = TopicPartition(drive.names.engagements, 1)
+            admin.delete_records({gone: 5})
+            with pytest.raises(GapInLog, match=r"partition 1: the state ends at offset 0, .* begins at 5"):
+                await drive.own()
+
+    async def anyway() -> None:
+        worker = WorkerConfig(accept_gap=True)
+        async with Drive(tenant, tmp_path / "third", worker=worker, now=NOW) as drive:
+            await drive.own()
+            assert drive.stream.shards[1].partition.applied == 5
+
+    run(fills())
+    run(late())
+    run(anyway())
+
+
+def test_a_topic_that_lost_records_is_refused(
+    tenant: KafkaConfig, create_topics: Callable[[KafkaConfig], None], tmp_path: Path
+) -> None:
+    async def fills() -> None:
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            await drive.own()
+            drive.publish(world())
+            await drive.settle()
+
+    other = msgspec.structs.replace(tenant, prefix=f"again-{tenant.prefix}")
+
+    async def again() -> None:
+        async with Drive(other, tmp_path, now=NOW) as drive:
+            with pytest.raises(StoreRefused, match="the topic has lost records"):
+                await drive.own()
+
+    run(fills())
+    create_topics(other)
+    run(again())
+
+
+def test_another_partition_count_is_refused(tenant: KafkaConfig, tmp_path: Path) -> None:
+    async def body() -> None:
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            await drive.own([0])
+        shutil.move(tmp_path / "state" / "0", tmp_path / "state" / "1")
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            with pytest.raises(WrongLayout):
+                await drive.own([1])
+
+    run(body())
+
+
+def test_account_control_reaches_the_engagements_and_nothing_else_does(
+    tenant: KafkaConfig, tmp_path: Path
+) -> None:
+    async def body() -> None:
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            await drive.own()
+            drive.publish([follow("u1", "u2")])
+            deactivate = events.encode(Event("c1", "account_deactivate", "u2", NOW - 10))
+            await drive.stream.control(0, 0, NOW // 1000, deactivate)
+            await drive.stream.control(0, 1, NOW // 1000, events.encode(follow("u3", "u1")))
+            await drive.stream.control(0, 2, NOW // 1000, b"{")
+            await drive.settle()
+            assert drive.stream.shards[ROUTE["u2"]].partition.profile("u2").inactive
+            assert [(d.reason, d.topic) for d in drive.dead()] == [
+                ("unknown_signal", drive.names.control),
+                ("malformed", drive.names.control),
+            ]
+            last = {r.key: r.value for r in drive.everywhere(drive.vectors)}
+            assert last.get(b"u2") is None
+
+    run(body())
+
+
+def test_a_partition_that_comes_back_is_read_from_its_own_store(tenant: KafkaConfig, tmp_path: Path) -> None:
+    async def body() -> None:
+        async with Drive(tenant, tmp_path / "a", now=NOW) as a, Drive(tenant, tmp_path / "b", now=NOW) as b:
+            await a.own([0, 1, 2])
+            a.publish(world()[:40])
+            await a.settle()
+            await a.stream.revoked()
+            await a.own([0], 2)
+            await b.own([1, 2], 2)
+            a.publish(world()[40:])
+            for _ in range(3):
+                await a.settle()
+                await b.settle()
+            await b.stream.revoked()
+            await b.own([], 3)
+            await a.own([0, 1, 2], 3)
+            await a.settle()
+            assert wire.Closing(1) in b.listener.heard
+
+    run(body())
+    holds(tmp_path / "a", world())
+
+
+def test_a_deleted_account_leaves_nothing_on_any_partition(tenant: KafkaConfig, tmp_path: Path) -> None:
+    async def body() -> None:
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            await drive.own()
+            drive.publish(world())
+            await drive.settle()
+            drive.publish([Event("d", "account_delete", "u3", NOW - 1)])
+            await drive.settle()
+            last = {r.key: r.value for r in drive.everywhere(drive.vectors)}
+            assert last[b"u3"] is None
+            assert last[b"u4"] is not None
+            drive.publish([follow("u1", "u3", NOW - 5)])
+            await drive.settle()
+            assert [d.reason for d in drive.dead()] == ["deleted"]
+
+    run(body())
+    for partition in engine_of(tmp_path).here():
+        for column in ("out", "in", "rows"):
+            assert not [
+                key for key, _ in partition.store.scan(Column(column), b"") if b"u3" in key.split(b"\0")
+            ]
+
+
+def test_vectors_are_those_of_the_model(tenant: KafkaConfig, tmp_path: Path) -> None:
+    async def body() -> None:
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            await drive.own()
+            drive.publish(world())
+            await drive.settle()
+            last = {r.key: r.value for r in drive.everywhere(drive.vectors)}
+            vector = msgspec.msgpack.decode(last[b"u5"], type=wire.Vector)
+            rows = drive.stream.reader.read(["u5"], drive.stream.tick * 60_000_000)
+            assert vector.vector == MODEL.encode_producers(rows).vectors[0].tobytes()
+            assert vector.followers == list(rows.followers[0])
+            assert vector.generation == 1
+
+    run(body())
