@@ -26,6 +26,7 @@ CONNECTING: Final = 10.0  # seconds in which a broker must answer
 _SEGMENT_BYTES: Final = 64 << 20  # of compacted topics: what is being written is not compacted
 _UNKNOWN: Final = errors.UnknownTopicOrPartitionError.errno
 _EXISTS: Final = errors.TopicAlreadyExistsError.errno
+_LATE: Final = (errors.KafkaTimeoutError, errors.RequestTimedOutError)  # the end of waiting, not its reason
 
 
 class Topic(msgspec.Struct, frozen=True):
@@ -237,7 +238,7 @@ class _Reasons(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         for value in record.args if isinstance(record.args, tuple) else ():
-            if isinstance(value, Exception) and not isinstance(value, errors.KafkaTimeoutError):
+            if isinstance(value, Exception) and not isinstance(value, _LATE):
                 self.found.append(value)
 
 
