@@ -168,6 +168,7 @@ def serve(settings: Load, partitions: int) -> None:
     from kithstream.streams.config import Config, EngineConfig, ServeConfig
     from kithstream.streams.metrics import Metrics
     from kithstream.streams.serve.http import listen, make_server
+    from kithstream.streams.serve.service import InProcess
 
     registry = CollectorRegistry()
     metrics = Metrics(registry)
@@ -180,7 +181,7 @@ def serve(settings: Load, partitions: int) -> None:
         kithstream.open(directory, config=config) as live,
     ):
         live.on_pumped = metrics.pumped
-        server = make_server(live, config.serve, metrics)
+        server = make_server(InProcess(live, config.serve, metrics), config.serve, metrics)
 
         async def run() -> bytes:
             serving = asyncio.create_task(server.serve(sockets=[listening]))

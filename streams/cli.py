@@ -177,6 +177,7 @@ def serve(
     from kithstream.streams import metrics
     from kithstream.streams.events.stamp import wall_clock
     from kithstream.streams.serve import http
+    from kithstream.streams.serve.service import InProcess
 
     given = {"serve.host": host, "serve.port": port}
     options += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
@@ -190,7 +191,8 @@ def serve(
 
     with runtime(path, config, wall_clock) as live:
         live.start()
-        http.serve(live, config.serve, metrics.fresh(), started=started)
+        told_by = metrics.fresh()
+        http.serve(InProcess(live, config.serve, told_by), config.serve, told_by, started=started)
 
 
 @cli.command(epilog=example("kithstream worker -o kafka.servers=127.0.0.1:9092 -o worker.data=worker-1"))

@@ -11,8 +11,11 @@ from kithstream.streams.engine import frames
 from kithstream.streams.engine.actors import Acted, Actors, Decoded, Record
 from kithstream.streams.engine.frames import Frame
 from kithstream.streams.engine.partition import Partition, outbox_key
+from kithstream.streams.engine.replica import ReadStore
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.engine.targets import Heard, Targets
+from kithstream.streams.state.profiles import Profile
+from kithstream.streams.state.recent import Recent
 
 
 class Waiting(NamedTuple):
@@ -24,8 +27,36 @@ class Waiting(NamedTuple):
     raw: bytes
 
 
+class Readable(Protocol):
+    """A partition as questions read it."""
+
+    @property
+    def store(self) -> ReadStore: ...
+
+    def load_rows(self, keys: Iterable[bytes]) -> dict[bytes, bytearray]: ...
+
+    def load_recents(self, keys: Iterable[bytes]) -> dict[bytes, Recent]: ...
+
+    def load_profiles(self, accounts: Iterable[str]) -> dict[str, Profile]: ...
+
+    def profile(self, account: str) -> Profile: ...
+
+    def is_deleted(self, account: str) -> bool: ...
+
+
+class Reads(Protocol):
+    """The partitions of accounts as far as they can be read here."""
+
+    @property
+    def route(self) -> Route: ...
+
+    def at(self, number: int) -> Readable:
+        """Return a partition; raises KeyError if it is not here."""
+        ...
+
+
 class Held(Protocol):
-    """The partitions of accounts as far as they are here."""
+    """The partitions of accounts as far as they are here, and written here."""
 
     @property
     def config(self) -> EngineConfig: ...

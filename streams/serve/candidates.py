@@ -6,37 +6,24 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
 from kithstream.index.live import LiveIndex
-from kithstream.index.protocol import Hits
 from kithstream.models.features import Rows, concatenate, consumer_features
 from kithstream.models.model import Model, Producers
 from kithstream.models.train import Examples, OnlineTrainer
 from kithstream.streams.config import ModelConfig
 from kithstream.streams.engine.engine import Acted, Change, Engine, Settled
-from kithstream.streams.errors import Unanswerable
 from kithstream.streams.events.wire import Event
-from kithstream.streams.serve.answers import Candidate, Question
+from kithstream.streams.serve.answers import Question
 from kithstream.streams.serve.exclusions import FOLLOW, Exclusions
+from kithstream.streams.serve.ranking import Ranked, Ranker
 from kithstream.streams.serve.vectors import Encoded, Vectors, every_account
-from kithstream.streams.state import profiles
 from kithstream.streams.state.reader import Glance
 
 GIVEN_WAY: Final = 0.0005  # seconds
-_POPULAR: Final = 10  # new followers of the day from which an answer tells them
-
-
-class Ranked(NamedTuple):
-    """Candidates with what they were ranked by."""
-
-    candidates: list[Candidate]
-    plan: str
-    short: str | None
-    step: int
-    tick: int
 
 
 class Candidates:
@@ -62,6 +49,7 @@ class Candidates:
         self.vectors = Vectors(engine, model, config, _IndexSink(index, trainer))
         self._config = config
         self._reader = self.vectors.reader
+        self._ranker = Ranker(engine, self._reader, self.exclusions, model, index, self._glances)
         self._changes: list[Change] = []  # since the first of the captured
         self._captured: list[tuple[Examples, list[str]]] = []
 
@@ -168,40 +156,14 @@ class Candidates:
 
     def rank(self, question: Question, as_of: int) -> Ranked:
         """Rank candidates for a question; the caller has checked its fields and its token."""
-        account = question.account
         with self.reading():
-            partition = self.engine.partitions[self.engine.route[account]]
-            if partition.is_deleted(account):
-                raise Unanswerable(f"account {account!r} was deleted", gone=True)
-            if partition.profile(account).inactive:
-                raise Unanswerable(f"account {account!r} is deactivated")
-            rows = self._reader.read([account], as_of, unreciprocated=True)
-            consumer = self.model.encode_consumers(rows)
-            exclude = self.exclusions.of(account)
-            followed = self.exclusions.followed(account)
+            asking = self._ranker.read(question.account, as_of)
             tick = self.tick
-        exclude.update(question.exclude)
-        labels = {profiles.code(tag.split("-", 1)[0]) for tag in question.languages} or None
-        hits = self.index.query(
-            consumer.vectors[0], question.k, exclude=exclude, allow=question.allow, labels=labels
-        )
-        return Ranked(
-            self._explained(question, hits, rows, followed, as_of), hits.plan, hits.short, consumer.step, tick
-        )
+        return self._ranker.rank(question, asking, as_of, tick)
 
-    def _explained(
-        self, question: Question, hits: Hits, asking: Rows, followed: set[str], as_of: int
-    ) -> list[Candidate]:
-        told = hits.ids[: question.reasons]
-        mine = {*asking.followers[0], *asking.unreciprocated[0]}
+    def _glances(self, accounts: Sequence[str], as_of: int) -> Sequence[Glance]:
         with self.reading():
-            seen = self._reader.glance(told, as_of)
-        reasons = [
-            _reasons(one, name in mine, asking, followed) for name, one in zip(told, seen, strict=True)
-        ]
-        reasons += [()] * (len(hits.ids) - len(reasons))
-        scored = zip(hits.ids, hits.scores.tolist(), reasons, strict=True)
-        return [Candidate(name, score, why) for name, score, why in scored]
+            return self._reader.glance(accounts, as_of)
 
     def inspect(self, account: str, as_of: int) -> Rows:
         """Return an account's rows as the towers read them."""
@@ -226,19 +188,3 @@ class _IndexSink:
 
     def __contains__(self, account: object) -> bool:
         return account in self._index
-
-
-def _reasons(seen: Glance, follows: bool, asking: Rows, followed: set[str]) -> tuple[str, ...]:
-    """Short reasons from public signals only: who follows whom, and how many lately."""
-    reasons = []
-    if follows:
-        reasons.append("follows you")
-    common = [name for name in seen.followers if name in followed]
-    if common:
-        more = f" and {len(common) - 1} more" if len(common) > 1 else ""
-        reasons.append(f"followed by {common[0]}{more} whom you follow")
-    if seen.gained >= _POPULAR:
-        reasons.append(f"{seen.gained} new followers today")
-    if seen.language and seen.language == asking.languages[0]:
-        reasons.append("in your language")
-    return tuple(reasons)

@@ -7,7 +7,7 @@ from typing import Final
 
 from kithstream.streams.engine.actors import Change
 from kithstream.streams.engine.partition import ReadCache
-from kithstream.streams.engine.shard import Held
+from kithstream.streams.engine.shard import Reads
 from kithstream.streams.events.signals import SIGNALS
 from kithstream.streams.state.ledger import since
 from kithstream.streams.state.protocol import Column
@@ -21,7 +21,7 @@ _Sets = dict[tuple[Column, int], set[str]]
 class Exclusions:
     """Sets read from the ledgers, kept for the accounts asked lately and moved by every change."""
 
-    def __init__(self, held: Held, remembered: int) -> None:
+    def __init__(self, held: Reads, remembered: int) -> None:
         self._held = held
         self._sets: ReadCache[_Sets] = ReadCache(remembered)
 

@@ -1,7 +1,6 @@
-"""The HTTP server of a runtime: publish, ask, and say how it goes. The only place that imports starlette.
+"""The HTTP server: publish, ask, and say how it goes. The only place that imports starlette.
 
-Publishing and answering run in a bounded number of threads; waiting for a token's state has threads of its
-own, so that questions which need not wait are not kept by those which must.
+What stands behind it, an embedded runtime or a worker on Kafka, is a `Service`.
 """
 
 from __future__ import annotations
@@ -35,10 +34,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kithstream import __version__
 from kithstream.streams.config import ServeConfig
-from kithstream.streams.errors import InvalidEvent, NotYet, Unanswerable
+from kithstream.streams.errors import InvalidEvent, NotYet, Unanswerable, Unavailable
+from kithstream.streams.events.stamp import checked
 from kithstream.streams.metrics import CONTENT_TYPE, Metrics
-from kithstream.streams.serve.answers import Answer, Question
-from kithstream.streams.serve.embedded import Embedded
 from kithstream.streams.serve.messages import (
     Accepted,
     BadParameter,
@@ -55,6 +53,7 @@ from kithstream.streams.serve.messages import (
 )
 from kithstream.streams.serve.openapi import document
 from kithstream.streams.serve.page import page
+from kithstream.streams.serve.service import Service, Stopped
 
 T = TypeVar("T")
 
@@ -64,6 +63,7 @@ BODY_SECONDS: Final = 30.0  # for a body to arrive
 KEPT_SECONDS: Final = 75  # an idle connection lives: longer than those of the usual proxies before it
 TOLD: Final = 100  # refusals that a reply names at most
 CANDIDATES: Final = "/v1/candidates/"
+FORWARDED: Final = "kithstream-forwarded"  # header of a question that another worker passed on
 _OPEN: Final = ("/healthz", "/readyz")  # without the token
 _PATHS: Final = ("/v1/events", *_OPEN, "/metrics", "/openapi.json", "/docs")
 _RETRY: Final = {"retry-after": "1"}
@@ -79,9 +79,9 @@ _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
-def make_app(live: Embedded, config: ServeConfig, metrics: Metrics) -> Starlette:
+def make_app(service: Service, config: ServeConfig, metrics: Metrics) -> Starlette:
     """Return the ASGI application of a runtime; it opens and closes nothing."""
-    server = _Server(live, config, metrics)
+    server = _Server(service, config, metrics)
     asking = Route(CANDIDATES + "{account:path}", server.candidates, methods=["GET"])
     asking.path_regex = re.compile(
         rf"^{CANDIDATES}(?P<account>.*)\Z", re.DOTALL
@@ -103,18 +103,19 @@ def make_app(live: Embedded, config: ServeConfig, metrics: Metrics) -> Starlette
             WrongParameter: _wrong_parameter,
             NotYet: _not_yet,
             Unanswerable: _unanswerable,
-            _Stopped: _stopped,
+            Stopped: _stopped,
+            Unavailable: _unavailable,
         },
     )
     app.router.redirect_slashes = False
     return app
 
 
-def make_server(live: Embedded, config: ServeConfig, metrics: Metrics) -> uvicorn.Server:
+def make_server(service: Service, config: ServeConfig, metrics: Metrics) -> uvicorn.Server:
     """Return the server of a runtime, to be run on the socket that `listen` returns."""
     return uvicorn.Server(
         uvicorn.Config(
-            make_app(live, config, metrics),
+            make_app(service, config, metrics),
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -127,14 +128,14 @@ def make_server(live: Embedded, config: ServeConfig, metrics: Metrics) -> uvicor
 
 
 def serve(
-    live: Embedded, config: ServeConfig, metrics: Metrics, *, started: Callable[[str], None] | None = None
+    service: Service, config: ServeConfig, metrics: Metrics, *, started: Callable[[str], None] | None = None
 ) -> None:
     """Serve until SIGTERM or SIGINT; requests in flight are answered, then it returns. Leaves `live` open.
 
     `started` is called with the URL once connections are taken; port 0 is any free one. Raises OSError if
     the address cannot be had.
     """
-    server = make_server(live, config, metrics)
+    server = make_server(service, config, metrics)
     with listen(config.host, config.port) as listening, _signals(server):
         host, port = listening.getsockname()[:2]
         if not (config.token or ip_address(host).is_loopback):
@@ -184,20 +185,13 @@ class _Unusable(Exception):
         self.headers = headers
 
 
-class _Stopped(Exception):
-    """Folding has died: nothing can be published or answered."""
-
-
 class _Server:
     """The endpoints."""
 
-    def __init__(self, live: Embedded, config: ServeConfig, metrics: Metrics) -> None:
-        self._live = live
+    def __init__(self, service: Service, config: ServeConfig, metrics: Metrics) -> None:
+        self._service = service
         self._config = config
         self._metrics = metrics
-        self._start = live.end
-        self._working = anyio.CapacityLimiter(config.threads)
-        self._waiting = anyio.CapacityLimiter(config.waiting)
         described = document(config, __version__)
         self._document = _encode(described)
         self._page = page(described).encode()
@@ -205,77 +199,67 @@ class _Server:
     async def publish(self, request: Request) -> Response:
         lines = _media_type(request) == NDJSON
         body = await _body(request, self._config.request_bytes)
-        accepted = await self._in_thread(partial(self._publish, body, lines))
-        return _reply(accepted)
-
-    def _publish(self, body: bytes, lines: bool) -> Accepted:
-        live = self._live
         self._check_folding()
-        now = live.clock()
-        checked: list[tuple[str, bytes]] = []
+        now = self._service.clock()
+        records = await anyio.to_thread.run_sync(partial(self._checked, body, lines, now))
+        return _reply(Accepted(await self._service.publish(records, now), len(records)))
+
+    def _checked(self, body: bytes, lines: bool, now: int) -> list[tuple[str, bytes]]:
+        """The records of a body, all or none."""
+        found: list[tuple[str, bytes]] = []
         refused: list[Refusal] = []
         total = 0
         for index, event in enumerate(_lines(body) if lines else _elements(body)):
             try:
                 if isinstance(event, InvalidEvent):
                     raise event
-                checked.append(live.checked(event, now))
+                found.append(checked(event, now))
             except InvalidEvent as error:
                 total += 1
                 if total <= TOLD:
                     refused.append(Refusal(index, error.reason, error.field, error.value, error.expected))
         if total:
-            few = f"{total} of {total + len(checked)} events cannot be used; none was taken"
+            few = f"{total} of {total + len(found)} events cannot be used; none was taken"
             raise _Unusable(422, Refused("invalid_events", few, refused, total))
-        return Accepted(live.append(checked, now), len(checked))
+        return found
 
     async def candidates(self, request: Request) -> Response:
-        live, config = self._live, self._config
-        account = read_account(request.scope["raw_path"], CANDIDATES)
-        asked = read_query(
-            request.scope["query_string"], longest_ms=config.deadline_ms, partitions=live.partitions
-        )
+        service, config = self._service, self._config
+        path = request.scope["raw_path"]
+        account = read_account(path, CANDIDATES)
+        query = request.scope["query_string"]
+        asked = read_query(query, longest_ms=config.deadline_ms, partitions=service.partitions)
         self._check_folding()
-        if not live.includes(asked.after):
-            milliseconds = config.deadline_ms if asked.deadline_ms is msgspec.UNSET else asked.deadline_ms
-            await self._wait(asked.after, milliseconds / 1000)
-        answer = await self._in_thread(partial(self._answer, question(account, asked)))
+        relayed = await service.relay(
+            account,
+            (path + b"?" + query if query else path).decode("ascii"),
+            request.headers.get("authorization"),
+            forwarded=FORWARDED in request.headers,
+        )
+        if relayed is not None:
+            retry = {"retry-after": relayed.retry_after} if relayed.retry_after else {}
+            return _bytes(relayed.body, relayed.media, retry, relayed.status)
+        milliseconds = config.deadline_ms if asked.deadline_ms is msgspec.UNSET else asked.deadline_ms
+        began = time.perf_counter()
+        answer = await service.answer(question(account, asked), milliseconds / 1000)
+        self._metrics.queried(time.perf_counter() - began)
         return _reply(answer)
 
-    def _answer(self, asked: Question) -> Answer:
-        began = time.perf_counter()
-        answer = self._live.answer(asked)
-        self._metrics.queried(time.perf_counter() - began)
-        return answer
-
-    async def _wait(self, after: str, seconds: float) -> None:
-        """Return when the state includes a token; the deadline holds for getting a thread as well."""
-        began = time.perf_counter()
-
-        def wait() -> None:
-            self._live.wait(after, deadline=max(0.0, seconds - (time.perf_counter() - began)))
-
-        with anyio.move_on_after(seconds) as scope:
-            await self._guarded(wait, self._waiting)
-        self._metrics.waited(time.perf_counter() - began)
-        if scope.cancelled_caught and not self._live.includes(after):
-            raise NotYet(f"the state did not include the token within {seconds:g} s")
-
     async def healthz(self, _: Request) -> Response:
-        if self._live.failed:
+        if self._service.failed:
             return _reply(Problem("stopped", "Folding has stopped; the log of the server says why."), 500)
         return _reply(Health("alive"))
 
     async def readyz(self, _: Request) -> Response:
         self._check_folding()
-        behind = self._live.behind
-        if self._live.includes(self._start):
-            return _reply(Ready("ready", behind))
-        message = "Not everything published before the start is visible yet."
-        return _reply(NotReady("catching_up", message, behind), 503, _RETRY)
+        found = self._service.readiness()
+        if found.ready:
+            return _reply(Ready("ready", found.behind))
+        return _reply(NotReady("catching_up", found.missing, found.behind), 503, _RETRY)
 
     async def metrics(self, _: Request) -> Response:
-        return _bytes(await anyio.to_thread.run_sync(self._metrics.text), CONTENT_TYPE)
+        own = await anyio.to_thread.run_sync(self._metrics.text)
+        return _bytes(own + self._service.exposed(), CONTENT_TYPE)
 
     async def openapi(self, _: Request) -> Response:
         return _bytes(self._document, JSON)
@@ -284,19 +268,9 @@ class _Server:
         policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
         return _bytes(self._page, "text/html; charset=utf-8", {"content-security-policy": policy})
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await self._guarded(work, self._working)
-
-    async def _guarded(self, work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
-        try:
-            return await anyio.to_thread.run_sync(work, limiter=limiter)
-        except RuntimeError:
-            self._check_folding()
-            raise
-
     def _check_folding(self) -> None:
-        if self._live.failed:
-            raise _Stopped
+        if self._service.failed:
+            raise Stopped
 
 
 class _Guard:
@@ -456,6 +430,10 @@ async def _unanswerable(_: Request, error: Exception) -> Response:
     assert isinstance(error, Unanswerable)
     code, status = ("deleted", 410) if error.gone else ("deactivated", 404)
     return _reply(Problem(code, f"{error}."), status)
+
+
+async def _unavailable(_: Request, error: Exception) -> Response:
+    return _reply(Problem("unavailable", f"{error}; ask again."), 503, _RETRY)
 
 
 async def _stopped(_: Request, __: Exception) -> Response:

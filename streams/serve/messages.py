@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from kithstream.streams.events import wire
 from kithstream.streams.events.wire import ID_BYTES
 from kithstream.streams.serve import tokens
-from kithstream.streams.serve.answers import MOST, Question
+from kithstream.streams.serve.answers import MOST, Level, Question
 
 Id = Annotated[str, Meta(min_length=1, max_length=ID_BYTES, pattern="^[^\\u0000]*$")]
 Ids = Annotated[Sequence[Id], Meta(max_length=MOST)]
@@ -34,6 +34,13 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Sequence[Annotated[str, Meta(max_length=35, pattern="^[A-Za-z]{2,3}(?![^-])")]],
         Meta(max_length=100, description="BCP 47; only candidates of these languages. Repeatable."),
     ] = ()
+    level: Annotated[
+        Level,
+        Meta(
+            description="What `after` waits for: the vectors of all candidates too, or the account's own state alone "
+            "(its follows, blocks on both sides): sooner on a cluster, the same in one process."
+        ),
+    ] = "vectors"
     reasons: Annotated[
         int, Meta(ge=0, le=MOST, description="How many of the first candidates come with reasons.")
     ] = 20
@@ -125,7 +132,9 @@ class WrongParameter(ValueError):
 def question(account: str, asked: Asked) -> Question:
     """Return the question that a checked query asks."""
     allow = None if asked.allow is UNSET else asked.allow
-    return Question(account, asked.k, asked.after, asked.exclude, allow, asked.language, asked.reasons)
+    return Question(
+        account, asked.k, asked.after, asked.exclude, allow, asked.language, asked.reasons, asked.level
+    )
 
 
 def read_account(path: bytes, prefix: str) -> str:
@@ -194,5 +203,6 @@ def _explained(
         "reasons": f"0 to {MOST}",
         "deadline_ms": f"0 to {longest_ms:g}",
         "language": _TAG,
+        "level": "vectors or state",
     }
     return WrongParameter(name, value, expected.get(name, _ID))

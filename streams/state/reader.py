@@ -13,7 +13,7 @@ from kithstream.models.features import FOLLOWEES as FOLLOWEES_READ
 from kithstream.models.features import FOLLOWERS as FOLLOWERS_READ
 from kithstream.models.features import HALF_LIVES, UNRECIPROCATED, Rows
 from kithstream.streams.engine.partition import FOLLOWEES, FOLLOWERS, ROW_IN, ROW_OUT, ReadCache
-from kithstream.streams.engine.shard import Held
+from kithstream.streams.engine.shard import Reads
 from kithstream.streams.state import counters, ledger
 from kithstream.streams.state.counters import Kind
 from kithstream.streams.state.ledger import DAY, MINUTE
@@ -51,7 +51,7 @@ class Glance(NamedTuple):
 class Reader:
     """Reads rows of accounts, and remembers those it read lately until it is told that they changed."""
 
-    def __init__(self, held: Held, remembered: int) -> None:
+    def __init__(self, held: Reads, remembered: int) -> None:
         self._held = held
         self._views: ReadCache[_View] = ReadCache(remembered)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from rocksdict import (
+    AccessType,
     BlockBasedOptions,
     Cache,
     Checkpoint,
@@ -24,23 +25,20 @@ from kithstream.streams.errors import StoreRefused
 from kithstream.streams.state.protocol import Changes, Column, Dropped
 
 
-class RocksStore:
-    """A partition's state on disk. Its write-ahead log makes a returned write survive kill -9."""
+class _Columns:
+    """What can be read of an open database."""
 
-    def __init__(self, path: Path, config: StoreConfig) -> None:
-        """Open or create; raises StoreRefused if another process holds it or the files are unusable."""
-        path.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, config: StoreConfig, access: AccessType) -> None:
         self._cache = Cache.new_hyper_clock_cache(config.cache_bytes, 4096)
         self._path = path
         self._options = columns = {c.value: _options(config, self._cache, c) for c in Column}
         try:
-            self._db = Rdict(str(path), columns[Column.META.value], column_families=columns)
+            self._db = Rdict(
+                str(path), columns[Column.META.value], column_families=columns, access_type=access
+            )
         except Exception as error:
             raise StoreRefused(f"store {path} cannot be opened: {error}") from error
         self._columns = {c: self._db.get_column_family(c.value) for c in Column}
-        self._handles = {c: self._db.get_column_family_handle(c.value) for c in Column}
-        self._write = WriteOptions()
-        self._write.sync = config.sync
 
     def get(self, column: Column, keys: Sequence[bytes]) -> list[bytes | None]:
         if not keys:
@@ -60,6 +58,44 @@ class RocksStore:
             if not key.startswith(prefix):
                 return
             yield key, value
+
+    def close(self) -> None:
+        """Release the files; nothing can be read afterwards."""
+        for column in self._columns.values():
+            column.close()
+        self._db.close()
+        del self._db, self._columns  # handles keep the lock file
+
+
+class RocksReplica(_Columns):
+    """What another process has written to its store, as of the last `catch_up`. Takes no lock and writes nothing there.
+
+    `own` is a directory of this process alone, for what RocksDB logs. Not safe for threads while it catches up.
+    """
+
+    def __init__(self, path: Path, own: Path, config: StoreConfig) -> None:
+        """Open a store that is there; raises StoreRefused if it cannot be read."""
+        own.mkdir(parents=True, exist_ok=True)
+        super().__init__(path, config, AccessType.secondary(str(own)))
+
+    def catch_up(self) -> None:
+        """See what was written since; all columns as of one write. Raises StoreRefused if that cannot be read."""
+        try:
+            self._db.try_catch_up_with_primary()
+        except Exception as error:
+            raise StoreRefused(f"store {self._path} cannot be followed: {error}") from error
+
+
+class RocksStore(_Columns):
+    """A partition's state on disk. Its write-ahead log makes a returned write survive kill -9."""
+
+    def __init__(self, path: Path, config: StoreConfig) -> None:
+        """Open or create; raises StoreRefused if another process holds it or the files are unusable."""
+        path.mkdir(parents=True, exist_ok=True)
+        super().__init__(path, config, AccessType.read_write())
+        self._handles = {c: self._db.get_column_family_handle(c.value) for c in Column}
+        self._write = WriteOptions()
+        self._write.sync = config.sync
 
     def write(self, changes: Changes, dropped: Sequence[Dropped] = ()) -> None:
         batch = WriteBatch(raw_mode=True)
@@ -103,10 +139,9 @@ class RocksStore:
             column.compact_range(None, None)
 
     def close(self) -> None:
-        for column in self._columns.values():
-            column.close()
-        self._db.close()
-        del self._db, self._columns, self._handles  # handles keep the lock file
+        """Release the files; the store is not usable afterwards."""
+        del self._handles  # they keep the lock file
+        super().close()
 
 
 def _options(config: StoreConfig, cache: Cache, column: Column) -> Options:
@@ -133,4 +168,5 @@ def _options(config: StoreConfig, cache: Cache, column: Column) -> Options:
     options.set_memtable_whole_key_filtering(True)
     options.set_max_background_jobs(2)
     options.set_bytes_per_sync(1 << 20)
+    options.set_max_open_files(-1)  # a replica keeps reading files that the store has let go of
     return options

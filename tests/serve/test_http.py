@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from urllib.parse import quote
@@ -32,6 +32,7 @@ from kithstream.streams.serve.embedded import Embedded, Pumped
 from kithstream.streams.serve.http import make_app
 from kithstream.streams.serve.messages import Asked
 from kithstream.streams.serve.openapi import document
+from kithstream.streams.serve.service import InProcess
 
 FOLLOW = {"signal": "follow", "actor": "ann", "target": "bob"}
 FOLLOWS = [FOLLOW, {"signal": "follow", "actor": "cyd", "target": "bob"}]
@@ -99,7 +100,7 @@ def opened(live: Embedded, metrics: Metrics) -> Iterator[Opened]:
 
     def make(on: Embedded | None = None, **settings: object) -> Client:
         config = ServeConfig(**{"deadline_ms": 20_000.0, **settings})
-        app = make_app(on or live, config, metrics)
+        app = make_app(InProcess(on or live, config, metrics), config, metrics)
         clients.append(TestClient(app, raise_server_exceptions=False).__enter__())
         return Client(clients[-1], config)
 
@@ -189,13 +190,13 @@ def test_absent_time_and_id_are_stamped_and_given_ones_kept(tmp_path: Path, open
     now = 1_800_000_000_000_000
     with kithstream.open(tmp_path, clock=lambda: now, start=False) as live:
         seen: list[tuple[str, bytes]] = []
-        checked = live.checked
+        append = live.append
 
-        def noting(event: object, at: int) -> tuple[str, bytes]:
-            seen.append(checked(event, at))
-            return seen[-1]
+        def noting(records: Iterable[tuple[str, bytes]], at: int) -> str:
+            seen.extend(records)
+            return append(seen, at)
 
-        live.checked = noting
+        live.append = noting
         given = {**FOLLOW, "id": "e7", "time": now - 5, "source": "client", "trace": "kept"}
         assert opened(live).post([FOLLOW, given]).status_code == 200
     stamped, kept = (json.loads(raw) for _, raw in seen)
@@ -320,7 +321,12 @@ def test_a_body_is_refused_while_it_is_read(live: Embedded, metrics: Metrics) ->
         "query_string": b"",
         "headers": [(b"content-type", b"application/json")],
     }
-    anyio.run(make_app(live, ServeConfig(request_bytes=100), metrics), scope, receive, send)
+    anyio.run(
+        make_app(InProcess(live, ServeConfig(), metrics), ServeConfig(request_bytes=100), metrics),
+        scope,
+        receive,
+        send,
+    )
     assert sent[0]["status"] == 413
     assert taken == 2
 
@@ -643,7 +649,7 @@ def test_other_paths_are_not_found(client: Client, path: str) -> None:
 def test_every_route_and_parameter_is_documented(live: Embedded, client: Client, metrics: Metrics) -> None:
     routes = {
         (route.path_format, method.lower())
-        for route in make_app(live, ServeConfig(), metrics).routes
+        for route in make_app(InProcess(live, ServeConfig(), metrics), ServeConfig(), metrics).routes
         if isinstance(route, Route)
         for method in route.methods or ()
         if method != "HEAD"

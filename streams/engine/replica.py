@@ -1,0 +1,76 @@
+"""One partition as another process reads it: what is in the store, nothing remembered between two questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import Protocol
+
+from kithstream.streams.engine.partition import APPLIED, DELETED, HEARD, PROFILE, SALT
+from kithstream.streams.state import profiles, recent
+from kithstream.streams.state.profiles import Profile
+from kithstream.streams.state.protocol import Column
+from kithstream.streams.state.recent import Recent
+
+
+class ReadStore(Protocol):
+    """The half of a store that reads."""
+
+    def get(self, column: Column, keys: Sequence[bytes]) -> list[bytes | None]: ...
+
+    def scan(self, column: Column, prefix: bytes) -> Iterator[tuple[bytes, bytes]]: ...
+
+
+class Replica:
+    """Reads a partition's store as it stands; the caller says when it moves on, and calls `refresh` then."""
+
+    def __init__(self, store: ReadStore, number: int) -> None:
+        self.store = store
+        self.number = number
+        self.applied = 0  # the partition's log below this offset is in its rows
+        self.heard: dict[int, int] = {}  # by source: its log below this offset is told here
+        (salt,) = store.get(Column.META, [SALT])
+        self._salt = salt or b""
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read anew how far the store has come."""
+        (applied,) = self.store.get(Column.META, [APPLIED])
+        self.applied = int.from_bytes(applied or b"", "big")
+        self.heard = {
+            int.from_bytes(key[1:], "big"): int.from_bytes(value, "big")
+            for key, value in self.store.scan(Column.META, HEARD)
+        }
+
+    def includes(self, ends: Mapping[int, int]) -> bool:
+        """True if rows and exclusions of this partition's accounts include a token."""
+        return self.applied >= ends.get(self.number, 0) and all(
+            self.heard.get(source, 0) >= end for source, end in ends.items()
+        )
+
+    def load_rows(self, keys: Iterable[bytes]) -> dict[bytes, bytearray]:
+        """Return rows by their keys in ROWS, empty ones where there is none."""
+        wanted = list(keys)
+        found = self.store.get(Column.ROWS, wanted)
+        return {key: bytearray(value or b"") for key, value in zip(wanted, found, strict=True)}
+
+    def load_recents(self, keys: Iterable[bytes]) -> dict[bytes, Recent]:
+        """Return lists of recent neighbours by their keys in ROWS."""
+        wanted = list(keys)
+        found = self.store.get(Column.ROWS, wanted)
+        return {key: recent.load(value) for key, value in zip(wanted, found, strict=True)}
+
+    def load_profiles(self, accounts: Iterable[str]) -> dict[str, Profile]:
+        """Return profiles by account."""
+        wanted = list(accounts)
+        found = self.store.get(Column.ROWS, [PROFILE + account.encode() for account in wanted])
+        return {account: profiles.load(value) for account, value in zip(wanted, found, strict=True)}
+
+    def profile(self, account: str) -> Profile:
+        """Return the account's profile; an empty one if it never told."""
+        return self.load_profiles([account])[account]
+
+    def is_deleted(self, account: str) -> bool:
+        """True if the account was deleted."""
+        fingerprint = blake2b(account.encode(), digest_size=16, key=self._salt).digest()
+        return self.store.get(Column.META, [DELETED + fingerprint]) != [None]

@@ -1,0 +1,113 @@
+"""From a question to ranked candidates with reasons, wherever the rows are read from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kithstream.index.protocol import Hits, Queryable
+from kithstream.models.features import Rows
+from kithstream.models.model import Model
+from kithstream.streams.engine.shard import Reads
+from kithstream.streams.errors import Unanswerable
+from kithstream.streams.serve.answers import Candidate, Question
+from kithstream.streams.serve.exclusions import Exclusions
+from kithstream.streams.state import profiles
+from kithstream.streams.state.reader import Glance, Reader
+
+_POPULAR: Final = 10  # new followers of the day from which an answer tells them
+Glances = Callable[[Sequence[str], int], Sequence[Glance]]
+
+
+class Asking(NamedTuple):
+    """What one state says of the account that asks."""
+
+    rows: Rows
+    vector: NDArray[np.float32]  # (dim,)
+    step: int  # of the model that encoded it
+    exclude: set[str]  # to be added to by the question
+    followed: set[str]
+
+
+class Ranked(NamedTuple):
+    """Candidates with what they were ranked by."""
+
+    candidates: list[Candidate]
+    plan: str
+    short: str | None
+    step: int
+    tick: int
+
+
+class Ranker:
+    """Reads the account that asks, and ranks for it. `glances` tells what reasons are made of."""
+
+    def __init__(
+        self,
+        reads: Reads,
+        reader: Reader,
+        exclusions: Exclusions,
+        model: Model,
+        index: Queryable,
+        glances: Glances,
+    ) -> None:
+        self._reads = reads
+        self._reader = reader
+        self._exclusions = exclusions
+        self._model = model
+        self._index = index
+        self._glances = glances
+
+    def read(self, account: str, as_of: int) -> Asking:
+        """Return what is known of an account. The caller sees to it that all of it belongs to one state.
+
+        Raises Unanswerable for a deleted or deactivated one, KeyError if its partition is not here.
+        """
+        partition = self._reads.at(self._reads.route[account])
+        if partition.is_deleted(account):
+            raise Unanswerable(f"account {account!r} was deleted", gone=True)
+        if partition.profile(account).inactive:
+            raise Unanswerable(f"account {account!r} is deactivated")
+        rows = self._reader.read([account], as_of, unreciprocated=True)
+        encoded = self._model.encode_consumers(rows)
+        exclude = self._exclusions.of(account)
+        return Asking(rows, encoded.vectors[0], encoded.step, exclude, self._exclusions.followed(account))
+
+    def rank(self, question: Question, asking: Asking, as_of: int, tick: int) -> Ranked:
+        """Rank candidates for a question; takes no lock beside that of `glances`."""
+        exclude = asking.exclude
+        exclude.update(question.exclude)
+        labels = {profiles.code(tag.split("-", 1)[0]) for tag in question.languages} or None
+        hits = self._index.query(
+            asking.vector, question.k, exclude=exclude, allow=question.allow, labels=labels
+        )
+        candidates = self._explained(question, hits, asking, as_of)
+        return Ranked(candidates, hits.plan, hits.short, asking.step, tick)
+
+    def _explained(self, question: Question, hits: Hits, asking: Asking, as_of: int) -> list[Candidate]:
+        told = hits.ids[: question.reasons]
+        mine = {*asking.rows.followers[0], *asking.rows.unreciprocated[0]}
+        seen = self._glances(told, as_of)
+        reasons = [_reasons(one, name in mine, asking) for name, one in zip(told, seen, strict=True)]
+        reasons += [()] * (len(hits.ids) - len(reasons))
+        scored = zip(hits.ids, hits.scores.tolist(), reasons, strict=True)
+        return [Candidate(name, score, why) for name, score, why in scored]
+
+
+def _reasons(seen: Glance, follows: bool, asking: Asking) -> tuple[str, ...]:
+    """Short reasons from public signals only: who follows whom, and how many lately."""
+    reasons = []
+    if follows:
+        reasons.append("follows you")
+    common = [name for name in seen.followers if name in asking.followed]
+    if common:
+        more = f" and {len(common) - 1} more" if len(common) > 1 else ""
+        reasons.append(f"followed by {common[0]}{more} whom you follow")
+    if seen.gained >= _POPULAR:
+        reasons.append(f"{seen.gained} new followers today")
+    if seen.language and seen.language == asking.rows.languages[0]:
+        reasons.append("in your language")
+    return tuple(reasons)

@@ -1,0 +1,200 @@
+"""Real workers as processes, and what their stores hold against what the log means."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from promises import agree
+
+from kithstream.streams.config import EngineConfig, KafkaConfig, StoreConfig
+from kithstream.streams.engine.engine import Engine
+from kithstream.streams.engine.partition import APPLIED, EDGES
+from kithstream.streams.engine.routing import Route
+from kithstream.streams.events import wire as events
+from kithstream.streams.events.wire import Event
+from kithstream.streams.kafka.local import free_port
+from kithstream.streams.kafka.names import topics
+from kithstream.streams.state.protocol import Column
+from kithstream.streams.state.store import RocksStore
+
+PATIENCE = 60.0  # seconds in which what must come about comes about
+SMALL = StoreConfig(cache_bytes=1 << 20, write_buffer_bytes=1 << 20)
+
+
+class Worker:
+    """One `kithstream worker`, in a directory of its own."""
+
+    def __init__(
+        self, kafka: KafkaConfig, folder: Path, partitions: int, options: Sequence[str] = (), *, port: int = 0
+    ) -> None:
+        self.folder = folder
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._kafka = kafka
+        self._partitions = partitions
+        self._options = [
+            f"kafka.servers={kafka.servers}",
+            f"kafka.prefix={kafka.prefix}",
+            f"engine.partitions={partitions}",
+            f"worker.data={folder}",
+            "worker.session_seconds=6",
+            "store.cache_bytes=1048576",
+            "store.write_buffer_bytes=1048576",
+            *options,
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        """Start the process; it is ready when `ready` says so."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        given = [part for option in self._options for part in ("-o", option)]
+        with open(self.folder / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "kithstream", "worker", "--port", str(self.port), *given],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return self
+
+    @property
+    def pid(self) -> int:
+        """Process id of the stream process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def retrieval(self) -> int:
+        """Process id of the retrieval process."""
+        found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        (child,) = [int(pid) for pid in found if b"retrieval" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return child
+
+    def log(self) -> str:
+        """What the worker has said."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    def ready(self) -> None:
+        """Wait until the worker says that it is ready."""
+        self.until(lambda: self.get("/readyz")[0] == 200, "to be ready")
+
+    def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Ask again until it holds; fails with the end of the log when the worker ends or time runs out."""
+        end = time.monotonic() + PATIENCE
+        while not holds():
+            assert self._process is not None
+            status = self._process.poll()
+            assert status is None, f"the worker ended with {status}: {self.log()[-2000:]}"
+            assert time.monotonic() < end, f"waited {PATIENCE:g} s {what}: {self.log()[-2000:]}"
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+        """Return status and decoded body; status 0 while nobody listens."""
+        return fetch(urllib.request.Request(self.url + path, headers=headers or {}))
+
+    def post(self, path: str, body: object) -> tuple[int, Any]:
+        """Post JSON; return status and decoded body."""
+        raw = json.dumps(body).encode()
+        headers = {"content-type": "application/json"}
+        return fetch(urllib.request.Request(self.url + path, raw, headers))
+
+    def kill(self) -> None:
+        """kill -9 of the stream process; its retrieval process ends by itself."""
+        assert self._process is not None
+        os.kill(self.pid, signal.SIGKILL)
+        self._process.wait(PATIENCE)
+
+    def stop(self) -> float:
+        """SIGTERM; return the seconds that it took. The exit status must be 0."""
+        assert self._process is not None
+        began = time.monotonic()
+        self._process.send_signal(signal.SIGTERM)
+        status = self._process.wait(PATIENCE)
+        assert status == 0, f"exit status {status}: {self.log()[-2000:]}"
+        return time.monotonic() - began
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(PATIENCE)
+
+
+def fetch(request: urllib.request.Request) -> tuple[int, Any]:
+    """Return status and decoded body of a request; status 0 where nobody listens."""
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
+            raw = reply.read()
+            status = reply.status
+    except urllib.error.HTTPError as problem:
+        with problem:
+            raw, status = problem.read(), problem.code
+    except OSError:
+        return 0, None
+    try:
+        return status, json.loads(raw)
+    except ValueError:
+        return status, raw
+
+
+def publish(kafka: KafkaConfig, given: Iterable[Event], partitions: int) -> dict[int, int]:
+    """Publish events to their partitions; return the offset after the last of each."""
+    route, topic = Route(partitions), topics(kafka.prefix).engagements
+    producer = KafkaProducer(bootstrap_servers=kafka.servers, acks="all", linger_ms=5)
+    sent = [
+        producer.send(topic, events.encode(e), key=e.actor.encode(), partition=route[e.actor]) for e in given
+    ]
+    ends: dict[int, int] = {}
+    for future in sent:
+        told = future.get(PATIENCE)
+        ends[told.partition] = max(ends.get(told.partition, 0), told.offset + 1)
+    producer.close()
+    return ends
+
+
+def ends_of(kafka: KafkaConfig, topic: str, partitions: int) -> dict[int, int]:
+    """Return where a topic's partitions end."""
+    consumer = KafkaConsumer(bootstrap_servers=kafka.servers)
+    found = consumer.end_offsets([TopicPartition(topic, number) for number in range(partitions)])
+    consumer.close()
+    return {tp.partition: end for tp, end in found.items()}
+
+
+def newest_stores(folders: Sequence[Path], partitions: int) -> list[Path]:
+    """Return of each partition the store that has come furthest, of workers that have ended."""
+
+    def reached(path: Path) -> tuple[int, int]:
+        store = RocksStore(path, SMALL)
+        applied, edges = store.get(Column.META, [APPLIED, EDGES])
+        store.close()
+        return int.from_bytes(applied or b"", "big"), int.from_bytes(edges or b"", "big")
+
+    return [
+        max((f / "state" / str(n) for f in folders if (f / "state" / str(n)).exists()), key=reached)
+        for n in range(partitions)
+    ]
+
+
+def holds(folders: Sequence[Path], published: Iterable[Event], partitions: int) -> None:
+    """Assert that the newest stores of ended workers hold exactly what the published events mean."""
+    stores = [RocksStore(path, SMALL) for path in newest_stores(folders, partitions)]
+    engine = Engine(stores, EngineConfig(partitions=partitions), salt=b"salt" * 4)
+    try:
+        agree(engine, published)
+    finally:
+        engine.close()
