@@ -36,6 +36,7 @@ SET = (
     "inspect",
     "train",
     "doctor",
+    "worker",
     "topics create",
     "topics check",
 )
