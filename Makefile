@@ -1,13 +1,14 @@
-# make demo | make test | make lint | make bench | make clean
+# make demo | make kafka | make test | make lint | make bench | make clean
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+KAFKA_PORT ?= 9092
 
 # hnswlib compiles from source; an image built on one CPU must run on another.
 export HNSWLIB_NO_NATIVE = 1
 
-.PHONY: demo test lint types unit bench docs clean setup
+.PHONY: demo kafka test lint types unit bench docs clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -20,6 +21,10 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	@$(BIN)/kithstream demo
+
+# A broker without Docker, until Ctrl-C: Java 17, and Maven the first time. Its files are in var/kafka.
+kafka: $(READY)
+	@exec $(BIN)/python -m kithstream.streams.kafka.local --port $(KAFKA_PORT)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -94,6 +94,20 @@ def read(path: Path, schema_hash: str) -> Checkpoint:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except SafetensorError as error:
         raise DamageError(f"{path} is no checkpoint: {error}") from error
+    return Checkpoint(_header(path, metadata, schema_hash), arrays)
+
+
+def read_header(path: Path, schema_hash: str) -> Header:
+    """Reads what a checkpoint says about itself, and none of its arrays."""
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise DamageError(f"{path} is no checkpoint: {error}") from error
+    return _header(path, metadata, schema_hash)
+
+
+def _header(path: Path, metadata: Mapping[str, str], schema_hash: str) -> Header:
     if "kithstream" not in metadata:
         raise DamageError(f"{path} has no header of kithstream")
     try:
@@ -104,4 +118,4 @@ def read(path: Path, schema_hash: str) -> Checkpoint:
         raise SchemaError(f"{path} has format {header.format}, this build reads {FORMAT}")
     if header.schema_hash != schema_hash:
         raise SchemaError(f"{path} was written for schema {header.schema_hash}, this build has {schema_hash}")
-    return Checkpoint(header, arrays)
+    return header

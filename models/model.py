@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -25,6 +24,7 @@ from kithstream.models.features import (
     producer_features,
 )
 from kithstream.models.ids import IdVectors
+from kithstream.models.lineage import DIM, day_zero_lineage
 from kithstream.models.tower import Tower, TowerConfig
 
 
@@ -57,16 +57,15 @@ class Model:
         self.step = step
 
     @classmethod
-    def day_zero(cls, seed: int, dim: int = 128, lineage: str | None = None) -> Self:
+    def day_zero(cls, seed: int, dim: int = DIM, lineage: str | None = None) -> Self:
         """The model before any training: weights set by hand, id vectors as they are born."""
         config = TowerConfig(dim=dim)
         tower = Tower(config)
         set_day_zero(tower)
-        name = f"{SCHEMA.hash}/{dim}/{seed}".encode()
         return cls(
             tower=tower,
             ids=IdVectors(config.id_dim, config.sign_dim, seed, config.born),
-            lineage=lineage if lineage is not None else blake2b(name, digest_size=6).hexdigest(),
+            lineage=lineage if lineage is not None else day_zero_lineage(seed, dim),
             step=0,
         )
 

@@ -13,6 +13,7 @@ import click
 
 from kithstream.streams.options import (
     Commands,
+    F,
     Refused,
     as_json,
     at,
@@ -27,7 +28,9 @@ from kithstream.streams.options import (
 )
 
 if TYPE_CHECKING:
+    from kithstream.streams.config import KafkaConfig
     from kithstream.streams.events.record import Record
+    from kithstream.streams.kafka.topics import Topic
     from kithstream.streams.training import Timed
 
 FORMATS: Final = ("jsonl", "higgs", "bitcoin", "pairs")
@@ -502,6 +505,84 @@ def simulate(accounts: int, events: int, seed: int, out: str, machine: bool) -> 
             progress.advance(chunk.count(b"\n"))
     if out != "-":
         show({"events": progress.done, "out": out}, machine)
+
+
+@cli.group(cls=Commands, epilog=example("kithstream topics create"))
+def topics() -> None:
+    """Make the topics on the brokers of kafka.servers, or check them."""
+
+
+def _lineage(command: F) -> F:
+    """Add --model."""
+    return click.option(
+        "--model",
+        type=click.Path(exists=True, dir_okay=False),
+        help="A checkpoint: its lineage names the topic of vectors.  [default: model.path, or day-zero]",
+    )(command)
+
+
+@topics.command("create", epilog=example("kithstream topics create -o kafka.servers=127.0.0.1:9092"))
+@_lineage
+@settings
+@as_json
+def create_topics(
+    model: str | None, config_file: Path | None, options: tuple[str, ...], machine: bool
+) -> None:
+    """Make the topics that are missing, and check those that are there, which are never altered.
+
+    Each has engine.partitions partitions, replies kafka.reply_partitions, and kafka.replication replicas. Another
+    lineage needs it again, for the topic of its vectors. Exit status 1 if a topic that was there does not fit.
+    """
+    from kithstream.streams.kafka.topics import check, create
+
+    kafka, table = _table(model, config_file, options)
+    with told():
+        made = create(kafka, table)
+        found = check(kafka, table)
+    if machine:
+        click.echo(json.dumps({"created": made, "there": [t.name for t in table if t.name not in made]}))
+    else:
+        for topic in table:
+            state = "created" if topic.name in made else "there"
+            click.echo(f"{state:<7}  {topic.name}")
+    for mismatch in found:
+        say(str(mismatch))
+    if found:
+        sys.exit(1)
+
+
+@topics.command("check", epilog=example("kithstream topics check -o kafka.servers=127.0.0.1:9092"))
+@_lineage
+@settings
+@as_json
+def check_topics(
+    model: str | None, config_file: Path | None, options: tuple[str, ...], machine: bool
+) -> None:
+    """Compare the topics with what they must be; a line a mismatch, exit status 1 if there is one."""
+    import msgspec
+
+    from kithstream.streams.kafka.topics import check
+
+    kafka, table = _table(model, config_file, options)
+    with told():
+        found = check(kafka, table)
+    for mismatch in found:
+        click.echo(msgspec.json.encode(mismatch) if machine else str(mismatch))
+    if found:
+        sys.exit(1)
+    say(f"{len(table)} topics are as they must be")
+
+
+def _table(
+    model: str | None, config_file: Path | None, options: tuple[str, ...]
+) -> tuple[KafkaConfig, tuple[Topic, ...]]:
+    """Return how to reach the brokers, and what their topics must be."""
+    from kithstream.models.lineage import lineage_of
+    from kithstream.streams.kafka.topics import wanted
+
+    config = read_settings(config_file, options)
+    with told():
+        return config.kafka, wanted(config, lineage_of(model or config.model.path, config.model.seed))
 
 
 @cli.command(epilog=example("kithstream doctor --path kin"))

@@ -71,6 +71,7 @@ class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     servers: str = "127.0.0.1:9092"  # bootstrap servers, comma-separated
     prefix: str = ""  # before the name of every topic and group: a tenant
     replication: int = 1  # of topics that `kithstream topics create` makes
+    reply_partitions: int = 16  # of the topic of replies; a client reads one
     security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     ca_file: str = ""  # PEM; empty takes the system's authorities
     cert_file: str = ""  # PEM of the client

@@ -6,6 +6,7 @@ KithstreamError
 ├── Unavailable        ask again: nobody answered in time, or the partition is being moved
 ├── Unanswerable       do not ask again: this account cannot be answered for
 ├── Unreachable        mend the way: no broker answers there, or the topic is not there
+├── TopicRefused       mend settings or rights: the brokers do not make or show a topic, and say why
 ├── Undelivered        publish `events` again: the brokers have not confirmed all of them
 ├── StoreRefused       restore or rebuild: the store must not be opened like this
 │   ├── GapInLog       the log no longer reaches back to the store's offset
@@ -54,6 +55,10 @@ class Unanswerable(KithstreamError):
 
 class Unreachable(KithstreamError):
     """The brokers cannot be reached as the settings say, or do not show a topic."""
+
+
+class TopicRefused(KithstreamError):
+    """The brokers answered, and did not make a topic or did not show it; the message has their reason."""
 
 
 class Undelivered(KithstreamError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,10 +21,18 @@ def manual() -> str:
         "Made from the commands by `python -m kithstream.streams.manual docs/cli.md`; do not edit.\n",
         _block("kithstream", cli),
     ]
-    for name in sorted(cli.commands):
+    for name, command in commands(cli):
         parts.append(f"## {name}\n")
-        parts.append(_block(f"kithstream {name}", cli.commands[name]))
+        parts.append(_block(f"kithstream {name}", command))
     return "\n".join(parts)
+
+
+def commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Yield every command under the name it is called by, a group before the commands in it."""
+    for name, command in sorted(group.commands.items()):
+        yield before + name, command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{before}{name} ")
 
 
 def _block(name: str, command: click.Command) -> str:

@@ -20,12 +20,26 @@ from kithstream.streams.clock import StreamClock, newest
 from kithstream.streams.engine.actors import Record
 from kithstream.streams.engine.log import Log
 from kithstream.streams.events.stamp import wall_clock
-from kithstream.streams.manual import manual
+from kithstream.streams.manual import commands, manual
 from kithstream.streams.world import SimulationConfig
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = sorted(cli.commands)
-RUNTIME = ("demo", "serve", "load", "replay", "query", "inspect", "train", "doctor")  # those that open one
+COMMANDS = dict(commands(cli))
+ACTING = sorted(name for name, command in COMMANDS.items() if not isinstance(command, click.Group))
+# Those that take settings.
+SET = (
+    "demo",
+    "serve",
+    "load",
+    "replay",
+    "query",
+    "inspect",
+    "train",
+    "doctor",
+    "worker",
+    "topics create",
+    "topics check",
+)
 HEAVY = {
     "numpy",
     "torch",
@@ -35,6 +49,7 @@ HEAVY = {
     "msgspec",
     "rich",
     "faust",
+    "kafka",
     "starlette",
     "safetensors",
 }
@@ -46,9 +61,9 @@ def run(*arguments: object) -> Result:
 
 def example_of(name: str) -> list[str]:
     """The arguments of the line with which a command's help ends."""
-    last = run(name, "--help").output.rstrip().splitlines()[-1]
+    last = run(*name.split(), "--help").output.rstrip().splitlines()[-1]
     words = shlex.split(last)
-    assert words[:2] == ["kithstream", name], last
+    assert words[: 1 + len(name.split())] == ["kithstream", *name.split()], last
     return words[1:]
 
 
@@ -97,20 +112,22 @@ def told(result: Result) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_ends_with_an_example(name: str) -> None:
-    command = cli.commands[name]
+    command = COMMANDS[name]
     assert command.help
     assert all(option.help for option in command.params if isinstance(option, click.Option))
     example_of(name)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ACTING)
 def test_every_command_speaks_to_machines_and_takes_settings(name: str) -> None:
-    options = {option for parameter in cli.commands[name].params for option in parameter.opts}
+    options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
     assert "--json" in options
-    assert ({"--config", "-o"} <= options) == (name in RUNTIME)
+    assert ({"--config", "-o"} <= options) == (name in SET)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["query", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["demo", "--help"], ["query", "--help"], ["topics", "create", "--help"]]
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     script = f"import sys\nsys.argv[1:] = {arguments}\nfrom kithstream.__main__ import main\n"
     script += "try:\n main()\nfinally:\n print(*sys.modules, file=sys.stderr)"
@@ -137,7 +154,7 @@ def test_the_version_is_told() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_unknown_option_is_refused(name: str) -> None:
-    assert "--nonsense" in refused(run(name, "--nonsense"))
+    assert "--nonsense" in refused(run(*name.split(), "--nonsense"))
 
 
 def test_an_unknown_command_is_refused() -> None:
@@ -203,6 +220,36 @@ def test_answers_that_are_none_are_refused(tmp_path: Path) -> None:
     assert "answers.jsonl" in refused(run("check", "--path", tmp_path))
     (tmp_path / "answers.jsonl").write_text('{"who": 1}\n')
     assert "answers.jsonl" in refused(run("check", "--path", tmp_path))
+
+
+def test_no_broker_is_told_in_one_line() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        servers = f"127.0.0.1:{probe.getsockname()[1]}"
+        given = {"servers": servers, "security": "SASL_PLAINTEXT", "username": "u", "password": "hunter2"}
+        options = [word for key, value in given.items() for word in ("-o", f"kafka.{key}={value}")]
+        done = subprocess.run(
+            [sys.executable, "-m", "kithstream", "topics", "check", *options], capture_output=True, text=True
+        )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"Error: no broker of {servers} could be used in ")
+    assert line.endswith("ECONNREFUSED")
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("kafka.servers=", "kafka.servers is ''"),
+        ("kafka.security=SASL_SSL", "kafka.username is empty"),
+        ("kafka.security=TLS", "kafka.security"),
+        ("model.path=missing.safetensors", "missing.safetensors"),
+    ],
+)
+def test_what_names_no_broker_or_no_model_is_refused(option: str, told: str) -> None:
+    assert told in refused(run("topics", "check", "-o", option))
 
 
 @pytest.mark.parametrize(("missing", "status"), [("numpy", 2), ("kithstream.streams.world", 1)])

@@ -2,26 +2,30 @@
 
     python -m kithstream.streams.kafka.local --port 9092 --data var/kafka/data
 
-Needs Java 17 and `mvn`. For development and tests: one broker, no replication, loopback alone.
+Needs Java 17 or newer and, the first time, `mvn`. For development and tests: one broker, no replication, loopback
+alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import fcntl
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Final, Self
 
 VERSION: Final = "4.1.1"
+JAVA: Final = 17  # the oldest that runs it
 JARS: Final = Path("var/kafka/jars")
+DATA: Final = Path("var/kafka/data")
 STARTING: Final = 90.0  # seconds in which the broker must take connections
 _LOG: Final = "broker.log"
 _POM: Final = f"""\
@@ -42,15 +46,29 @@ class NoKafka(Exception):
     """Kafka cannot be had here; the message says what is missing."""
 
 
-def fetch(jars: Path = JARS) -> Path:
-    """Return the folder with the broker's jars, brought by Maven if they are not there; raises NoKafka."""
+def fetch(jars: Path = JARS, *, tell: Callable[[str], None] = lambda _: None) -> Path:
+    """Return the folder with the broker's jars, brought by Maven if they are not there; raises NoKafka.
+
+    Several processes may ask for the same folder at once: one brings the jars, the others wait for it.
+    """
     ready = jars / f".complete-{VERSION}"
     if ready.exists():
         return jars
-    for tool in ("java", "mvn"):
-        if shutil.which(tool) is None:
-            raise NoKafka(f"{tool} is not on the PATH; Apache Kafka {VERSION} needs Java 17 and Maven")
+    if shutil.which("mvn") is None:
+        raise NoKafka(f"mvn is not on the PATH; Maven brings Apache Kafka {VERSION}")
     jars.mkdir(parents=True, exist_ok=True)
+    with open(jars / ".lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ready.exists():
+            tell(f"bringing Apache Kafka {VERSION} into {jars}; it takes a minute, once")
+            _bring(jars)
+            ready.touch()
+    return jars
+
+
+def _bring(jars: Path) -> None:
+    for left in jars.glob("*.jar"):
+        left.unlink()  # of another version, or of a try that was broken off
     pom = jars / "pom.xml"
     pom.write_text(_POM)
     command = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", "-DincludeScope=runtime"]
@@ -60,20 +78,37 @@ def fetch(jars: Path = JARS) -> Path:
     if done.returncode:
         said = (done.stdout + done.stderr).strip().splitlines()[:3]
         raise NoKafka(f"mvn could not bring Apache Kafka {VERSION}: {' '.join(said)}")
-    ready.touch()
-    return jars
 
 
-def free_port() -> int:
-    """Return a port of the loopback that was free a moment ago."""
+def check_java() -> None:
+    """Raise NoKafka unless the `java` of the PATH runs this Kafka."""
+    needed = f"Apache Kafka {VERSION} needs Java {JAVA} or newer"
+    if shutil.which("java") is None:
+        raise NoKafka(f"java is not on the PATH; {needed}")
+    done = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False)
+    found = re.search(r'version "(\d+)[^"]*"', done.stderr + done.stdout)
+    if done.returncode or found is None:
+        raise NoKafka(f"java -version ends with {done.returncode}; {needed}")
+    if int(found[1]) < JAVA:
+        raise NoKafka(f"java is {found[0]}; {needed}")
+
+
+def free_port(*, but: int = 0) -> int:
+    """Return a port of the loopback that was free a moment ago, and is not `but`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-        return port
+    return port if port != but else free_port(but=but)
 
 
 class LocalKafka:
-    """One broker process. Its files outlive `kill` and `stop`, so that `start` goes on with them."""
+    """One broker process. Its files outlive `kill` and `stop`, so that `start` goes on with them.
+
+    It ends with the thread that started it, where there is setpriv.
+
+    `security` is the protocol of its listener; what a protocol needs beside, such as users and keystores, are
+    `properties`, which go before everything that is set here.
+    """
 
     def __init__(
         self,
@@ -81,13 +116,15 @@ class LocalKafka:
         *,
         port: int = 0,
         jars: Path = JARS,
+        security: str = "PLAINTEXT",
         properties: Mapping[str, str] | None = None,
         heap_mib: int = 512,
     ) -> None:
         self.data = data
         self.port = port or free_port()
-        self._controller = free_port()
+        self._controller = free_port(but=self.port)
         self._jars = jars
+        self._security = security
         self._properties = dict(properties or {})
         self._heap = heap_mib
         self._process: subprocess.Popen[bytes] | None = None
@@ -106,7 +143,9 @@ class LocalKafka:
 
     def start(self) -> Self:
         """Start the broker and wait until it answers; raises NoKafka with the end of its log if it does not."""
+        check_java()
         jars = fetch(self._jars)
+        self._check_port()
         self.data.mkdir(parents=True, exist_ok=True)
         settings = self.data / "server.properties"
         settings.write_text("".join(f"{key}={value}\n" for key, value in self._settings().items()))
@@ -117,9 +156,17 @@ class LocalKafka:
                 raise NoKafka(f"the storage cannot be formatted: {made.stderr.strip()[-400:]}")
         with open(self.data / _LOG, "ab") as log:
             self._process = subprocess.Popen(
-                self._java(jars, ["kafka.Kafka", str(settings)]), stdout=log, stderr=log
+                [*_until_we_die(), *self._java(jars, ["kafka.Kafka", str(settings)])],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C in its terminal is told to it once, by `stop`
             )
-        self._wait()
+        try:
+            self._wait()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def stop(self) -> None:
@@ -158,17 +205,25 @@ class LocalKafka:
         quiet = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
         return ["java", *options, *quiet, "-cp", f"{jars.absolute()}/*", *arguments]
 
+    def _check_port(self) -> None:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", self.port))
+            except OSError as error:
+                raise NoKafka(f"{self.servers} cannot be had: {error.strerror}") from None
+
     def _settings(self) -> dict[str, str]:
-        client = f"PLAINTEXT://127.0.0.1:{self.port}"
+        client = f"{self._security}://127.0.0.1:{self.port}"
         return {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
             "listeners": f"{client},CONTROLLER://127.0.0.1:{self._controller}",
             "advertised.listeners": client,
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listener.security.protocol.map": f"{self._security}:{self._security},CONTROLLER:PLAINTEXT",
             "controller.listener.names": "CONTROLLER",
-            "inter.broker.listener.name": "PLAINTEXT",
+            "inter.broker.listener.name": self._security,
             "log.dirs": str((self.data / "logs").absolute()),
             "auto.create.topics.enable": "false",
             "num.partitions": "1",
@@ -193,7 +248,6 @@ class LocalKafka:
                 return
             except OSError:
                 if time.monotonic() > until:
-                    self.kill()
                     raise NoKafka(
                         f"the broker took no connection in {STARTING:g} s: {self._said()}"
                     ) from None
@@ -205,6 +259,12 @@ class LocalKafka:
 _CLUSTER: Final = "a2l0aHN0cmVhbWthZmthMQ"  # 16 bytes in URL-safe base64, as the storage tool wants it
 
 
+def _until_we_die() -> list[str]:
+    """A command before the broker's, with which it ends when the thread that started it ends, kill -9 included."""
+    found = shutil.which("setpriv")
+    return [found, "--pdeathsig", "TERM"] if found else []
+
+
 def _ticks(seconds: float) -> Iterator[None]:
     while True:
         yield
@@ -212,30 +272,42 @@ def _ticks(seconds: float) -> Iterator[None]:
 
 
 def main() -> None:
-    """Run a broker until SIGTERM or SIGINT."""
+    """Run a broker until SIGTERM or SIGINT; exit status 0 after either, 2 if it cannot run."""
     parser = argparse.ArgumentParser(description="One Apache Kafka broker on the loopback, without Docker.")
-    parser.add_argument("--port", type=int, default=9092)
-    parser.add_argument("--data", type=Path, default=Path("var/kafka/data"))
-    parser.add_argument("--jars", type=Path, default=JARS)
+    parser.add_argument("--port", type=int, default=9092, help="of its only listener (%(default)s)")
+    parser.add_argument("--data", type=Path, default=DATA, help="its files, gone on with (%(default)s)")
+    parser.add_argument("--jars", type=Path, default=JARS, help="brought by Maven once (%(default)s)")
     given = parser.parse_args()
+    for number in _ENDING:
+        signal.signal(number, _end)
     broker = LocalKafka(given.data, port=given.port, jars=given.jars)
-    stopping = False
-
-    def stop(_number: int, _frame: object) -> None:
-        nonlocal stopping
-        stopping = True
-        os.kill(broker.pid, signal.SIGTERM)
-
     try:
-        broker.start()
+        check_java()
+        fetch(given.jars, tell=_say)
+        with broker:
+            _say(
+                f"Apache Kafka {VERSION} takes connections on {broker.servers}, with its files in {given.data}"
+            )
+            _say(f"the topics: kithstream topics create -o kafka.servers={broker.servers}")
+            status = broker.wait()
     except NoKafka as error:
-        sys.exit(f"kithstream: {error}")
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    print(f"Apache Kafka {VERSION} takes connections on {broker.servers}; files in {given.data}", flush=True)
-    status = broker.wait()
-    if not stopping:
-        sys.exit(f"kithstream: the broker ended with {status}; see {given.data / _LOG}")
+        _say(str(error))
+        sys.exit(2)
+    _say(f"the broker ended with {status}: {given.data / _LOG} says why")
+    sys.exit(2)
+
+
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)  # the broker is being stopped: its files are to be closed
+    sys.exit(0)
+
+
+def _say(text: str) -> None:
+    print(f"kithstream: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
