@@ -199,19 +199,34 @@ def serve(
 @click.option("--host", help="Address to answer HTTP on.  [default: serve.host]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to answer on.  [default: serve.port]")
 @settings
-def worker(host: str | None, port: int | None, config_file: Path | None, options: tuple[str, ...]) -> None:
+@as_json
+def worker(
+    host: str | None,
+    port: int | None,
+    config_file: Path | None,
+    options: tuple[str, ...],
+    machine: bool,
+) -> None:
     """Fold, encode and answer for a share of the accounts, on Kafka, until SIGTERM or SIGINT.
 
     Workers of one tenant share the partitions; start another to add it. The topics must be there:
-    kithstream topics create. State lives in worker.data, which is this worker's alone.
+    kithstream topics create. State lives in worker.data, which is this worker's alone. With --json the address is
+    printed as one line once connections are taken.
     """
     from kithstream.streams.kafka import worker as workers
 
     given = {"serve.host": host, "serve.port": port}
     options += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
     config = read_settings(config_file, options)
+
+    def started(url: str) -> None:
+        if machine:
+            click.echo(json.dumps({"url": url}))
+        else:
+            say(f"answering on {url}")
+
     with told():
-        workers.work(config)
+        workers.work(config, started)
 
 
 @cli.command(epilog=example("kithstream load follows.csv --path kin-loaded --time-unit s"))

@@ -235,36 +235,44 @@ class _WorkerGauges(Collector):
         retrieval = self._retrieval
         yield from _of_index(retrieval.index.stats())
         for name, text, value in (
-            ("replica_behind_records", "Vectors published and not in this index.", retrieval.behind),
             (
-                "worker_owned_partitions",
+                "kithstream_replica_behind_records",
+                "Vectors published and not in this index.",
+                retrieval.behind,
+            ),
+            (
+                "kithstream_worker_owned_partitions",
                 "Partitions that this worker answers for.",
                 len(retrieval.reading.numbers),
             ),
             (
-                "worker_rebalancing",
+                "kithstream_worker_rebalancing",
                 "1 while partitions are being moved.",
                 int(retrieval.standing.rebalancing),
             ),
             (
-                "worker_ready",
+                "kithstream_worker_ready",
                 "1 if questions are answered as they should be.",
                 int(retrieval.readiness().ready),
             ),
-            ("pushes_waiting", "Accounts that a fresh list is due for.", len(retrieval.pushes)),
+            ("kithstream_pushes_waiting", "Accounts that a fresh list is due for.", len(retrieval.pushes)),
         ):
-            yield GaugeMetricFamily(f"kithstream_{name}", text, value)
+            yield GaugeMetricFamily(name, text, value)
         for name, text, value in (
-            ("pushed", "Fresh lists pushed.", retrieval.pushed),
+            ("kithstream_pushed", "Fresh lists pushed.", retrieval.pushed),
             (
-                "pushes_passed_over",
+                "kithstream_pushes_passed_over",
                 "Accounts not taken in, since too many waited.",
                 retrieval.pushes.passed_over,
             ),
-            ("requests_dropped", "Requests over the stream that could not be replied to.", retrieval.dropped),
-            ("unusable_vectors", "Records of vectors that are none.", retrieval.unusable),
+            (
+                "kithstream_requests_dropped",
+                "Requests over the stream that could not be replied to.",
+                retrieval.dropped,
+            ),
+            ("kithstream_unusable_vectors", "Records of vectors that are none.", retrieval.unusable),
         ):
-            yield CounterMetricFamily(f"kithstream_{name}", text, value)
+            yield CounterMetricFamily(name, text, value)
 
 
 def _of_index(stats: IndexStats) -> Iterator[Metric]:

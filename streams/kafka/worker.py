@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from kafka import KafkaAdminClient
-from kafka.errors import KafkaError
 
 from kithstream.models.model import Model
 from kithstream.streams.config import Config, KafkaConfig
-from kithstream.streams.errors import Unreachable
+from kithstream.streams.errors import TopicRefused
 from kithstream.streams.kafka import wire
 from kithstream.streams.kafka.app import ends, make_app
 from kithstream.streams.kafka.channel import Channel
@@ -28,6 +27,7 @@ from kithstream.streams.kafka.names import topics, vectors
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.security import reach
 from kithstream.streams.kafka.stream import Ends, Stream
+from kithstream.streams.kafka.topics import check, wanted
 from kithstream.streams.metrics import StreamMetrics, wall_clock
 
 _log = logging.getLogger(__name__)
@@ -41,12 +41,17 @@ class RetrievalProcess:
     """The other process of this worker. Started again when it dies, and told again what it needs to know."""
 
     def __init__(
-        self, config: Config, worker: str, lineage: str, stale: Callable[[Collection[str]], None]
+        self,
+        config: Config,
+        worker: str,
+        lineage: str,
+        stale: Callable[[Collection[str]], None],
+        started: Callable[[str], None],
     ) -> None:
-        self.url = ""
         self.restarts = 0
         self._hello = wire.Hello(config, worker, lineage)
         self._stale = stale
+        self._started = started
         self._opened: dict[int, wire.Opened] = {}
         self._standing: wire.Standing | None = None
         self._channel: Channel[wire.ToStream] | None = None
@@ -122,8 +127,7 @@ class RetrievalProcess:
                     if message.partition in self._closed:
                         self._closed[message.partition].set()
                 case wire.Serving():
-                    self.url = message.url
-                    _log.info("answering on %s", message.url)
+                    self._started(message.url)
                 case wire.Stale():
                     self._stale(message.accounts)
 
@@ -133,20 +137,22 @@ class RetrievalProcess:
             closed.set()
 
 
-def work(config: Config) -> None:
-    """Run a worker in this process until SIGTERM or SIGINT; raises KithstreamError or ValueError with the reason."""
+def work(config: Config, started: Callable[[str], None]) -> None:
+    """Run a worker in this process until SIGTERM or SIGINT; raises KithstreamError or ValueError with the reason.
+
+    `started` is called with the URL once HTTP takes connections.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kithstream").setLevel(logging.INFO)
     section = config.model
     model = Model.load(Path(section.path)) if section.path else Model.day_zero(section.seed)
-    try:
-        salt = shared_salt(config.worker.salt, config.kafka)
-    except KafkaError as error:
-        raise Unreachable(f"kafka.servers is {config.kafka.servers}: {error}") from error
-    asyncio.run(run(config, model, salt))
+    wrong = check(config.kafka, wanted(config, model.lineage))
+    if wrong:
+        raise TopicRefused("; ".join(map(str, wrong)) + ". Run: kithstream topics create")
+    asyncio.run(run(config, model, shared_salt(config.worker.salt, config.kafka), started))
 
 
-async def run(config: Config, model: Model, salt: bytes) -> None:
+async def run(config: Config, model: Model, salt: bytes, started: Callable[[str], None]) -> None:
     """Work until SIGTERM or SIGINT; raises what ended it otherwise."""
     loop = asyncio.get_running_loop()
     worker = f"{socket.gethostname()}-{os.getpid()}"
@@ -172,7 +178,9 @@ async def run(config: Config, model: Model, salt: bytes) -> None:
     async def offsets(topic: str, numbers: Collection[int]) -> Ends:
         return await ends(app, topic, numbers)
 
-    retrieval = RetrievalProcess(config, worker, model.lineage, lambda accounts: stream.stale(accounts))
+    retrieval = RetrievalProcess(
+        config, worker, model.lineage, lambda accounts: stream.stale(accounts), started
+    )
     producer = Producer(config.kafka, failed)
     stream = Stream(
         config,
