@@ -105,27 +105,12 @@ class Spread(Collector):
         ]
 
 
-class Metrics:
-    """Counters, histograms and gauges of one runtime. `clock` is what append times are compared with."""
+class ServeMetrics:
+    """What an HTTP server and the index behind it count. `clock` is what append times are compared with."""
 
     def __init__(self, registry: CollectorRegistry, *, clock: Callable[[], int] = wall_clock) -> None:
         self._registry = registry
         self._clock = clock
-        records = Counter(
-            "kithstream_records_total", "Records folded, by outcome.", ["outcome"], registry=registry
-        )
-        self._accepted = records.labels("accepted").inc
-        self._refused = records.labels("dead").inc
-        letters = Counter(
-            "kithstream_dead_letters_total",
-            "Records that could not be used, by reason.",
-            ["reason"],
-            registry=registry,
-        )
-        self._letters = {reason: letters.labels(reason).inc for reason in (*REASONS, "other")}
-        self._learned = Counter(
-            "kithstream_follows_learned_total", "Follows that the towers were trained on.", registry=registry
-        ).inc
         self._upserted = Counter(
             "kithstream_vectors_upserted_total", "Vectors written into the index.", registry=registry
         ).inc
@@ -139,18 +124,6 @@ class Metrics:
         )
         registry.register(self._freshness)
         registry.register(self._event_freshness)
-        self._folding = Histogram(
-            "kithstream_fold_seconds",
-            "One round of the two stages, if it had records.",
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._encoding = Histogram(
-            "kithstream_encode_seconds",
-            "One round of towers and index, if it wrote vectors.",
-            buckets=SECONDS,
-            registry=registry,
-        )
         self._query = Histogram(
             "kithstream_query_seconds",
             "One answer, without its wait for a token and for a thread.",
@@ -172,23 +145,14 @@ class Metrics:
         )
         self._observed: dict[tuple[str, int], Callable[[float], None]] = {}
 
-    def pumped(self, pumped: Pumped) -> None:
-        """Take note of one round from log to index; fits `Embedded.on_pumped`."""
-        if pumped.records:
-            self._accepted(pumped.accepted)
-            self._folding.observe(pumped.folding)
+    def visible(self, upserted: int, appended: Sequence[int], times: Sequence[int]) -> None:
+        """Take note of vectors, and of when what they stand for was appended and came about (microseconds)."""
+        if upserted:
+            self._upserted(upserted)
+        if appended:
             now = self._clock()
-            self._freshness.observe((now - np.asarray(pumped.appended, np.int64)) / 1e6)
-            self._event_freshness.observe(np.maximum(now - np.asarray(pumped.times, np.int64), 0) / 1e6)
-        if pumped.dead:
-            self._refused(len(pumped.dead))
-            for reason, count in Tally(letter.reason for letter in pumped.dead).items():
-                self._letters.get(reason, self._letters["other"])(count)
-        if pumped.learned:
-            self._learned(pumped.learned)
-        if pumped.upserted:
-            self._upserted(pumped.upserted)
-            self._encoding.observe(pumped.encoding)
+            self._freshness.observe((now - np.asarray(appended, np.int64)) / 1e6)
+            self._event_freshness.observe(np.maximum(now - np.asarray(times, np.int64), 0) / 1e6)
 
     def queried(self, seconds: float) -> None:
         """Take note of one answer."""
@@ -205,21 +169,71 @@ class Metrics:
             observe = self._observed[route, status] = self._http.labels(route, str(status)).observe
         observe(seconds)
 
-    def visible(self, seconds: Sequence[float]) -> None:
-        """Take note of how long ago what became visible was appended."""
-        self._freshness.observe(seconds)
-
     def watch_worker(self, retrieval: Retrieval) -> None:
         """Read a retrieval process' gauges whenever the registry is read."""
         self._registry.register(_WorkerGauges(retrieval))
+
+    def text(self) -> bytes:
+        """Return everything as Prometheus reads it; its content type is `CONTENT_TYPE`."""
+        return generate_latest(self._registry)
+
+
+class Metrics(ServeMetrics):
+    """The same and what a runtime that folds by itself counts."""
+
+    def __init__(self, registry: CollectorRegistry, *, clock: Callable[[], int] = wall_clock) -> None:
+        super().__init__(registry, clock=clock)
+        records = Counter(
+            "kithstream_records_total", "Records folded, by outcome.", ["outcome"], registry=registry
+        )
+        self._accepted = records.labels("accepted").inc
+        self._refused = records.labels("dead").inc
+        letters = Counter(
+            "kithstream_dead_letters_total",
+            "Records that could not be used, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self._letters = {reason: letters.labels(reason).inc for reason in (*REASONS, "other")}
+        self._learned = Counter(
+            "kithstream_follows_learned_total", "Follows that the towers were trained on.", registry=registry
+        ).inc
+        self._folding, self._encoding = _rounds(registry)
+
+    def pumped(self, pumped: Pumped) -> None:
+        """Take note of one round from log to index; fits `Embedded.on_pumped`."""
+        if pumped.records:
+            self._accepted(pumped.accepted)
+            self._folding.observe(pumped.folding)
+        if pumped.dead:
+            self._refused(len(pumped.dead))
+            for reason, count in Tally(letter.reason for letter in pumped.dead).items():
+                self._letters.get(reason, self._letters["other"])(count)
+        if pumped.learned:
+            self._learned(pumped.learned)
+        if pumped.upserted:
+            self._encoding.observe(pumped.encoding)
+        self.visible(pumped.upserted, pumped.appended, pumped.times)
 
     def watch(self, live: Embedded) -> None:
         """Read a runtime's gauges whenever the registry is read."""
         self._registry.register(_Gauges(live))
 
-    def text(self) -> bytes:
-        """Return everything as Prometheus reads it; its content type is `CONTENT_TYPE`."""
-        return generate_latest(self._registry)
+
+def _rounds(registry: CollectorRegistry) -> tuple[Histogram, Histogram]:
+    folding = Histogram(
+        "kithstream_fold_seconds",
+        "One round of the two stages, if it had records.",
+        buckets=SECONDS,
+        registry=registry,
+    )
+    encoding = Histogram(
+        "kithstream_encode_seconds",
+        "One round of towers and index, if it wrote vectors.",
+        buckets=SECONDS,
+        registry=registry,
+    )
+    return folding, encoding
 
 
 class _WorkerGauges(Collector):
@@ -331,7 +345,16 @@ class StreamMetrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._current: _Standing | None = None
+        self._folding, self._encoding = _rounds(self._registry)
         self._registry.register(self)
+
+    def folded(self, seconds: float) -> None:
+        """Take note of one fetch through a stage."""
+        self._folding.observe(seconds)
+
+    def flushed(self, seconds: float) -> None:
+        """Take note of one flush of vectors."""
+        self._encoding.observe(seconds)
 
     def text(self, stream: Stream, restarts: int) -> bytes:
         """Return everything as Prometheus reads it."""
@@ -346,8 +369,10 @@ class StreamMetrics:
             return
         stream, restarts = self._current
         counts = stream.counts
-        yield CounterMetricFamily("kithstream_records", "Records read from engagements.", counts.records)
-        yield CounterMetricFamily("kithstream_accepted_events", "Events folded.", counts.accepted)
+        records = CounterMetricFamily("kithstream_records", "Records folded, by outcome.", labels=["outcome"])
+        records.add_metric(["accepted"], counts.accepted)
+        records.add_metric(["dead"], sum(counts.dead.values()))
+        yield records
         yield CounterMetricFamily(
             "kithstream_moved_records", "Records brought to their own partition.", counts.moved
         )
@@ -381,3 +406,8 @@ class StreamMetrics:
 class _Standing(NamedTuple):
     stream: Stream
     restarts: int
+
+
+def of_serving() -> ServeMetrics:
+    """Return the metrics of a process that answers, on a registry of their own."""
+    return ServeMetrics(CollectorRegistry())

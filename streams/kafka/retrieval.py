@@ -42,7 +42,7 @@ from kithstream.streams.kafka.push import Pushes
 from kithstream.streams.kafka.reading import Reading
 from kithstream.streams.kafka.security import reach
 from kithstream.streams.kafka.tail import Tail
-from kithstream.streams.metrics import fresh
+from kithstream.streams.metrics import of_serving
 from kithstream.streams.serve import answers, http, tokens
 from kithstream.streams.serve.answers import Answer, Question
 from kithstream.streams.serve.service import Readiness, Relayed
@@ -89,7 +89,7 @@ class Retrieval:
         self.names = topics(config.kafka.prefix)
         self.owners = Owners(self.names.owners, config.engine.partitions, worker)
         self.pushes = Pushes(config.worker.push_seconds, config.worker.push_rate)
-        self.metrics = fresh()
+        self.metrics = of_serving()
         self.url = ""
         self.pushed = self.dropped = self.unusable = 0
         self.standing = wire.Standing(True, False, 0, [])
@@ -176,9 +176,10 @@ class Retrieval:
     async def _feed(self, records: Sequence[tuple[int, bytes | None, bytes | None]]) -> None:
         fed = await anyio.to_thread.run_sync(self.tail.feed, records)
         self.unusable += fed.unusable
-        if fed.appended and self._caught_up:
-            now = self._clock()
-            self.metrics.visible([(now - appended) / 1e6 for appended in fed.appended])
+        reached = fed.reached if self._caught_up else ()
+        self.metrics.visible(
+            fed.upserted, [came.appended for came in reached], [came.watermark for came in reached]
+        )
         for number, accounts in fed.stale.items():
             if number in self._generations:
                 self._tell(wire.Stale(number, list(accounts)))

@@ -51,6 +51,10 @@ _LINEAGE: Final = b"lineage"  # META: the vectors of every account of this linea
 _ACCOUNT_SIGNALS: Final = frozenset(CONTROLS) - {"retract"}
 
 
+def _unheard(_: float) -> None:
+    pass
+
+
 class Answering(Protocol):
     """The retrieval process as the stream process sees it."""
 
@@ -97,7 +101,10 @@ class Stream:
         salt: bytes,
         clock: Callable[[], int],
         offsets: Callable[[str, Collection[int]], Awaitable[Ends]],
+        folded: Callable[[float], None] = _unheard,
+        flushed: Callable[[float], None] = _unheard,
     ) -> None:
+        """`folded` and `flushed` hear how many seconds a fetch and a flush took."""
         self.shards = Shards(config.engine.partitions, config.engine)
         self.lock = asyncio.Lock()
         self.generation = 0
@@ -112,6 +119,8 @@ class Stream:
         self._salt = salt
         self._clock = clock
         self._offsets = offsets
+        self._folded = folded
+        self._flushed = flushed
         self._sink = _TopicSink(self)
         self._vectors = Vectors(self.shards, model, config.model, self._sink)
         checkpoints = config.worker.checkpoints
@@ -290,7 +299,9 @@ class Stream:
             )
             if waiting:
                 await asyncio.gather(*waiting)  # nothing accepted is lost: first there, then passed over here
+            began = time.perf_counter()
             acted = shard.act(decoded, max(fetch.ends, partition.applied))
+            self._folded(time.perf_counter() - began)
             self._records += len(kept)
             self._accepted += acted.accepted
             self._vectors.touch(acted.touched)
@@ -311,10 +322,12 @@ class Stream:
                 self._missing += 1
                 return partition.edges
             kept = [record for record in fetch.records if record.offset >= partition.edges]
+            began = time.perf_counter()
             try:
                 heard = shard.hear([record.value or b"" for record in kept], fetch.ends)
             except ValueError:
                 heard = await self._hear_one_by_one(shard, kept, fetch.ends)
+            self._folded(time.perf_counter() - began)
             self._vectors.touch(heard.touched)
             await self._send_frames(shard)
             self._tell_heard(number, heard)
@@ -456,6 +469,7 @@ class Stream:
                 await self.work()
             self._make_room()
             took = time.perf_counter() - began
+            self._flushed(took)
             # Under load a flush takes longer and so comes less often: more changes of an account fall into one.
             await asyncio.sleep(max(section.flush_milliseconds / 1000, took))
 
@@ -495,7 +509,7 @@ class Stream:
         number = partition.number
         if self._fresh.get(number) != reached:
             self._fresh[number] = reached
-            progress = wire.Progress(self.generation, *reached, partition.told)
+            progress = wire.Progress(self.generation, *reached, partition.told, partition.watermark)
             pairs.append((wire.PROGRESS, _pack(progress)))
         if not pairs:
             return

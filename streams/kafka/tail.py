@@ -31,7 +31,7 @@ class Fed(NamedTuple):
     stale: Mapping[
         int, Sequence[str]
     ]  # by partition: accounts over whose vectors a zombie's lie in the topic
-    appended: Sequence[int]  # of each progress: when the newest record that it stands for was appended
+    reached: Sequence[Progress]  # that stands for records newer than the process that wrote it
 
 
 class Tail:
@@ -76,8 +76,8 @@ class Tail:
         with self._lock:
             for number, came in progress.items():
                 self._progress[number] = came
-        appended = [came.appended for came in progress.values() if came.appended]
-        return Fed(upserted, deleted, unusable, stale, appended)
+        reached = [came for came in progress.values() if came.appended]
+        return Fed(upserted, deleted, unusable, stale, reached)
 
     def _write(self, latest: Mapping[str, Vector]) -> tuple[int, int]:
         dead = [account for account, vector in latest.items() if not vector.vector]

@@ -108,7 +108,10 @@ class Progress(msgspec.Struct, array_like=True, gc=False):
     generation: int
     applied: int  # engagements of this partition below this offset are in its rows
     heard: list[int]  # by source partition: its engagements below this offset are in rows and vectors here
-    appended: int = 0  # when the newest of these was appended, microseconds
+    appended: int = (
+        0  # when the newest of these was appended, microseconds; 0 where its owner did not see that
+    )
+    watermark: int = 0  # newest event time, microseconds
 
 
 # -- between the processes of a worker: length-prefixed msgpack over a socket pair ---------------------------

@@ -178,6 +178,7 @@ async def run(config: Config, model: Model, salt: bytes, started: Callable[[str]
     async def offsets(topic: str, numbers: Collection[int]) -> Ends:
         return await ends(app, topic, numbers)
 
+    metrics = StreamMetrics()
     retrieval = RetrievalProcess(
         config, worker, model.lineage, lambda accounts: stream.stale(accounts), started
     )
@@ -193,8 +194,9 @@ async def run(config: Config, model: Model, salt: bytes, started: Callable[[str]
         salt=salt,
         clock=wall_clock,
         offsets=offsets,
+        folded=metrics.folded,
+        flushed=metrics.flushed,
     )
-    metrics = StreamMetrics()
     app = make_app(config, names, stream, failed)
 
     async def drained(*_: object, **__: object) -> None:

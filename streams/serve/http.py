@@ -37,7 +37,7 @@ from kithstream import __version__
 from kithstream.streams.config import ServeConfig
 from kithstream.streams.errors import InvalidEvent, NotYet, Unanswerable, Unavailable
 from kithstream.streams.events.stamp import checked
-from kithstream.streams.metrics import CONTENT_TYPE, Metrics
+from kithstream.streams.metrics import CONTENT_TYPE, ServeMetrics
 from kithstream.streams.serve.messages import (
     Accepted,
     BadParameter,
@@ -80,7 +80,7 @@ _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
-def make_app(service: Service, config: ServeConfig, metrics: Metrics) -> Starlette:
+def make_app(service: Service, config: ServeConfig, metrics: ServeMetrics) -> Starlette:
     """Return the ASGI application of a runtime; it opens and closes nothing."""
     server = _Server(service, config, metrics)
     asking = Route(CANDIDATES + "{account:path}", server.candidates, methods=["GET"])
@@ -112,7 +112,7 @@ def make_app(service: Service, config: ServeConfig, metrics: Metrics) -> Starlet
     return app
 
 
-def make_server(service: Service, config: ServeConfig, metrics: Metrics) -> uvicorn.Server:
+def make_server(service: Service, config: ServeConfig, metrics: ServeMetrics) -> uvicorn.Server:
     """Return the server of a runtime, to be run on the socket that `listen` returns."""
     return uvicorn.Server(
         uvicorn.Config(
@@ -129,7 +129,11 @@ def make_server(service: Service, config: ServeConfig, metrics: Metrics) -> uvic
 
 
 def serve(
-    service: Service, config: ServeConfig, metrics: Metrics, *, started: Callable[[str], None] | None = None
+    service: Service,
+    config: ServeConfig,
+    metrics: ServeMetrics,
+    *,
+    started: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; requests in flight are answered, then it returns. Leaves `live` open.
 
@@ -150,7 +154,7 @@ async def serve_until(
     stopping: asyncio.Event,
     service: Service,
     config: ServeConfig,
-    metrics: Metrics,
+    metrics: ServeMetrics,
     *,
     started: Callable[[str], Awaitable[None]],
 ) -> None:
@@ -216,7 +220,7 @@ class _Unusable(Exception):
 class _Server:
     """The endpoints."""
 
-    def __init__(self, service: Service, config: ServeConfig, metrics: Metrics) -> None:
+    def __init__(self, service: Service, config: ServeConfig, metrics: ServeMetrics) -> None:
         self._service = service
         self._config = config
         self._metrics = metrics
@@ -304,7 +308,7 @@ class _Server:
 class _Guard:
     """Lets a request in, measures it, and leaves no error without a JSON reply."""
 
-    def __init__(self, app: ASGIApp, *, config: ServeConfig, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, config: ServeConfig, metrics: ServeMetrics) -> None:
         self._app = app
         self._metrics = metrics
         self._authorization = f"Bearer {config.token}".encode() if config.token else b""

@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from kithstream.streams.config import ServeConfig
 from kithstream.streams.errors import NotYet
-from kithstream.streams.metrics import Metrics
+from kithstream.streams.metrics import ServeMetrics
 from kithstream.streams.serve.answers import Answer, Question
 from kithstream.streams.serve.embedded import Embedded
 
@@ -83,7 +83,7 @@ class InProcess:
     those which must.
     """
 
-    def __init__(self, live: Embedded, config: ServeConfig, metrics: Metrics) -> None:
+    def __init__(self, live: Embedded, config: ServeConfig, metrics: ServeMetrics) -> None:
         self._live = live
         self._metrics = metrics
         self._start = live.end

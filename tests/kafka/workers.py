@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -77,10 +78,13 @@ class Worker:
 
     @property
     def retrieval(self) -> int:
-        """Process id of the retrieval process."""
-        found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        (child,) = [int(pid) for pid in found if b"retrieval" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        return child
+        """Process id of the retrieval process, 0 while there is none."""
+        for listed in Path(f"/proc/{self.pid}/task").glob("*/children"):
+            for pid in listed.read_text().split():
+                with contextlib.suppress(OSError):
+                    if b"retrieval" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        return int(pid)
+        return 0
 
     def log(self) -> str:
         """What the worker has said."""
@@ -97,6 +101,7 @@ class Worker:
             assert self._process is not None
             status = self._process.poll()
             assert status is None, f"the worker ended with {status}: {self.log()[-2000:]}"
+            time.sleep(0.02)  # between two looks; the machine has other work
             assert time.monotonic() < end, f"waited {PATIENCE:g} s {what}: {self.log()[-2000:]}"
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, Any]:

@@ -724,9 +724,10 @@ from prometheus_client import CollectorRegistry
 from kithstream.streams.config import ServeConfig
 from kithstream.streams.metrics import Metrics
 from kithstream.streams.serve.http import serve
+from kithstream.streams.serve.service import InProcess
 with kithstream.open(sys.argv[1]) as live:
-    config = ServeConfig(port=0, request_bytes=1000)
-    serve(live, config, Metrics(CollectorRegistry()), started=lambda url: print(url, flush=True))
+    config, metrics = ServeConfig(port=0, request_bytes=1000), Metrics(CollectorRegistry())
+    serve(InProcess(live, config, metrics), config, metrics, started=lambda url: print(url, flush=True))
 print("closed", flush=True)
 """
 
