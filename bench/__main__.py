@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from importlib import import_module
 
-NAMES = ("fold", "serving", "server", "clients", "index", "load", "recall", "yardsticks", "quality_lab")
+NAMES = (
+    "fold",
+    "serving",
+    "server",
+    "clients",
+    "kafka",
+    "index",
+    "load",
+    "recall",
+    "yardsticks",
+    "quality_lab",
+)
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ class Reading:
         self._opened = 0
         self._reader = Reader(self, 1)
         self._exclusions = Exclusions(self, 1)
-        self._ranker = Ranker(self, self._reader, self._exclusions, model, index, tail.glances)
+        self._ranker = Ranker(self, self._reader, self._exclusions, model, index)
 
     # -- partitions ------------------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ class Reading:
             if left <= 0:
                 raise NotYet("the state did not include the token in time")
             time.sleep(min(left, PAUSE))
-        ranked = self._ranker.rank(question, asking, as_of, as_of // TICK)
+        ranked = self._ranker.rank(question, asking, as_of, as_of // TICK, self._tail.glances)
         return Answer(
             account=account,
             candidates=ranked.candidates,

@@ -49,7 +49,7 @@ class Candidates:
         self.vectors = Vectors(engine, model, config, _IndexSink(index, trainer))
         self._config = config
         self._reader = self.vectors.reader
-        self._ranker = Ranker(engine, self._reader, self.exclusions, model, index, self._glances)
+        self._ranker = Ranker(engine, self._reader, self.exclusions, model, index)
         self._changes: list[Change] = []  # since the first of the captured
         self._captured: list[tuple[Examples, list[str]]] = []
 
@@ -159,7 +159,7 @@ class Candidates:
         with self.reading():
             asking = self._ranker.read(question.account, as_of)
             tick = self.tick
-        return self._ranker.rank(question, asking, as_of, tick)
+        return self._ranker.rank(question, asking, as_of, tick, self._glances)
 
     def _glances(self, accounts: Sequence[str], as_of: int) -> Sequence[Glance]:
         with self.reading():

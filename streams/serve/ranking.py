@@ -43,7 +43,7 @@ class Ranked(NamedTuple):
 
 
 class Ranker:
-    """Reads the account that asks, and ranks for it. `glances` tells what reasons are made of."""
+    """Reads the account that asks, and ranks for it."""
 
     def __init__(
         self,
@@ -52,14 +52,12 @@ class Ranker:
         exclusions: Exclusions,
         model: Model,
         index: Queryable,
-        glances: Glances,
     ) -> None:
         self._reads = reads
         self._reader = reader
         self._exclusions = exclusions
         self._model = model
         self._index = index
-        self._glances = glances
 
     def read(self, account: str, as_of: int) -> Asking:
         """Return what is known of an account. The caller sees to it that all of it belongs to one state.
@@ -76,25 +74,24 @@ class Ranker:
         exclude = self._exclusions.of(account)
         return Asking(rows, encoded.vectors[0], encoded.step, exclude, self._exclusions.followed(account))
 
-    def rank(self, question: Question, asking: Asking, as_of: int, tick: int) -> Ranked:
-        """Rank candidates for a question; takes no lock beside that of `glances`."""
+    def rank(self, question: Question, asking: Asking, as_of: int, tick: int, glances: Glances) -> Ranked:
+        """Rank candidates for a question. Takes no lock; `glances` tells what reasons are made of."""
         exclude = asking.exclude
         exclude.update(question.exclude)
         labels = {profiles.code(tag.split("-", 1)[0]) for tag in question.languages} or None
         hits = self._index.query(
             asking.vector, question.k, exclude=exclude, allow=question.allow, labels=labels
         )
-        candidates = self._explained(question, hits, asking, as_of)
+        candidates = _explained(question, hits, asking, glances(hits.ids[: question.reasons], as_of))
         return Ranked(candidates, hits.plan, hits.short, asking.step, tick)
 
-    def _explained(self, question: Question, hits: Hits, asking: Asking, as_of: int) -> list[Candidate]:
-        told = hits.ids[: question.reasons]
-        mine = {*asking.rows.followers[0], *asking.rows.unreciprocated[0]}
-        seen = self._glances(told, as_of)
-        reasons = [_reasons(one, name in mine, asking) for name, one in zip(told, seen, strict=True)]
-        reasons += [()] * (len(hits.ids) - len(reasons))
-        scored = zip(hits.ids, hits.scores.tolist(), reasons, strict=True)
-        return [Candidate(name, score, why) for name, score, why in scored]
+
+def _explained(question: Question, hits: Hits, asking: Asking, seen: Sequence[Glance]) -> list[Candidate]:
+    mine = {*asking.rows.followers[0], *asking.rows.unreciprocated[0]}
+    reasons = [_reasons(one, name in mine, asking) for name, one in zip(hits.ids, seen, strict=False)]
+    reasons += [()] * (len(hits.ids) - len(reasons))
+    scored = zip(hits.ids, hits.scores.tolist(), reasons, strict=True)
+    return [Candidate(name, score, why) for name, score, why in scored]
 
 
 def _reasons(seen: Glance, follows: bool, asking: Asking) -> tuple[str, ...]:

@@ -57,7 +57,8 @@ class Summing:
         self._errors = folder / "stderr"
         self.lines: list[str] = []
         self._more = threading.Condition()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reading = threading.Thread(target=self._read, daemon=True)
+        self._reading.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -85,6 +86,9 @@ class Summing:
     def end(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
         self._process.wait(PATIENCE)
+        self._reading.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 def ordeal(servers: str, folder: Path, rebalances: int, events: int, seed: int = 0) -> Outcome:

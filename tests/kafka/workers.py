@@ -94,15 +94,25 @@ class Worker:
         """Wait until the worker says that it is ready."""
         self.until(lambda: self.get("/readyz")[0] == 200, "to be ready")
 
-    def until(self, holds: Callable[[], bool], what: str) -> None:
+    @property
+    def alive(self) -> bool:
+        """True while the stream process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def wait(self) -> None:
+        """Wait until the stream process has ended."""
+        assert self._process is not None
+        self._process.wait(PATIENCE)
+
+    def until(self, holds: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
         """Ask again until it holds; fails with the end of the log when the worker ends or time runs out."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + patience
         while not holds():
             assert self._process is not None
             status = self._process.poll()
             assert status is None, f"the worker ended with {status}: {self.log()[-2000:]}"
             time.sleep(0.02)  # between two looks; the machine has other work
-            assert time.monotonic() < end, f"waited {PATIENCE:g} s {what}: {self.log()[-2000:]}"
+            assert time.monotonic() < end, f"waited {patience:g} s {what}: {self.log()[-2000:]}"
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, Any]:
         """Return status and decoded body; status 0 while nobody listens."""

@@ -1,0 +1,428 @@
+"""Workers on a real Kafka of this machine, by hand: events a second, freshness, request-reply, and faults.
+
+    python -m bench.kafka throughput --file FILE --format higgs --workers 2
+    python -m bench.kafka throughput --simulate 200000
+    python -m bench.kafka latency --rate 1000 --seconds 20
+    python -m bench.kafka faults --rebalances 30 --kills 20
+
+Broker, workers, publisher and asker share the machine's cores. Prints one JSON object; times in milliseconds.
+`throughput` compares the stores at the end with those of the two stages run in this process over the same log.
+`faults` compares them with the batch oracle of the tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "kafka")]
+
+from workers import Worker, ends_of, holds, newest_stores, publish  # noqa: E402
+
+from bench.machine import machine  # noqa: E402
+from bench.state import digest  # noqa: E402
+from kithstream.models.lineage import day_zero_lineage  # noqa: E402
+from kithstream.streams.clients import EventPublisher, RetrievalClient  # noqa: E402
+from kithstream.streams.config import Config, EngineConfig, KafkaConfig, StoreConfig  # noqa: E402
+from kithstream.streams.engine.engine import Engine, Record  # noqa: E402
+from kithstream.streams.events.stamp import wall_clock  # noqa: E402
+from kithstream.streams.events.wire import Event  # noqa: E402
+from kithstream.streams.kafka.local import LocalKafka  # noqa: E402
+from kithstream.streams.kafka.names import topics  # noqa: E402
+from kithstream.streams.kafka.topics import create, wanted  # noqa: E402
+from kithstream.streams.simulate import SimulationConfig, simulate  # noqa: E402
+from kithstream.streams.sources import bitcoin, higgs, pairs  # noqa: E402
+from kithstream.streams.state.store import RocksStore  # noqa: E402
+
+READERS = {"higgs": higgs.read, "bitcoin": bitcoin.read, "pairs": pairs.read}
+FULL = [
+    "store.cache_bytes=67108864",
+    "store.write_buffer_bytes=33554432",
+]  # the defaults, not the tests' small ones
+
+
+def cluster(stack: ExitStack, partitions: int, prefix: str = "") -> KafkaConfig:
+    """Start a broker and make the topics."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kithstream-bench-")))
+    broker = stack.enter_context(LocalKafka(folder / "kafka", heap_mib=1024))
+    kafka = KafkaConfig(servers=broker.servers, prefix=prefix)
+    create(
+        kafka, wanted(Config(kafka=kafka, engine=EngineConfig(partitions=partitions)), day_zero_lineage(0))
+    )
+    return kafka
+
+
+def started(stack: ExitStack, kafka: KafkaConfig, folder: Path, partitions: int, count: int) -> list[Worker]:
+    """Start workers and wait until all are ready and share the partitions."""
+    workers = [
+        stack.enter_context(Worker(kafka, folder / f"worker-{number}", partitions, FULL))
+        for number in range(count)
+    ]
+    for worker in workers:
+        worker.until(lambda worker=worker: owned(worker) == partitions // count, "for its partitions")  # type: ignore[misc]
+        worker.ready()
+    return workers
+
+
+def owned(worker: Worker) -> int:
+    """How many partitions a worker answers for; -1 while it does not say."""
+    return int(told(worker, "kithstream_worker_owned_partitions"))
+
+
+def told(worker: Worker, name: str) -> float:
+    """A figure of /metrics; -1 where it is not told."""
+    raw = worker.get("/metrics")[1]
+    lines = raw.decode().splitlines() if isinstance(raw, bytes) else []
+    return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name} ")), -1.0)
+
+
+def cpu_of(pid: int) -> float:
+    """CPU seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def throughput(events: Iterable[bytes], workers: int, partitions: int) -> dict[str, object]:
+    """Publish everything at once; return how long until every worker has folded it and its vectors are visible."""
+    with ExitStack() as stack:
+        kafka = cluster(stack, partitions)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kithstream-bench-")))
+        running = started(stack, kafka, folder, partitions, workers)
+        before = [(cpu_of(worker.pid), cpu_of(worker.retrieval)) for worker in running]
+        published = 0
+        publisher = stack.enter_context(EventPublisher(kafka, linger=0.005))
+        began, own = time.perf_counter(), time.process_time()
+        source = iter(events)
+        while call := list(islice(source, 500)):
+            publisher.send(call)
+            published += len(call)
+        publisher.flush()
+        publishing, own = time.perf_counter() - began, time.process_time() - own
+        ends = ends_of(kafka, topics(kafka.prefix).engagements, partitions)
+        token = ",".join(f"{number}:{end}" for number, end in ends.items())
+        for worker in running:  # an answer that includes everything: folded, encoded, in the index
+            worker.until(
+                lambda worker=worker: worker.get(f"/v1/candidates/nobody?after={token}")[0] == 200,  # type: ignore[misc]
+                "for everything to be visible",
+                patience=1800.0,
+            )
+        seconds = time.perf_counter() - began
+        spent = [
+            {"stream_cpu_s": cpu_of(w.pid) - a, "retrieval_cpu_s": cpu_of(w.retrieval) - b}
+            for w, (a, b) in zip(running, before, strict=True)
+        ]
+        behind = [told(worker, "kithstream_assigned_behind_records") for worker in running]
+        vectors = sum(told(worker, "kithstream_vectors_published_total") for worker in running)
+        for worker in running:
+            worker.stop()
+        folders = [folder / f"worker-{number}" for number in range(workers)]
+        equal, columns = compared(kafka, folders, partitions, folder)
+    return {
+        "events": published,
+        "events_per_second": round(published / seconds),
+        "seconds": round(seconds, 1),
+        "published_per_second": round(published / publishing),
+        "publisher_cpu_s": round(own, 1),
+        "workers": [{key: round(value, 1) for key, value in one.items()} for one in spent],
+        "vectors_published": int(vectors),
+        "behind_at_the_end": behind,
+        "state_equals_embedded": equal,
+        "columns": columns,
+    }
+
+
+def compared(
+    kafka: KafkaConfig, folders: Sequence[Path], partitions: int, scratch: Path
+) -> tuple[bool, dict[str, int]]:
+    """Fold the topic's records in this process, and compare the stores."""
+    from kafka import KafkaConsumer, TopicPartition
+
+    stores = [RocksStore(scratch / "embedded" / str(number), StoreConfig()) for number in range(partitions)]
+    engine = Engine(stores, EngineConfig(partitions=partitions), salt=b"s" * 16)
+    topic = topics(kafka.prefix).engagements
+    consumer = KafkaConsumer(bootstrap_servers=kafka.servers, auto_offset_reset="earliest")
+    tps = [TopicPartition(topic, number) for number in range(partitions)]
+    consumer.assign(tps)
+    ends = consumer.end_offsets(tps)
+    while any(consumer.position(tp) < end for tp, end in ends.items()):
+        for tp, records in consumer.poll(1000, max_records=2000).items():
+            batch = [Record(record.timestamp * 1000, record.value) for record in records]
+            engine.apply(tp.partition, batch, records[0].offset)
+        engine.exchange()
+    engine.settle()
+    consumer.close()
+    watermark = engine.watermark
+    mine = [digest(store, watermark) for store in stores]
+    engine.close()
+    theirs = []
+    for path in newest_stores(folders, partitions):
+        store = RocksStore(path, StoreConfig())
+        theirs.append(digest(store, watermark))
+        store.close()
+    columns = {name: sum(one[name][0] for one in mine) for name in mine[0]}
+    return mine == theirs, columns
+
+
+def latency(rate: float, seconds: float, workers: int, partitions: int, seed: int) -> dict[str, object]:
+    """Publish open-loop; beside it ask: with the token of a follow just published, and without."""
+    with ExitStack() as stack:
+        kafka = cluster(stack, partitions)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kithstream-bench-")))
+        running = started(stack, kafka, folder, partitions, workers)
+        world = [msgspec.json.encode(e) for e in islice(simulated(seed), int(rate * seconds) + 60_000)]
+        with EventPublisher(kafka) as publisher:
+            publisher.publish(world[:60_000])
+            settle(publisher, running)
+            events = iter(world[60_000:])
+            spent: dict[str, list[float]] = {}
+            late = [0.0]
+            stop = threading.Event()
+
+            def load() -> None:
+                begin = time.perf_counter()
+                for turn in range(int(seconds * 100)):
+                    due = begin + turn / 100
+                    while (left := due - time.perf_counter()) > 0:
+                        time.sleep(left)
+                    late[0] = max(late[0], time.perf_counter() - due)
+                    publisher.send(list(islice(events, int(rate / 100))))
+                stop.set()
+
+            def paced(name: str, each: float, ask: Callable[[int], float]) -> None:
+                begin, turn = time.perf_counter(), 0
+                found = spent.setdefault(name, [])
+                while not stop.is_set():
+                    due = begin + turn * each
+                    while (left := due - time.perf_counter()) > 0:
+                        time.sleep(left)
+                    try:
+                        found.append(ask(turn))
+                    except Exception as error:
+                        print(f"{name}: {error!r}", file=sys.stderr)
+                    turn += 1
+
+            clients = [stack.enter_context(RetrievalClient(kafka)) for _ in range(2)]
+            rng = random.Random(seed)
+
+            def follow(turn: int, kind: str) -> dict[str, object]:
+                return {"signal": "follow", "actor": f"{kind}{turn}", "target": f"u{rng.randrange(1000)}"}
+
+            def over_http(level: str) -> Callable[[int], float]:
+                def ask(turn: int) -> float:
+                    event = follow(turn, f"h{level}")
+                    began = time.perf_counter()
+                    token = publisher.publish([event])
+                    status, body = running[0].get(
+                        f"/v1/candidates/{event['actor']}?after={token}&level={level}"
+                    )
+                    assert status == 200, body
+                    return time.perf_counter() - began
+
+                return ask
+
+            def over_stream(turn: int) -> float:
+                event = follow(turn, "s")
+                began = time.perf_counter()
+                token = publisher.publish([event])
+                clients[0].ask(str(event["actor"]), after=token, deadline=5.0)
+                return time.perf_counter() - began
+
+            def asked(_: int) -> float:
+                began = time.perf_counter()
+                clients[1].ask(f"u{rng.randrange(5000)}", deadline=5.0)
+                return time.perf_counter() - began
+
+            def http_asked(_: int) -> float:
+                began = time.perf_counter()
+                assert running[0].get(f"/v1/candidates/u{rng.randrange(5000)}")[0] == 200
+                return time.perf_counter() - began
+
+            threads = [
+                threading.Thread(target=load),
+                threading.Thread(target=paced, args=("publish_to_visible_http", 0.1, over_http("vectors"))),
+                threading.Thread(target=paced, args=("publish_to_state_http", 0.1, over_http("state"))),
+                threading.Thread(target=paced, args=("publish_to_visible_stream", 0.1, over_stream)),
+                threading.Thread(target=paced, args=("request_reply", 0.02, asked)),
+                threading.Thread(target=paced, args=("http_question", 0.02, http_asked)),
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            stages = {name: mean(running, name) for name in ("fold", "encode", "query", "wait", "freshness")}
+            for worker in running:
+                worker.stop()
+    return {
+        "rate": rate,
+        "seconds": seconds,
+        **{name: percentiles(values) for name, values in spent.items()},
+        "stages_mean_ms": stages,
+        "load_late_ms": round(late[0] * 1000, 1),
+    }
+
+
+def simulated(seed: int) -> Iterator[Any]:
+    """Events of a simulated world, every kind of signal, for ever."""
+    return chain.from_iterable(simulate(SimulationConfig(accounts=20_000, seed=seed)))
+
+
+def settle(publisher: EventPublisher, workers: Sequence[Worker]) -> None:
+    """Wait until everything published is visible on all workers."""
+    token = publisher.publish([{"signal": "follow", "actor": "nobody", "target": "somebody"}])
+    for worker in workers:
+        worker.until(
+            lambda worker=worker: worker.get(f"/v1/candidates/nobody?after={token}")[0] == 200,  # type: ignore[misc]
+            "for everything to be visible",
+            patience=600.0,
+        )
+
+
+def mean(workers: Sequence[Worker], name: str) -> float:
+    """The mean of a histogram of /metrics over all workers, milliseconds."""
+    total = sum(max(told(worker, f"kithstream_{name}_seconds_sum"), 0.0) for worker in workers)
+    count = sum(max(told(worker, f"kithstream_{name}_seconds_count"), 0.0) for worker in workers)
+    return round(total / count * 1000, 2) if count else -1.0
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """What is told of times in seconds, in milliseconds."""
+    array = np.array(values) * 1000
+    if not len(array):
+        return {"n": 0}
+    told = {f"p{p}": round(float(np.percentile(array, p)), 1) for p in (50, 95, 99)}
+    return {"n": len(array), **told, "max": round(float(array.max()), 1)}
+
+
+def faults(rebalances: int, kills: int, partitions: int, seed: int) -> dict[str, object]:
+    """Publish random events while workers join, leave and die; compare what is left with the batch oracle."""
+    rng = random.Random(seed)
+    turns = ["join and leave"] * (rebalances // 2) + ["kill"] * kills
+    rng.shuffle(turns)
+    published: list[Event] = []
+    now = wall_clock()
+    back: list[float] = []
+    with ExitStack() as stack:
+        kafka = cluster(stack, partitions)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kithstream-bench-")))
+        stays = stack.enter_context(Worker(kafka, folder / "stays", partitions))
+        comes = Worker(kafka, folder / "comes", partitions)
+        stays.ready()
+        began = time.perf_counter()
+        for number, turn in enumerate(turns):
+            published += (more := crowd(seed * 1000 + number, 600, now))
+            sending = threading.Thread(target=publish, args=(kafka, more, partitions))
+            sending.start()
+            if turn == "kill":
+                if rng.random() < 0.5:
+                    stays.kill()
+                else:
+                    retrieval = stays.retrieval
+                    os.kill(retrieval or stays.pid, 9)
+                    if retrieval:
+                        stays.until(lambda dead=retrieval: stays.retrieval not in (0, dead), "to be back")  # type: ignore[misc]
+                    else:
+                        stays.wait()
+                if not stays.alive:
+                    stays.start()
+                at = time.perf_counter()
+                stays.ready()
+                back.append(time.perf_counter() - at)
+            else:
+                with comes:
+                    comes.until(lambda: owned(comes) > 0, "for partitions")
+                    if rng.random() < 0.5:
+                        comes.ready()
+                    comes.kill() if rng.random() < 0.3 else comes.stop()
+                stays.until(lambda: owned(stays) == partitions, "for all partitions")
+            sending.join()
+            print(f"{number + 1} of {len(turns)}: {turn}", file=sys.stderr)
+        stays.ready()
+        ends = ends_of(kafka, topics(kafka.prefix).engagements, partitions)
+        token = ",".join(f"{n}:{end}" for n, end in ends.items())
+        stays.until(lambda: stays.get(f"/v1/candidates/nobody?after={token}")[0] == 200, "for everything")
+        stays.stop()
+        seconds = time.perf_counter() - began
+        try:
+            holds([folder / "stays", folder / "comes"], published, partitions)
+            divergences = 0
+        except AssertionError as difference:
+            print(f"the state differs: {difference}", file=sys.stderr)
+            divergences = 1
+    return {
+        "rebalances": rebalances,
+        "kills": kills,
+        "events": len(published),
+        "divergences": divergences,
+        "kill_to_ready_s": {"median": round(float(np.median(back)), 1), "max": round(max(back), 1)},
+        "seconds": round(seconds, 1),
+    }
+
+
+def crowd(seed: int, size: int, now: int) -> list[Event]:
+    """Random events of many signals among a few accounts, some undone, some repeated."""
+    rng = random.Random(seed)
+    found: list[Event] = []
+    for number in range(size):
+        actor, target = rng.sample(range(80), 2)
+        signal = rng.choice(
+            ("follow",) * 6 + ("unfollow", "block", "unblock", "like", "unlike", "click", "reply")
+        )
+        time = now - rng.randrange(3 * 86_400_000_000)
+        item = f"i{rng.randrange(9)}"
+        found.append(Event(f"{seed}-{number}", signal, f"u{actor}", time, target=f"u{target}", item=item))
+    return found + rng.sample(found, size // 20)
+
+
+def main() -> None:
+    """Run one of the measurements."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("throughput", "latency", "faults"))
+    parser.add_argument("--file", help="Of events; without it a world is simulated.")
+    parser.add_argument("--format", choices=tuple(READERS), default="higgs")
+    parser.add_argument("--simulate", type=int, default=200_000, help="How many simulated events.")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--partitions", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=1000.0)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--rebalances", type=int, default=30)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    match given.what:
+        case "throughput":
+            source = (
+                READERS[given.format](given.file)
+                if given.file
+                else islice(simulated(given.seed), given.simulate)
+            )
+            result = throughput(map(msgspec.json.encode, source), given.workers, given.partitions)
+        case "latency":
+            result = latency(given.rate, given.seconds, given.workers, given.partitions, given.seed)
+        case _:
+            result = faults(given.rebalances, given.kills, given.partitions, given.seed)
+    print(
+        json.dumps(
+            {"what": given.what, "partitions": given.partitions, **result, "machine": machine()}, indent=1
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
