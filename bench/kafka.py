@@ -175,6 +175,10 @@ def compared(
         theirs.append(digest(store, watermark))
         store.close()
     columns = {name: sum(one[name][0] for one in mine) for name in mine[0]}
+    for number, (one, other) in enumerate(zip(mine, theirs, strict=True)):
+        for name in one:
+            if one[name] != other[name]:
+                print(f"partition {number}, {name}: {one[name]} here, {other[name]} there", file=sys.stderr)
     return mine == theirs, columns
 
 

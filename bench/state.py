@@ -1,11 +1,11 @@
-"""What a partition's store holds, as one line to compare: byte for byte, but for the order of a row's cells."""
+"""What a partition's store holds, in a form that can be compared with another way to the same state."""
 
 from __future__ import annotations
 
 import hashlib
 
-from kithstream.streams.engine.partition import ROW_IN, ROW_OUT
-from kithstream.streams.state import counters
+from kithstream.streams.engine.partition import FOLLOWEES, FOLLOWERS, PROFILE, ROW_IN, ROW_OUT
+from kithstream.streams.state import counters, recent
 from kithstream.streams.state.ledger import MINUTE
 from kithstream.streams.state.protocol import Column, Store
 
@@ -13,19 +13,30 @@ LEDGERS = (Column.OUT, Column.IN, Column.SAID, Column.HEARD)
 
 
 def digest(store: Store, watermark: int) -> dict[str, tuple[int, str]]:
-    """Return keys and SHA-256 of each column of state.
+    """Return keys and SHA-256 of each column of state: the ledgers byte for byte, the rows as they are read.
 
-    A row's cells stand in the order in which they came, and old ones are cut out late: both are evened out as of
-    `watermark` (microseconds), since neither is read.
+    In the rows four things depend on when something came and are never read: the order of a row's cells, cells
+    older than what is read as of `watermark` (microseconds), neighbours beyond the newest 32, and what is empty.
     """
     found: dict[str, tuple[int, str]] = {}
     for column in (*LEDGERS, Column.ROWS):
         count, seen = 0, hashlib.sha256()
         for key, value in store.scan(column, b""):
-            if column is Column.ROWS and key[:1] in (ROW_IN, ROW_OUT):
-                row = counters.prune(bytearray(value), watermark // MINUTE)
-                value = b"".join(sorted(row[at : at + 8] for at in range(0, len(row), 8)))
+            if column is Column.ROWS:
+                value = _read(key[:1], value, watermark // MINUTE)
+                if not value:
+                    continue
             seen.update(b"%d %d " % (len(key), len(value)) + key + value)
             count += 1
         found[column.value] = count, seen.hexdigest()
     return found
+
+
+def _read(letter: bytes, value: bytes, minute: int) -> bytes:
+    """What of a value can be read."""
+    if letter in (ROW_IN, ROW_OUT):
+        row = counters.prune(bytearray(value), minute)
+        return b"".join(sorted(row[at : at + 8] for at in range(0, len(row), 8)))
+    if letter in (FOLLOWERS, FOLLOWEES):
+        return repr(recent.load(value).entries[: recent.READ]).encode() if recent.load(value).entries else b""
+    return value if letter == PROFILE or any(value) else b""

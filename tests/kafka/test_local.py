@@ -137,7 +137,7 @@ def test_the_right_password_makes_topics(guarded: LocalKafka) -> None:
 
 
 def test_a_wrong_password_is_told_and_not_shown(guarded: LocalKafka) -> None:
-    with pytest.raises(Unreachable, match="Invalid username or password|refuses the password") as refused:
+    with pytest.raises(Unreachable, match=r"Invalid username or password|refuses the password") as refused:
         check(ann(guarded, "wrong horse"), TABLE, seconds=2.0)
     assert "horse" not in str(refused.value)
 
