@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import tempfile
@@ -374,7 +375,6 @@ class Retrieval:
             await asyncio.wait(list(self._asked))
         if self._session is not None:
             await self._session.close()
-        self.index.close()
 
 
 async def run(end: socket.socket) -> None:
@@ -465,6 +465,8 @@ def main() -> None:
         asyncio.run(run(socket.socket(fileno=given.fd)))
     except KithstreamError as error:
         raise SystemExit(f"kithstream: {error}") from error
+    logging.shutdown()
+    os._exit(0)  # a merge of the index may be under way; nothing of this process has to outlive it
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 TELLING: Final = 0.5  # seconds between two words on how folding stands
 RESTART: Final = 1.0  # seconds before a dead retrieval process is started again
+ENDING: Final = 4.0  # seconds in which the retrieval process must answer what is in flight and end
 RELEASING: Final = 5.0  # seconds in which the retrieval process must let go of a store
 
 
@@ -80,7 +81,13 @@ class RetrievalProcess:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
-            await self._process.wait()
+            try:
+                await asyncio.wait_for(self._process.wait(), ENDING)
+            except TimeoutError:
+                _log.warning("the retrieval process does not end; it is ended")
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
+                await self._process.wait()
 
     def tell(self, message: wire.ToRetrieval) -> None:
         match message:
