@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +23,7 @@ from kithstream.streams.serve.ranking import Ranker
 from kithstream.streams.state.reader import Reader
 from kithstream.streams.state.store import RocksReplica
 
-FRESH: Final = 0.001  # seconds for which a caught-up store counts as caught up
-PAUSE: Final = 0.002  # seconds between two looks at whether a token is included
+LONGEST: Final = 0.05  # seconds between two looks at a store, whatever was said of it
 
 
 class Reading:
@@ -49,6 +48,9 @@ class Reading:
         self._clock = clock
         self._replicas: dict[int, tuple[RocksReplica, Replica]] = {}
         self._caught_up: dict[int, float] = {}
+        self._written: set[int] = set()
+        self._moved = threading.Condition()
+        self._moves = 0
         self._opened = 0
         self._reader = Reader(self, 1)
         self._exclusions = Exclusions(self, 1)
@@ -82,6 +84,13 @@ class Reading:
             if found is not None:
                 found[0].close()
 
+    def written(self, numbers: Iterable[int]) -> None:
+        """Take note that stores were written to, or with none of them that vectors came: who waits looks again."""
+        self._written.update(numbers)
+        with self._moved:
+            self._moves += 1
+            self._moved.notify_all()
+
     # -- answers ---------------------------------------------------------------------------------------------
 
     def answer(self, question: Question, deadline: float) -> Answer:
@@ -94,6 +103,7 @@ class Reading:
         ends = tokens.read(question.after, self.route.partitions)
         number = self.route[account]
         while True:
+            seen = self._moves
             with self.lock:
                 replica = self._read(number)
                 if self._includes(replica, ends, question.level):
@@ -106,7 +116,8 @@ class Reading:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise NotYet("the state did not include the token in time")
-            time.sleep(min(left, PAUSE))
+            with self._moved:
+                self._moved.wait_for(lambda: self._moves != seen, min(left, LONGEST))  # noqa: B023
         ranked = self._ranker.rank(question, asking, as_of, as_of // TICK, self._tail.glances)
         return Answer(
             account=account,
@@ -132,7 +143,8 @@ class Reading:
             raise Unavailable(f"partition {number} is not answered for here at the moment")
         store, replica = found
         now = time.monotonic()
-        if now - self._caught_up.get(number, -1.0) >= FRESH:
+        if number in self._written or now - self._caught_up.get(number, -1.0) >= LONGEST:
+            self._written.discard(number)  # first: what is written while this catches up counts as not seen
             store.catch_up()
             replica.refresh()
             self._caught_up[number] = now

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -52,7 +53,10 @@ _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 _request = msgspec.json.Decoder(wire.Request).decode
 
+THREADS: Final = 2  # that answer at a time: Python runs one, the index' products run beside it
 FETCHED: Final = 5000  # vectors of one batch at most
+SWITCHING: Final = 0.0005  # seconds after which a busy thread lets a question in
+HELD_BACK: Final = 20  # milliseconds for which the brokers may hold back a request; see `transport`
 PUSHING: Final = 0.1  # seconds between two looks at who is due
 PUSHED_AT_ONCE: Final = 16
 UNCHANGED: Final = 0.5  # of its validity after which an unchanged list is pushed again
@@ -105,7 +109,7 @@ class Retrieval:
         self._generations: dict[int, int] = {}
         self._text = b""
         self._lists: dict[str, tuple[int, int]] = {}  # account -> hash of the list pushed last, when
-        self._answering = anyio.CapacityLimiter(config.serve.threads)
+        self._answering = anyio.CapacityLimiter(min(config.serve.threads, THREADS))
         self._waiting = anyio.CapacityLimiter(config.serve.waiting)
         self._asked: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
@@ -128,6 +132,8 @@ class Retrieval:
             case wire.Standing():
                 self.standing = message
                 self._heard = time.monotonic()
+            case wire.Written():
+                self.reading.written(message.partitions)
             case wire.Changed():
                 self.pushes.changed(message.accounts, message.urgent, time.monotonic())
             case wire.Asked():
@@ -156,12 +162,15 @@ class Retrieval:
             auto_offset_reset="earliest",
             enable_auto_commit=False,
             max_partition_fetch_bytes=4 << 20,
+            fetch_max_wait_ms=HELD_BACK,
         )
         consumer.assign(tps)
         await consumer.start()
         try:
             ends = await consumer.end_offsets(tps)
+            pause = self.config.worker.poll_milliseconds / 1000
             while True:
+                await asyncio.sleep(pause)  # what comes meanwhile goes into the index together
                 batches = await consumer.getmany(timeout_ms=200, max_records=FETCHED)
                 records = [(tp.partition, r.key, r.value) for tp, part in batches.items() for r in part]
                 if records:
@@ -176,6 +185,7 @@ class Retrieval:
 
     async def _feed(self, records: Sequence[tuple[int, bytes | None, bytes | None]]) -> None:
         fed = await anyio.to_thread.run_sync(self.tail.feed, records)
+        self.reading.written(())
         self.unusable += fed.unusable
         reached = fed.reached if self._caught_up else ()
         self.metrics.visible(
@@ -461,6 +471,7 @@ def main() -> None:
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kithstream").setLevel(logging.INFO)
+    sys.setswitchinterval(SWITCHING)
     try:
         asyncio.run(run(socket.socket(fileno=given.fd)))
     except KithstreamError as error:

@@ -45,6 +45,7 @@ _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
 
+WORD: Final = 0.002  # seconds from a write to the word of it
 SLICE: Final = 1024  # accounts encoded before the loop is given back
 _EXCLUDING: Final = frozenset(signal.family for signal in SIGNALS if signal.excludes)
 _LINEAGE: Final = b"lineage"  # META: the vectors of every account of this lineage were published
@@ -107,6 +108,7 @@ class Stream:
         """`folded` and `flushed` hear how many seconds a fetch and a flush took."""
         self.shards = Shards(config.engine.partitions, config.engine)
         self.lock = asyncio.Lock()
+        self._publishing = asyncio.Lock()  # held by one flush; taken before `lock`
         self.generation = 0
         self.rebalancing = True
         self._config = config
@@ -136,6 +138,7 @@ class Stream:
         self._fresh: dict[int, tuple[int, list[int]]] = {}  # by partition: the progress published last
         self._adopting: dict[int, set[str]] = {}  # accounts of a new lineage whose vector is not out yet
         self._ends: list[int] = [0] * config.engine.partitions
+        self._written: set[int] = set()
         self._due = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -146,7 +149,7 @@ class Stream:
 
     async def assigned(self, numbers: Collection[int], generation: int) -> None:
         """Own exactly these partitions from now on; raises StoreRefused rather than lose anything."""
-        async with self.lock:
+        async with self._publishing, self.lock:
             self.generation = generation
             for number in sorted(set(self.shards) - set(numbers)):
                 await self._close(number)
@@ -171,7 +174,7 @@ class Stream:
         """Finish what is under way: the partitions may be another worker's once this returns."""
         self.rebalancing = True
         self.tell_standing()
-        async with self.lock:
+        async with self._publishing, self.lock:
             try:
                 await asyncio.wait_for(self._producer.settle(), self._config.worker.session_seconds)
             except TimeoutError:
@@ -179,8 +182,8 @@ class Stream:
 
     async def close(self) -> None:
         """Publish what is due, make checkpoints, let go of everything."""
-        async with self.lock:
-            await self.flush()
+        await self.flush()
+        async with self._publishing, self.lock:
             await self._producer.settle()
             for number in sorted(self.shards):
                 self._save(self.shards[number].partition)
@@ -306,6 +309,7 @@ class Stream:
             self._accepted += acted.accepted
             self._vectors.touch(acted.touched)
             await self._send_frames(shard)
+            self._tell_written(number)
             self._tell_changed(number, acted)
         self._due.set()
         self._make_room()
@@ -330,6 +334,7 @@ class Stream:
             self._folded(time.perf_counter() - began)
             self._vectors.touch(heard.touched)
             await self._send_frames(shard)
+            self._tell_written(number)
             self._tell_heard(number, heard)
         self._due.set()
         self._make_room()
@@ -464,8 +469,8 @@ class Stream:
                 await asyncio.wait_for(self._due.wait(), 1.0)  # without events the vectors still age
             self._due.clear()
             began = time.perf_counter()
+            await self.flush()
             async with self.lock:
-                await self.flush()
                 await self.work()
             self._make_room()
             took = time.perf_counter() - began
@@ -474,29 +479,36 @@ class Stream:
             await asyncio.sleep(max(section.flush_milliseconds / 1000, took))
 
     async def flush(self) -> None:
-        """Encode and publish what changed and some of what has aged, then how far that goes."""
-        if self.rebalancing:
-            return
-        vectors = self._vectors
-        vectors.advance(self._clock())
-        dirty = sorted(vectors.dirty)
-        vectors.dirty.clear()
-        marks = {number: list(shard.partition.marked) for number, shard in self.shards.items()}
-        reached = {
-            n: (shard.partition.applied, list(shard.partition.heard.values()))
-            for n, shard in self.shards.items()
-        }
-        for first in range(0, len(dirty), SLICE):
-            vectors.encode(dirty[first : first + SLICE], changed=True)
-            await asyncio.sleep(0)
-        aged = vectors.ageing.due(vectors.tick, self._config.model.aged_rows)
-        vectors.encode(aged, changed=False)
-        if len(aged) == self._config.model.aged_rows:
-            self._due.set()
-        out = self._sink.take()
-        for number, shard in self.shards.items():
-            await self._publish(shard, out.get(number, []), reached[number], marks[number])
-        self._adopted([*dirty, *aged])
+        """Encode and publish what changed and some of what has aged, then how far that goes.
+
+        Folding goes on while the vectors are on their way.
+        """
+        async with self._publishing:
+            async with self.lock:
+                if self.rebalancing:
+                    return
+                vectors, aged_rows = self._vectors, self._config.model.aged_rows
+                vectors.advance(self._clock())
+                dirty = sorted(vectors.dirty)
+                vectors.dirty.clear()
+                shards = list(self.shards.items())
+                marks = {number: list(shard.partition.marked) for number, shard in shards}
+                reached = {
+                    number: (shard.partition.applied, list(shard.partition.heard.values()))
+                    for number, shard in shards
+                }
+                for first in range(0, len(dirty), SLICE):
+                    vectors.encode(dirty[first : first + SLICE], changed=True)
+                    await asyncio.sleep(0)
+                aged = vectors.ageing.due(vectors.tick, aged_rows)
+                vectors.encode(aged, changed=False)
+                if len(aged) == aged_rows:
+                    self._due.set()
+                out = self._sink.take()
+            await asyncio.gather(
+                *(self._publish(shard, out.get(n, []), reached[n], marks[n]) for n, shard in shards)
+            )
+            self._adopted([*dirty, *aged])
 
     async def _publish(
         self,
@@ -549,6 +561,15 @@ class Stream:
         self._due.set()
 
     # -- what others are told --------------------------------------------------------------------------------
+
+    def _tell_written(self, number: int) -> None:
+        if not self._written:
+            asyncio.get_running_loop().call_later(WORD, self._tell_all_written)
+        self._written.add(number)
+
+    def _tell_all_written(self) -> None:
+        self._answering.tell(wire.Written(sorted(self._written)))
+        self._written.clear()
 
     def _tell_changed(self, number: int, acted: Acted) -> None:
         if self._config.worker.push_rate > 0 and acted.touched:
