@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,6 @@ from kithstream.streams.state.reader import Reader
 from kithstream.streams.state.store import RocksReplica
 
 FRESH: Final = 0.001  # seconds for which a caught-up store counts as caught up
-PAUSE: Final = 0.002  # seconds between two looks at whether a token is included
 
 
 class Reading:
@@ -84,30 +83,27 @@ class Reading:
 
     # -- answers ---------------------------------------------------------------------------------------------
 
-    def answer(self, question: Question, deadline: float) -> Answer:
+    def answer(self, question: Question) -> Answer:
         """Answer from state that includes the question's token.
 
-        Raises NotYet when the deadline (of `time.monotonic`) passes first, Unavailable if the account's
-        partition is not here, Unanswerable for a deleted or deactivated account, ValueError for a bad token.
+        Raises NotYet if it does not, Unavailable if the account's partition is not here, Unanswerable for a
+        deleted or deactivated account, ValueError for a bad token.
         """
         account = question.account
         ends = tokens.read(question.after, self.route.partitions)
-        number = self.route[account]
-        while True:
-            with self.lock:
-                replica = self._read(number)
-                if self._includes(replica, ends, question.level):
-                    as_of = self._clock()
-                    self._reader.forget([account])
-                    self._exclusions.drop(account)
-                    token = self._token(replica)
-                    asking = self._ranker.read(account, as_of)
-                    break
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise NotYet("the state did not include the token in time")
-            time.sleep(min(left, PAUSE))
+        restarts = self._tail.restarts
+        with self.lock:
+            replica = self._read(self.route[account])
+            if not self._includes(replica, ends, question.level):
+                raise NotYet("the state does not include the token")
+            as_of = self._clock()
+            self._reader.forget([account])
+            self._exclusions.drop(account)
+            token = self._token(replica)
+            asking = self._ranker.read(account, as_of)
         ranked = self._ranker.rank(question, asking, as_of, as_of // TICK, self._tail.glances)
+        if self._tail.restarts != restarts:
+            raise NotYet("a partition has another owner, whose vectors are not known yet")
         return Answer(
             account=account,
             candidates=ranked.candidates,
@@ -121,10 +117,22 @@ class Reading:
         )
 
     def includes(self, question: Question) -> bool:
-        """True if a question need not wait, as far as is known without looking."""
+        """True if a question need not wait, as far as is known without looking; there is no use in waiting either
+        for a partition that is not here. Raises ValueError for a bad token.
+        """
         ends = tokens.read(question.after, self.route.partitions)
         found = self._replicas.get(self.route[question.account])
-        return found is not None and self._includes(found[1], ends, question.level)
+        return found is None or self._includes(found[1], ends, question.level)
+
+    def look(self, numbers: Collection[int]) -> dict[int, tuple[int, ...]]:
+        """Catch up with partitions; return how far those that are here have come."""
+        found = {}
+        for number in numbers:
+            with self.lock:
+                if number in self._replicas:
+                    replica = self._read(number)
+                    found[number] = (replica.applied, *replica.heard.values())
+        return found
 
     def _read(self, number: int) -> Replica:
         found = self._replicas.get(number)
@@ -133,8 +141,8 @@ class Reading:
         store, replica = found
         now = time.monotonic()
         if now - self._caught_up.get(number, -1.0) >= FRESH:
-            store.catch_up()
-            replica.refresh()
+            if store.catch_up():
+                replica.refresh()
             self._caught_up[number] = now
         return replica
 

@@ -5,6 +5,7 @@ Another process may read it beside its writer, as a RocksDB secondary instance.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,6 +83,7 @@ class _Files(NamedTuple):
     """What a writer's directory tells of it."""
 
     log: str  # the log that it writes to
+    size: int  # of that log
     manifests: tuple[tuple[str, int], ...]  # what it has said of its files: names and sizes
 
 
@@ -109,11 +111,16 @@ class RocksReplica(_Columns):
         super().__init__(path, config, self._access())
         self.catch_up()
 
-    def catch_up(self) -> None:
-        """See what was written since; all columns as of one write. Raises StoreRefused if that cannot be read."""
+    def catch_up(self) -> bool:
+        """See what was written since; all columns as of one write. False if nothing was.
+
+        Raises StoreRefused if it cannot be read.
+        """
         failure: Exception | None = None
         for _ in range(ATTEMPTS):
             before, seen = self._files(), self._seen
+            if before == seen and failure is None:
+                return False
             flushed = before.log != seen.log and before.manifests != seen.manifests
             try:
                 if flushed or failure is not None:
@@ -126,7 +133,7 @@ class RocksReplica(_Columns):
             failure = None
             if self._files().manifests == before.manifests:
                 self._seen = before
-                return
+                return True
         raise StoreRefused(f"store {self._path} cannot be followed: {failure or 'it changes all the time'}")
 
     def close(self) -> None:
@@ -147,17 +154,17 @@ class RocksReplica(_Columns):
         return AccessType.secondary(str(own))
 
     def _files(self) -> _Files:
-        logs, manifests = [""], []
+        logs, manifests = [("", 0)], []
         try:
-            with os.scandir(self._path) as entries:
-                for entry in entries:
-                    if entry.name.endswith(".log"):
-                        logs.append(entry.name)
-                    elif entry.name.startswith("MANIFEST-"):
-                        manifests.append((entry.name, os.stat(entry).st_size))
+            names = os.listdir(self._path)
         except OSError as error:
             raise StoreRefused(f"store {self._path} cannot be read: {error}") from error
-        return _Files(max(logs, key=lambda name: (len(name), name)), tuple(sorted(manifests)))
+        for name in names:
+            found = logs if name.endswith(".log") else manifests if name.startswith("MANIFEST-") else None
+            if found is not None:
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    found.append((name, os.stat(self._path / name).st_size))
+        return _Files(*max(logs, key=lambda log: (len(log[0]), log[0])), tuple(sorted(manifests)))
 
 
 class RocksStore(_Columns):
