@@ -154,7 +154,7 @@ class RocksReplica(_Columns):
         return AccessType.secondary(str(own))
 
     def _files(self) -> _Files:
-        logs, manifests = [("", 0)], []
+        logs, manifests = [("", 0)], list[tuple[str, int]]()
         try:
             names = os.listdir(self._path)
         except OSError as error:
