@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -49,8 +49,6 @@ class Reading:
         self._replicas: dict[int, tuple[RocksReplica, Replica]] = {}
         self._caught_up: dict[int, float] = {}
         self._written: set[int] = set()
-        self._moved = threading.Condition()
-        self._moves = 0
         self._opened = 0
         self._reader = Reader(self, 1)
         self._exclusions = Exclusions(self, 1)
@@ -85,40 +83,32 @@ class Reading:
                 found[0].close()
 
     def written(self, numbers: Iterable[int]) -> None:
-        """Take note that stores were written to, or with none of them that vectors came: who waits looks again."""
+        """Take note that stores were written to."""
         self._written.update(numbers)
-        with self._moved:
-            self._moves += 1
-            self._moved.notify_all()
 
     # -- answers ---------------------------------------------------------------------------------------------
 
-    def answer(self, question: Question, deadline: float) -> Answer:
+    def answer(self, question: Question) -> Answer:
         """Answer from state that includes the question's token.
 
-        Raises NotYet when the deadline (of `time.monotonic`) passes first, Unavailable if the account's
-        partition is not here, Unanswerable for a deleted or deactivated account, ValueError for a bad token.
+        Raises NotYet if it does not, Unavailable if the account's partition is not here, Unanswerable for a
+        deleted or deactivated account, ValueError for a bad token.
         """
         account = question.account
         ends = tokens.read(question.after, self.route.partitions)
-        number = self.route[account]
-        while True:
-            seen = self._moves
-            with self.lock:
-                replica = self._read(number)
-                if self._includes(replica, ends, question.level):
-                    as_of = self._clock()
-                    self._reader.forget([account])
-                    self._exclusions.drop(account)
-                    token = self._token(replica)
-                    asking = self._ranker.read(account, as_of)
-                    break
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise NotYet("the state did not include the token in time")
-            with self._moved:
-                self._moved.wait_for(lambda: self._moves != seen, min(left, LONGEST))  # noqa: B023
+        restarts = self._tail.restarts
+        with self.lock:
+            replica = self._read(self.route[account])
+            if not self._includes(replica, ends, question.level):
+                raise NotYet("the state does not include the token")
+            as_of = self._clock()
+            self._reader.forget([account])
+            self._exclusions.drop(account)
+            token = self._token(replica)
+            asking = self._ranker.read(account, as_of)
         ranked = self._ranker.rank(question, asking, as_of, as_of // TICK, self._tail.glances)
+        if self._tail.restarts != restarts:
+            raise NotYet("a partition has another owner, whose vectors are not known yet")
         return Answer(
             account=account,
             candidates=ranked.candidates,
@@ -132,10 +122,22 @@ class Reading:
         )
 
     def includes(self, question: Question) -> bool:
-        """True if a question need not wait, as far as is known without looking."""
+        """True if a question need not wait, as far as is known without looking; there is no use in waiting either
+        for a partition that is not here. Raises ValueError for a bad token.
+        """
         ends = tokens.read(question.after, self.route.partitions)
         found = self._replicas.get(self.route[question.account])
-        return found is not None and self._includes(found[1], ends, question.level)
+        return found is None or self._includes(found[1], ends, question.level)
+
+    def look(self, numbers: Collection[int]) -> dict[int, tuple[int, ...]]:
+        """Catch up with partitions; return how far those that are here have come."""
+        found = {}
+        for number in numbers:
+            with self.lock:
+                if number in self._replicas:
+                    replica = self._read(number)
+                    found[number] = (replica.applied, *replica.heard.values())
+        return found
 
     def _read(self, number: int) -> Replica:
         found = self._replicas.get(number)
@@ -145,8 +147,8 @@ class Reading:
         now = time.monotonic()
         if number in self._written or now - self._caught_up.get(number, -1.0) >= LONGEST:
             self._written.discard(number)  # first: what is written while this catches up counts as not seen
-            store.catch_up()
-            replica.refresh()
+            if store.catch_up():
+                replica.refresh()
             self._caught_up[number] = now
         return replica
 

@@ -44,6 +44,7 @@ from kithstream.streams.kafka.push import Pushes
 from kithstream.streams.kafka.reading import Reading
 from kithstream.streams.kafka.security import reach
 from kithstream.streams.kafka.tail import Tail
+from kithstream.streams.kafka.waiting import Waiting
 from kithstream.streams.metrics import of_serving
 from kithstream.streams.serve import answers, http, tokens
 from kithstream.streams.serve.answers import Answer, Question
@@ -52,11 +53,15 @@ from kithstream.streams.serve.service import Readiness, Relayed
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 _request = msgspec.json.Decoder(wire.Request).decode
+_address = msgspec.json.Decoder(wire.Address).decode
 
 THREADS: Final = 2  # that answer at a time: Python runs one, the index' products run beside it
-FETCHED: Final = 5000  # vectors of one batch at most
 SWITCHING: Final = 0.0005  # seconds after which a busy thread lets a question in
 HELD_BACK: Final = 20  # milliseconds for which the brokers may hold back a request; see `transport`
+FETCHED: Final = 5000  # vectors of one batch at most
+AGAIN: Final = 0.002  # seconds before a question is tried again that found less than was known
+LOOKING: Final = 0.02  # seconds between two looks at the stores when nobody asks: see `keep_up`
+LONGEST: Final = 60.0  # seconds that a question over the stream may wait
 PUSHING: Final = 0.1  # seconds between two looks at who is due
 PUSHED_AT_ONCE: Final = 16
 UNCHANGED: Final = 0.5  # of its validity after which an unchanged list is pushed again
@@ -110,7 +115,7 @@ class Retrieval:
         self._text = b""
         self._lists: dict[str, tuple[int, int]] = {}  # account -> hash of the list pushed last, when
         self._answering = anyio.CapacityLimiter(min(config.serve.threads, THREADS))
-        self._waiting = anyio.CapacityLimiter(config.serve.waiting)
+        self._waiting = Waiting(self.reading.look, self.reading.includes)
         self._asked: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
 
@@ -122,6 +127,8 @@ class Retrieval:
             case wire.Opened():
                 await anyio.to_thread.run_sync(self.reading.open, message.partition, Path(message.path))
                 self._generations[message.partition] = message.generation
+                if stale := self.tail.stale(message.partition):
+                    self._tell(wire.Stale(message.partition, stale))
                 if self.url:
                     await self._own(message.partition)
             case wire.Closing():
@@ -134,6 +141,7 @@ class Retrieval:
                 self._heard = time.monotonic()
             case wire.Written():
                 self.reading.written(message.partitions)
+                self._waiting.moved()
             case wire.Changed():
                 self.pushes.changed(message.accounts, message.urgent, time.monotonic())
             case wire.Asked():
@@ -185,7 +193,7 @@ class Retrieval:
 
     async def _feed(self, records: Sequence[tuple[int, bytes | None, bytes | None]]) -> None:
         fed = await anyio.to_thread.run_sync(self.tail.feed, records)
-        self.reading.written(())
+        self._waiting.check()
         self.unusable += fed.unusable
         reached = fed.reached if self._caught_up else ()
         self.metrics.visible(
@@ -237,12 +245,36 @@ class Retrieval:
 
     async def answer(self, question: Question, seconds: float) -> Answer:
         deadline = time.monotonic() + seconds
-        self._check_available()
-        limiter = self._answering if self.reading.includes(question) else self._waiting
-        with anyio.move_on_after(max(seconds, 0.001) + 1.0):  # for a thread, if all are taken
-            work = partial(self.reading.answer, question, deadline)
-            return await anyio.to_thread.run_sync(work, limiter=limiter)
-        raise NotYet(f"the state did not include the token within {seconds:g} s")
+        number = self.route[question.account]
+        while True:
+            self._check_available()
+            if not self.reading.includes(question):
+                began = time.perf_counter()
+                try:
+                    await self._waiting.until_included(question, number, deadline - time.monotonic())
+                finally:
+                    self.metrics.waited(time.perf_counter() - began)
+                self._check_available()
+            left = max(deadline - time.monotonic(), 0.0)
+            with anyio.move_on_after(left + 1.0):  # for a thread, if all are taken
+                try:
+                    work = partial(self.reading.answer, question)
+                    return await anyio.to_thread.run_sync(work, limiter=self._answering)
+                except NotYet:
+                    if left > 0:
+                        await asyncio.sleep(AGAIN)
+                        continue
+            raise NotYet(f"the state did not include the token within {seconds:g} s")
+
+    async def keep_up(self) -> None:
+        """Look at the stores for ever, so that no question has to read much.
+
+        A replica that has seen its writer's next log before the flush of the last one need not open the store
+        anew, which takes as long as reading the log does.
+        """
+        while True:
+            await anyio.to_thread.run_sync(self.reading.look, self.reading.numbers)
+            await asyncio.sleep(LOOKING)
 
     async def relay(
         self, account: str, target: str, authorization: str | None, *, forwarded: bool
@@ -279,43 +311,35 @@ class Retrieval:
         """A stream process that is stopped or being moved may not own its partitions any more."""
         if self.standing.rebalancing or self._silent:
             raise Unavailable("partitions are being moved")
+        if not self._caught_up:
+            raise Unavailable("the index has not caught up with the published vectors yet")
 
     # -- questions over the stream ---------------------------------------------------------------------------
 
     def _ask(self, timestamp: int, raw: bytes) -> None:
         try:
-            request = _request(raw)
+            address = _address(raw)
         except msgspec.DecodeError:
             self.dropped += 1
             return
-        expires = timestamp / 1000 + request.deadline_ms / 1000
-        seconds = expires - self._clock() / 1e6
+        left = timestamp / 1000 + address.deadline_ms / 1000 - self._clock() / 1e6
         if (
-            request.reply_topic != self.names.replies
-            or seconds <= 0
+            address.reply_topic != self.names.replies
+            or left <= 0
             or len(self._asked) >= self.config.serve.requests
         ):
             self.dropped += 1
             return
-        task = asyncio.create_task(self._answer(request, seconds))
+        task = asyncio.create_task(self._answer(address, raw, min(left, LONGEST)))
         self._asked.add(task)
         task.add_done_callback(self._asked.discard)
 
-    async def _answer(self, request: wire.Request, seconds: float) -> None:
+    async def _answer(self, address: wire.Address, raw: bytes, seconds: float) -> None:
         began = time.perf_counter()
-        question = Question(
-            request.account,
-            request.k,
-            request.after,
-            request.exclude,
-            request.allow,
-            request.languages,
-            request.reasons,
-            request.level,
-        )
         failure: wire.Failure | None = None
         answer: Answer | None = None
         try:
+            question = _question(_request(raw))
             answers.check(question)
             answer = await self.answer(question, seconds)
             self.metrics.queried(time.perf_counter() - began)
@@ -330,10 +354,10 @@ class Retrieval:
         except Exception:
             _log.exception("a question over the stream failed")
             failure = wire.Failure("internal", "the worker has failed; its log says why")
-        raw = _encode(wire.Reply(request.id, answer, failure))
+        reply = _encode(wire.Reply(address.id, answer, failure))
         try:
             await self._producer.send(
-                self.names.replies, request.reply_partition, raw, key=request.id.encode()
+                self.names.replies, address.reply_partition, reply, key=address.id.encode()
             )
         except (KafkaError, AssertionError, ValueError):  # no such partition
             self.dropped += 1
@@ -387,6 +411,19 @@ class Retrieval:
             await self._session.close()
 
 
+def _question(request: wire.Request) -> Question:
+    return Question(
+        request.account,
+        request.k,
+        request.after,
+        request.exclude,
+        request.allow,
+        request.languages,
+        request.reasons,
+        request.level,
+    )
+
+
 async def run(end: socket.socket) -> None:
     """Answer until the other end of the channel is closed."""
     channel = await Channel[wire.ToRetrieval].open(end, wire.ToRetrieval)
@@ -428,7 +465,8 @@ async def run(end: socket.socket) -> None:
                 for work in (
                     hear(),
                     retrieval.follow(),
-                    retrieval.owners.follow(config.kafka),
+                    retrieval.owners.follow(config.kafka, producer),
+                    retrieval.keep_up(),
                     retrieval.push(),
                 )
             ]

@@ -35,15 +35,21 @@ class Fed(NamedTuple):
 
 
 class Tail:
-    """Feeds the index. One feeder; everything else may be asked beside it."""
+    """Feeds the index. One feeder; everything else may be asked beside it.
+
+    `restarts` counts the times that a partition's progress was given up, since a new owner writes: an answer from
+    before and after such a time is of no state.
+    """
 
     def __init__(self, index: LiveIndex, partitions: int) -> None:
         self._index = index
         self._dim = index.config.dim
+        self.restarts = 0
         self._lock = threading.Lock()
         self._generations = [0] * partitions
         self._progress: list[Progress | None] = [None] * partitions
         self._facts: dict[str, bytes] = {}  # packed: day, gained, label, followers
+        self._stale: list[dict[str, None]] = [{} for _ in range(partitions)]
 
     def feed(self, records: Iterable[Record]) -> Fed:
         """Bring records into the index, each partition's in their order."""
@@ -51,14 +57,26 @@ class Tail:
         progress: dict[int, Progress] = {}
         stale: dict[int, list[str]] = {}
         unusable = 0
+
+        def current(number: int, generation: int) -> bool:
+            if generation > self._generations[number]:
+                self._generations[number] = generation
+                if self._progress[number] is not None:
+                    # The new owner may begin at an older state: what was reached says nothing until it tells.
+                    self._progress[number] = None
+                    self.restarts += 1
+                progress.pop(number, None)
+            return generation >= self._generations[number]
+
         for number, key, value in records:
             if key is None or value is None:
                 continue  # the tombstone behind a dead record
             try:
                 if key == PROGRESS:
                     came = _progress(value)
-                    if came.generation >= self._generations[number]:
-                        self._generations[number] = came.generation
+                    if len(came.heard) != len(self._progress):
+                        unusable += 1
+                    elif current(number, came.generation):
                         progress[number] = came
                     continue
                 vector, account = _vector(value), key.decode()
@@ -67,11 +85,12 @@ class Tail:
                 continue
             if len(vector.vector) not in (0, 4 * self._dim):
                 unusable += 1
-            elif vector.generation < self._generations[number]:
-                stale.setdefault(number, []).append(account)
-            else:
-                self._generations[number] = vector.generation
+            elif current(number, vector.generation):
                 latest[account] = vector
+                self._stale[number].pop(account, None)
+            else:
+                stale.setdefault(number, []).append(account)
+                self._stale[number][account] = None
         upserted, deleted = self._write(latest)
         with self._lock:
             for number, came in progress.items():
@@ -96,29 +115,29 @@ class Tail:
                 self._facts[account] = _pack((v.day, v.gained, v.label, v.followers))
         return len(live), len(dead)
 
+    def stale(self, number: int) -> list[str]:
+        """Return the accounts of a partition over whose vectors a zombie's lie in the topic."""
+        return list(self._stale[number])
+
     def includes(self, ends: Mapping[int, int]) -> bool:
         """True if the vectors of every partition stand for a token."""
-        return not ends or (
-            all(
-                came is not None and all(came.heard[source] >= end for source, end in ends.items())
-                for came in self._progress
-            )
-            and all(self._applied(number) >= end for number, end in ends.items())
-        )
-
-    def _applied(self, number: int) -> int:
-        came = self._progress[number]
-        return 0 if came is None else came.applied
+        if not ends:
+            return True
+        progress = list(self._progress)
+        return all(
+            came is not None and all(came.heard[source] >= end for source, end in ends.items())
+            for came in progress
+        ) and all(_applied(progress[number]) >= end for number, end in ends.items())
 
     @property
     def token(self) -> dict[int, int]:
         """The greatest token that `includes` holds for."""
-        progress = self._progress
-        if any(came is None for came in progress):
+        progress = [came for came in list(self._progress) if came is not None]
+        if len(progress) < len(self._progress):
             return {}
         return {
-            number: min(self._applied(number), *(came.heard[number] for came in progress if came is not None))
-            for number in range(len(progress))
+            number: min(came.applied, *(other.heard[number] for other in progress))
+            for number, came in enumerate(progress)
         }
 
     def glances(self, accounts: Sequence[str], as_of: int) -> list[Glance]:
@@ -133,3 +152,7 @@ class Tail:
             day, gained, label, followers = _facts(packed)
             found.append(Glance(followers, gained if day == today else 0, label))
         return found
+
+
+def _applied(progress: Progress | None) -> int:
+    return 0 if progress is None else progress.applied

@@ -34,6 +34,15 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     deadline_ms: float = 1000.0  # from the record's timestamp; later nobody waits for the reply
 
 
+class Address(msgspec.Struct, frozen=True):
+    """Where the reply to a request goes: what is read of one that cannot be read as a whole."""
+
+    id: str
+    reply_topic: str
+    reply_partition: int
+    deadline_ms: float = 1000.0
+
+
 class Failure(msgspec.Struct, frozen=True):
     """Why a question has no answer: a code to branch on, a sentence to read.
 

@@ -197,7 +197,8 @@ def _always() -> Json:
         ),
         "500": _response("A defect of the server.", "Problem"),
         "503": _response(
-            "Folding has stopped (`stopped`), or too many requests are in flight (`overloaded`).",
+            "Folding has stopped (`stopped`), too many requests are in flight (`overloaded`), or, on a cluster, the "
+            "partition is being moved or the brokers do not answer (`unavailable`).",
             "Problem",
             _RETRY,
         ),

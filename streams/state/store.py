@@ -1,10 +1,16 @@
-"""The store on RocksDB, through rocksdict: one database a partition, one write batch a poll batch."""
+"""The store on RocksDB, through rocksdict: one database a partition, one write batch a poll batch.
+
+Another process may read it beside its writer, as a RocksDB secondary instance.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Final, NamedTuple, cast
 
 from rocksdict import (
     AccessType,
@@ -24,20 +30,28 @@ from kithstream.streams.config import StoreConfig
 from kithstream.streams.errors import StoreRefused
 from kithstream.streams.state.protocol import Changes, Column, Dropped
 
+ATTEMPTS: Final = 100  # to catch up with a writer that flushes meanwhile
+
 
 class _Columns:
     """What can be read of an open database."""
 
     def __init__(self, path: Path, config: StoreConfig, access: AccessType) -> None:
-        self._cache = Cache.new_hyper_clock_cache(config.cache_bytes, 4096)
         self._path = path
-        self._options = columns = {c.value: _options(config, self._cache, c) for c in Column}
+        cache = Cache.new_hyper_clock_cache(config.cache_bytes, 4096)
+        self._options = {c.value: _options(config, cache, c) for c in Column}
+        self._open(access)
+
+    def _open(self, access: AccessType) -> None:
         try:
             self._db = Rdict(
-                str(path), columns[Column.META.value], column_families=columns, access_type=access
+                str(self._path),
+                self._options[Column.META.value],
+                column_families=self._options,
+                access_type=access,
             )
         except Exception as error:
-            raise StoreRefused(f"store {path} cannot be opened: {error}") from error
+            raise StoreRefused(f"store {self._path} cannot be opened: {error}") from error
         self._columns = {c: self._db.get_column_family(c.value) for c in Column}
 
     def get(self, column: Column, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -61,29 +75,96 @@ class _Columns:
 
     def close(self) -> None:
         """Release the files; nothing can be read afterwards."""
-        for column in self._columns.values():
-            column.close()
-        self._db.close()
+        _close(self._db, self._columns)
         del self._db, self._columns  # handles keep the lock file
 
 
-class RocksReplica(_Columns):
-    """What another process has written to its store, as of the last `catch_up`. Takes no lock and writes nothing there.
+class _Files(NamedTuple):
+    """What a writer's directory tells of it."""
 
-    `own` is a directory of this process alone, for what RocksDB logs. Not safe for threads while it catches up.
+    log: str  # the log that it writes to
+    size: int  # of that log
+    manifests: tuple[tuple[str, int], ...]  # what it has said of its files: names and sizes
+
+
+class RocksReplica(_Columns):
+    """What another process has written to its store, as of the last `catch_up`. Takes no lock, writes nothing there.
+
+    Between two calls of `catch_up` nothing moves. Not safe for threads while it catches up.
+
+    RocksDB's own catching up can tear a state. It reads the manifest, and the logs of writes after it: a log that
+    was flushed and deleted in between is in neither, while later writes are seen. So it is done again until the
+    manifest stood still. And what was read of a log hides what the writer flushed of the same log since, until
+    the column is written again (facebook/rocksdb#15051). So the store is opened anew when the writer has both
+    gone on to another log and changed the manifest, without which there is no flush.
     """
 
     def __init__(self, path: Path, own: Path, config: StoreConfig) -> None:
-        """Open a store that is there; raises StoreRefused if it cannot be read."""
-        own.mkdir(parents=True, exist_ok=True)
-        super().__init__(path, config, AccessType.secondary(str(own)))
+        """Open a store that is there; raises StoreRefused if it cannot be read.
 
-    def catch_up(self) -> None:
-        """See what was written since; all columns as of one write. Raises StoreRefused if that cannot be read."""
+        `own` is a directory of this process alone, for what RocksDB logs.
+        """
+        self.opened = 1  # times
+        self._path = path
+        self._own = own
+        self._seen = self._files()
+        super().__init__(path, config, self._access())
+        self.catch_up()
+
+    def catch_up(self) -> bool:
+        """See what was written since; all columns as of one write. False if nothing was.
+
+        Raises StoreRefused if it cannot be read.
+        """
+        failure: Exception | None = None
+        for _ in range(ATTEMPTS):
+            before, seen = self._files(), self._seen
+            if before == seen and failure is None:
+                return False
+            flushed = before.log != seen.log and before.manifests != seen.manifests
+            try:
+                if flushed or failure is not None:
+                    self._reopen()
+                else:
+                    self._db.try_catch_up_with_primary()
+            except Exception as error:  # a file went between its naming and its opening
+                failure = error
+                continue
+            failure = None
+            if self._files().manifests == before.manifests:
+                self._seen = before
+                return True
+        raise StoreRefused(f"store {self._path} cannot be followed: {failure or 'it changes all the time'}")
+
+    def close(self) -> None:
+        """Release the files; nothing can be read afterwards."""
+        super().close()
+        shutil.rmtree(self._own, ignore_errors=True)
+
+    def _reopen(self) -> None:
+        before = self._db, self._columns
+        self.opened += 1
+        self._open(self._access())
+        _close(*before)
+        shutil.rmtree(self._own / str(self.opened - 1), ignore_errors=True)
+
+    def _access(self) -> AccessType:
+        own = self._own / str(self.opened)
+        own.mkdir(parents=True, exist_ok=True)
+        return AccessType.secondary(str(own))
+
+    def _files(self) -> _Files:
+        logs, manifests = [("", 0)], list[tuple[str, int]]()
         try:
-            self._db.try_catch_up_with_primary()
-        except Exception as error:
-            raise StoreRefused(f"store {self._path} cannot be followed: {error}") from error
+            names = os.listdir(self._path)
+        except OSError as error:
+            raise StoreRefused(f"store {self._path} cannot be read: {error}") from error
+        for name in names:
+            found = logs if name.endswith(".log") else manifests if name.startswith("MANIFEST-") else None
+            if found is not None:
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    found.append((name, os.stat(self._path / name).st_size))
+        return _Files(*max(logs, key=lambda log: (len(log[0]), log[0])), tuple(sorted(manifests)))
 
 
 class RocksStore(_Columns):
@@ -142,6 +223,12 @@ class RocksStore(_Columns):
         """Release the files; the store is not usable afterwards."""
         del self._handles  # they keep the lock file
         super().close()
+
+
+def _close(database: Rdict, columns: Mapping[Column, Rdict]) -> None:
+    for column in columns.values():
+        column.close()
+    database.close()
 
 
 def _options(config: StoreConfig, cache: Cache, column: Column) -> Options:
