@@ -46,7 +46,7 @@ _encode = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
 
 WORD: Final = 0.002  # seconds from a write to the word of it
-SLICE: Final = 1024  # accounts encoded before the loop is given back
+SLICE: Final = 1024  # accounts encoded at a time
 _EXCLUDING: Final = frozenset(signal.family for signal in SIGNALS if signal.excludes)
 _LINEAGE: Final = b"lineage"  # META: the vectors of every account of this lineage were published
 _ACCOUNT_SIGNALS: Final = frozenset(CONTROLS) - {"retract"}
@@ -497,11 +497,8 @@ class Stream:
                     number: (shard.partition.applied, list(shard.partition.heard.values()))
                     for number, shard in shards
                 }
-                for first in range(0, len(dirty), SLICE):
-                    vectors.encode(dirty[first : first + SLICE], changed=True)
-                    await asyncio.sleep(0)
                 aged = vectors.ageing.due(vectors.tick, aged_rows)
-                vectors.encode(aged, changed=False)
+                await asyncio.to_thread(self._encode, dirty, aged)  # beside it questions are handed on
                 if len(aged) == aged_rows:
                     self._due.set()
                 out = self._sink.take()
@@ -509,6 +506,11 @@ class Stream:
                 *(self._publish(shard, out.get(n, []), reached[n], marks[n]) for n, shard in shards)
             )
             self._adopted([*dirty, *aged])
+
+    def _encode(self, dirty: Sequence[str], aged: Sequence[str]) -> None:
+        for first in range(0, len(dirty), SLICE):
+            self._vectors.encode(dirty[first : first + SLICE], changed=True)
+        self._vectors.encode(aged, changed=False)
 
     async def _publish(
         self,
