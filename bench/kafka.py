@@ -63,6 +63,7 @@ def cluster(stack: ExitStack, partitions: int, prefix: str = "") -> KafkaConfig:
     """Start a broker and make the topics."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kithstream-bench-")))
     broker = stack.enter_context(LocalKafka(folder / "kafka", heap_mib=1024))
+    BROKER[:] = [broker.pid]
     kafka = KafkaConfig(servers=broker.servers, prefix=prefix)
     create(
         kafka, wanted(Config(kafka=kafka, engine=EngineConfig(partitions=partitions)), day_zero_lineage(0))
