@@ -574,13 +574,16 @@ class Stream:
         self._written.clear()
 
     def _tell_changed(self, number: int, acted: Acted) -> None:
-        if self._config.worker.push_rate > 0 and acted.touched:
+        # What was there at the assignment was pushed by whoever owned the partition when it came.
+        replayed = self.shards[number].partition.applied <= self._targets[number][0]
+        if self._config.worker.push_rate > 0 and acted.touched and not replayed:
             urgent = {change.actor for change in acted.changes if change.family in _EXCLUDING}
             self._answering.tell(wire.Changed(number, sorted(acted.touched - urgent), sorted(urgent)))
 
     def _tell_heard(self, number: int, heard: Heard) -> None:
         urgent = {target for target, _, family, _ in heard.changes if family in _EXCLUDING}
-        if self._config.worker.push_rate > 0 and urgent:
+        replayed = self.shards[number].partition.edges <= self._targets[number][1]
+        if self._config.worker.push_rate > 0 and urgent and not replayed:
             self._answering.tell(wire.Changed(number, [], sorted(urgent)))
 
     def tell_standing(self) -> None:

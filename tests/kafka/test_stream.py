@@ -368,3 +368,25 @@ def test_vectors_are_those_of_the_model(tenant: KafkaConfig, tmp_path: Path) -> 
             assert vector.generation == 1
 
     run(body())
+
+
+def test_what_is_replayed_is_not_pushed_again(tenant: KafkaConfig, tmp_path: Path) -> None:
+    def changed(drive: Drive) -> set[str]:
+        told = [one for one in drive.listener.heard if isinstance(one, wire.Changed)]
+        return {name for one in told for name in (*one.accounts, *one.urgent)}
+
+    async def body() -> None:
+        async with Drive(tenant, tmp_path / "a", now=NOW) as a:
+            await a.own()
+            a.publish([follow("u1", "u2"), follow("u3", "u4", signal="block")])
+            await a.settle()
+            assert changed(a) == {"u1", "u3", "u4"}
+        async with Drive(tenant, tmp_path / "b", now=NOW) as b:
+            await b.own()
+            await b.settle()
+            assert changed(b) == set()
+            b.publish([follow("u5", "u2")])
+            await b.settle()
+            assert changed(b) == {"u5"}
+
+    run(body())
