@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Final
 
 from kithstream.index.live import LiveIndex
 from kithstream.models.ages import TICK
@@ -22,8 +21,6 @@ from kithstream.streams.serve.exclusions import Exclusions
 from kithstream.streams.serve.ranking import Ranker
 from kithstream.streams.state.reader import Reader
 from kithstream.streams.state.store import RocksReplica
-
-LONGEST: Final = 0.05  # seconds between two looks at a store, whatever was said of it
 
 
 class Reading:
@@ -47,8 +44,9 @@ class Reading:
         self._own = own
         self._clock = clock
         self._replicas: dict[int, tuple[RocksReplica, Replica]] = {}
-        self._caught_up: dict[int, float] = {}
-        self._written: set[int] = set()
+        self._caught_up: dict[
+            int, tuple[float, int]
+        ] = {}  # when the last look began: monotonic, and the time
         self._opened = 0
         self._reader = Reader(self, 1)
         self._exclusions = Exclusions(self, 1)
@@ -82,10 +80,6 @@ class Reading:
             if found is not None:
                 found[0].close()
 
-    def written(self, numbers: Iterable[int]) -> None:
-        """Take note that stores were written to."""
-        self._written.update(numbers)
-
     # -- answers ---------------------------------------------------------------------------------------------
 
     def answer(self, question: Question) -> Answer:
@@ -96,12 +90,11 @@ class Reading:
         """
         account = question.account
         ends = tokens.read(question.after, self.route.partitions)
-        restarts = self._tail.restarts
+        restarts, arrived = self._tail.restarts, time.monotonic()
         with self.lock:
-            replica = self._read(self.route[account])
+            replica, as_of = self._read(self.route[account], arrived)
             if not self._includes(replica, ends, question.level):
                 raise NotYet("the state does not include the token")
-            as_of = self._clock()
             self._reader.forget([account])
             self._exclusions.drop(account)
             token = self._token(replica)
@@ -133,24 +126,29 @@ class Reading:
         """Catch up with partitions; return how far those that are here have come."""
         found = {}
         for number in numbers:
+            arrived = time.monotonic()
             with self.lock:
                 if number in self._replicas:
-                    replica = self._read(number)
+                    replica, _ = self._read(number, arrived)
                     found[number] = (replica.applied, *replica.heard.values())
         return found
 
-    def _read(self, number: int) -> Replica:
+    def _read(self, number: int, arrived: float) -> tuple[Replica, int]:
+        """Return a partition's state that is not older than the question, and the time that it is of.
+
+        Those that waited for the lock together share one look, which began after all of them had come.
+        """
         found = self._replicas.get(number)
         if found is None:
             raise Unavailable(f"partition {number} is not answered for here at the moment")
         store, replica = found
-        now = time.monotonic()
-        if number in self._written or now - self._caught_up.get(number, -1.0) >= LONGEST:
-            self._written.discard(number)  # first: what is written while this catches up counts as not seen
+        began, as_of = self._caught_up.get(number, (arrived, 0))
+        if began <= arrived:
+            began, as_of = time.monotonic(), self._clock()
             if store.catch_up():
                 replica.refresh()
-            self._caught_up[number] = now
-        return replica
+            self._caught_up[number] = began, as_of
+        return replica, as_of
 
     def _includes(self, replica: Replica, ends: Mapping[int, int], level: str) -> bool:
         return replica.includes(ends) and (level == "state" or self._tail.includes(ends))

@@ -140,7 +140,6 @@ class Retrieval:
                 self.standing = message
                 self._heard = time.monotonic()
             case wire.Written():
-                self.reading.written(message.partitions)
                 self._waiting.moved()
             case wire.Changed():
                 self.pushes.changed(message.accounts, message.urgent, time.monotonic())

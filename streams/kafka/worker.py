@@ -66,7 +66,7 @@ class RetrievalProcess:
         while not self._stopping:
             await self._start()
             await self._listen()
-            self._let_go()
+            await self._let_go()
             if not self._stopping:
                 assert self._process is not None
                 status = await self._process.wait()
@@ -139,10 +139,12 @@ class RetrievalProcess:
                 case wire.Stale():
                     self._stale(message.accounts)
 
-    def _let_go(self) -> None:
-        self._channel = None
+    async def _let_go(self) -> None:
+        channel, self._channel = self._channel, None
         for closed in self._closed.values():
             closed.set()
+        if channel is not None:
+            await channel.close()
 
 
 def work(config: Config, started: Callable[[str], None]) -> None:
