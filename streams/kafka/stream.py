@@ -48,6 +48,7 @@ _pack = msgspec.msgpack.Encoder().encode
 WORD: Final = 0.002  # seconds from a write to the word of it
 SLICE: Final = 1024  # accounts encoded at a time
 _EXCLUDING: Final = frozenset(signal.family for signal in SIGNALS if signal.excludes)
+_GENERATION: Final = b"generation"  # META: the greatest that vectors were published under
 _LINEAGE: Final = b"lineage"  # META: the vectors of every account of this lineage were published
 _ACCOUNT_SIGNALS: Final = frozenset(CONTROLS) - {"retract"}
 
@@ -109,7 +110,7 @@ class Stream:
         self.shards = Shards(config.engine.partitions, config.engine)
         self.lock = asyncio.Lock()
         self._publishing = asyncio.Lock()  # held by one flush; taken before `lock`
-        self.generation = 0
+        self._generations: dict[int, int] = {}  # by partition, as vectors carry it
         self.rebalancing = True
         self._config = config
         self._names = names
@@ -150,7 +151,6 @@ class Stream:
     async def assigned(self, numbers: Collection[int], generation: int) -> None:
         """Own exactly these partitions from now on; raises StoreRefused rather than lose anything."""
         async with self._publishing, self.lock:
-            self.generation = generation
             for number in sorted(set(self.shards) - set(numbers)):
                 await self._close(number)
             new = sorted(set(numbers) - set(self.shards))
@@ -164,7 +164,8 @@ class Stream:
             self._fresh.clear()
             for number, shard in sorted(self.shards.items()):
                 path = str(self._path(number).absolute())
-                self._answering.tell(wire.Opened(number, path, generation))
+                self._generations[number] = _raised(shard.partition, generation)
+                self._answering.tell(wire.Opened(number, path, self._generations[number]))
                 await self._send_frames(shard, everyone=True)
             self.rebalancing = False
             self._due.set()
@@ -523,7 +524,7 @@ class Stream:
         number = partition.number
         if self._fresh.get(number) != reached:
             self._fresh[number] = reached
-            progress = wire.Progress(self.generation, *reached, partition.told, partition.watermark)
+            progress = wire.Progress(self._generations[number], *reached, partition.told, partition.watermark)
             pairs.append((wire.PROGRESS, _pack(progress)))
         if not pairs:
             return
@@ -651,10 +652,11 @@ class Stream:
         glances = self._vectors.reader.glance(rows.accounts, self._clock())
         raw = encoded.vectors.astype("<f4", copy=False)
         labels = rows.languages.tolist()
-        route, generation, step = self.shards.route, self.generation, encoded.step
+        route, generations, step = self.shards.route, self._generations, encoded.step
         for at, (account, seen) in enumerate(zip(rows.accounts, glances, strict=True)):
+            number = route[account]
             vector = wire.Vector(
-                generation,
+                generations[number],
                 tick,
                 step,
                 labels[at],
@@ -663,15 +665,24 @@ class Stream:
                 list(seen.followers),
                 raw[at].tobytes(),
             )
-            yield route[account], account.encode(), _pack(vector)
+            yield number, account.encode(), _pack(vector)
 
     def dead(self, account: str) -> Iterable[tuple[bytes, bytes | None]]:
         """Yield the dead record of an account, and the tombstone behind it."""
+        generation = self._generations[self.shards.route[account]]
         yield (
             account.encode(),
-            _pack(wire.Vector(self.generation, self.tick, self._model.step, 0, 0, 0, [], b"")),
+            _pack(wire.Vector(generation, self.tick, self._model.step, 0, 0, 0, [], b"")),
         )
         yield account.encode(), None
+
+
+def _raised(partition: Partition, generation: int) -> int:
+    """The group's generation, or more where the group was forgotten meanwhile and counts from one again."""
+    (stored,) = partition.store.get(Column.META, [_GENERATION])
+    raised = max(generation, int.from_bytes(stored or b"", "big") + 1)
+    partition.store.write({Column.META: {_GENERATION: raised.to_bytes(8, "big")}})
+    return raised
 
 
 class _TopicSink:

@@ -391,3 +391,24 @@ def test_what_is_replayed_is_not_pushed_again(tenant: KafkaConfig, tmp_path: Pat
             assert changed(b) - {"u4"} == {"u5"}
 
     run(body())
+
+
+def test_vectors_of_a_group_that_counts_anew_are_no_zombie_s(tenant: KafkaConfig, tmp_path: Path) -> None:
+    """The brokers forget a group that was away for long; its next generation is the first again."""
+
+    async def body() -> None:
+        for generation in (7, 1, 9):
+            async with Drive(tenant, tmp_path, now=NOW) as drive:
+                await drive.own(generation=generation)
+                drive.publish([follow("u1", "u2", NOW - generation)])
+                await drive.settle()
+        decode = msgspec.msgpack.Decoder(wire.Vector).decode
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            records = drive.read(drive.vectors, ROUTE["u2"])
+        told = [decode(record.value).generation for record in records if record.key == b"u2"]
+        assert told == sorted(told)
+        assert told[0] == 7
+        assert 8 in told
+        assert told[-1] == 9
+
+    run(body())
