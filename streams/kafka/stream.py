@@ -24,7 +24,7 @@ from kithstream.models.features import Rows
 from kithstream.models.model import Model, Producers
 from kithstream.streams.config import Config
 from kithstream.streams.engine.actors import Acted, DeadLetter, Record
-from kithstream.streams.engine.partition import Partition
+from kithstream.streams.engine.partition import APPLIED, Partition
 from kithstream.streams.engine.shard import Shard, Shards
 from kithstream.streams.engine.targets import Heard
 from kithstream.streams.errors import GapInLog, InvalidEvent, StoreRefused
@@ -45,6 +45,7 @@ _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
 
+REPLAYED: Final = 50_000  # records that are rather replayed than a checkpoint copied
 WORD: Final = 0.002  # seconds from a write to the word of it
 SLICE: Final = 1024  # accounts encoded at a time
 _EXCLUDING: Final = frozenset(signal.family for signal in SIGNALS if signal.excludes)
@@ -202,7 +203,7 @@ class Stream:
 
     def _open(self, number: int, engagements: Ends, edges: Ends) -> None:
         path = self._path(number)
-        store = self._restored(number, path)
+        store = self._store(number, path, engagements.first[number])
         try:
             partition = Partition(
                 store,
@@ -227,10 +228,30 @@ class Stream:
             self._adopting[number] = everyone
         _log.info("partition %d opened at offset %d, %d accounts", number, partition.applied, len(everyone))
 
-    def _restored(self, number: int, path: Path) -> RocksStore:
-        """Open the own store, else the newest checkpoint that opens, else an empty store."""
+    def _store(self, number: int, path: Path, first: int) -> RocksStore:
+        """Open the own store, unless a checkpoint spares much replaying or is all that the topic reaches back to."""
         if path.exists():
+            store = RocksStore(path, self._config.store)
+            (stored,) = store.get(Column.META, [APPLIED])
+            applied = int.from_bytes(stored or b"", "big")
+            ahead = max((found.applied - applied for found in self._checkpoints.of(number)), default=0)
+            if ahead < (1 if applied < first else REPLAYED):
+                return store
+            store.close()
+            _log.info("partition %d: the own store ends at offset %d, a checkpoint is newer", number, applied)
+            aside = path.with_name(f"{path.name}.older")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            restored = self._restored(number, path)
+            if restored is not None:
+                shutil.rmtree(aside, ignore_errors=True)
+                return restored
+            aside.rename(path)
             return RocksStore(path, self._config.store)
+        return self._restored(number, path) or RocksStore(path, self._config.store)
+
+    def _restored(self, number: int, path: Path) -> RocksStore | None:
+        """Bring the newest checkpoint that opens; None if there is none."""
         for found in self._checkpoints.of(number):
             try:
                 self._checkpoints.restore(found, path)
@@ -241,8 +262,7 @@ class Stream:
                 continue
             _log.info("partition %d restored from %s", number, found.path)
             return store
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return RocksStore(path, self._config.store)
+        return None
 
     def _check(self, partition: Partition, engagements: Ends, edges: Ends) -> None:
         number = partition.number
@@ -597,6 +617,8 @@ class Stream:
         if self.rebalancing or self._adopting:
             return False
         for number, (engagements, edges) in self._targets.items():
+            if number not in self.shards:
+                return False
             partition = self.shards[number].partition
             fresh = self._fresh.get(number)
             if (

@@ -412,3 +412,35 @@ def test_vectors_of_a_group_that_counts_anew_are_no_zombie_s(tenant: KafkaConfig
         assert told[-1] == 9
 
     run(body())
+
+
+def test_an_own_store_that_the_topic_left_behind_gives_way_to_a_checkpoint(
+    tenant: KafkaConfig, admin: KafkaAdminClient, tmp_path: Path
+) -> None:
+    """A worker comes back after its partitions went on elsewhere for longer than the topic keeps."""
+    worker = WorkerConfig(checkpoints=str(tmp_path / "shared"))
+
+    async def first() -> None:
+        async with Drive(tenant, tmp_path / "a", worker=WorkerConfig(), now=NOW) as a:
+            await a.own()
+            a.publish(world()[:30])
+            await a.settle()
+
+    async def meanwhile() -> None:
+        async with Drive(tenant, tmp_path / "b", worker=worker, now=NOW, name="w2") as b:
+            await b.own()
+            b.publish(world()[30:])
+            await b.settle()
+            await b.stream.close()
+            ends = {n: b.fetch(b.names.engagements, n, 0).ends for n in range(PARTITIONS)}
+        admin.delete_records({TopicPartition(b.names.engagements, n): end for n, end in ends.items()})
+
+    async def again() -> None:
+        async with Drive(tenant, tmp_path / "a", worker=worker, now=NOW) as a:
+            await a.own()
+            await a.settle()
+
+    run(first())
+    run(meanwhile())
+    run(again())
+    holds(tmp_path / "a", world())
