@@ -99,7 +99,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     advertise: str = ""  # URL under which other workers reach this one's HTTP; empty is host and port
     session_seconds: float = 10.0  # silence after which the group takes a worker for dead
     poll_records: int = 500  # most records of one partition folded at a time
-    flush_milliseconds: float = 2.0  # between two flushes of vectors while records keep coming
+    poll_milliseconds: float = 5.0  # between two polls: what came meanwhile is folded together
+    linger_milliseconds: float = 3.0  # between two requests to a broker: frames of all partitions go together
+    flush_milliseconds: float = 10.0  # between two flushes of vectors: changes meanwhile are encoded together
     dirty_rows: int = 2048  # changed accounts from which folding waits for a flush
     outbox_frames: int = 10_000  # unacknowledged frames from which folding waits for the brokers
     drain_seconds: float = 10.0  # from SIGTERM to the end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -16,9 +16,12 @@ from kithstream.streams.config import Config, KafkaConfig
 from kithstream.streams.kafka.names import Topics, group
 from kithstream.streams.kafka.security import reach
 from kithstream.streams.kafka.stream import Ends, Stream
-from kithstream.streams.kafka.transport import RAW, SCHEME, App, Consumer, Fetch, register
+from kithstream.streams.kafka.transport import RAW, SCHEME, App, Consumer, Fetch, Fetches, register
 
 _log = logging.getLogger(__name__)
+Fold = Callable[
+    [int, Fetch], Awaitable[int | None]
+]  # partition, fetch -> offset to read on from, if one is missing
 COMMIT_SECONDS: Final = 1.0
 
 
@@ -47,6 +50,7 @@ def make_app(config: Config, names: Topics, stream: Stream, failed: Callable[[Ba
         consumer_auto_offset_reset="earliest",
     )
     app.hot = frozenset([names.engagements, names.edges, names.requests])
+    app.pace = worker.poll_milliseconds / 1000
     app.stores = bridge = _Bridge(app, names, stream, failed)
 
     def raw(topic: str) -> Any:
@@ -55,20 +59,20 @@ def make_app(config: Config, names: Topics, stream: Stream, failed: Callable[[Ba
     @app.agent(raw(names.engagements), name="actors")
     async def actors(events: Any) -> None:
         async for event in events.events():
-            await bridge.fold(event.message.tp, event.value, stream.act)
+            await bridge.fold(names.engagements, event.value, stream.act)
 
     @app.agent(raw(names.edges), name="targets")
     async def targets(events: Any) -> None:
         async for event in events.events():
-            await bridge.fold(event.message.tp, event.value, stream.hear)
+            await bridge.fold(names.edges, event.value, stream.hear)
 
     @app.agent(raw(names.requests), name="queries")
     async def queries(events: Any) -> None:
         async for event in events.events():
-            fetch: Fetch = event.value
-            tp = event.message.tp
-            stream.ask(tp.partition, [(r.timestamp, r.value or b"") for r in fetch.records])
-            bridge.asked[TP(*tp)] = fetch.ends
+            fetches: Fetches = event.value
+            for number, fetch in fetches.items():
+                stream.ask(number, [(r.timestamp, r.value or b"") for r in fetch.records])
+                bridge.asked[TP(names.requests, number)] = fetch.ends
 
     @app.agent(raw(names.control), name="control")
     async def control(events: Any) -> None:
@@ -117,16 +121,17 @@ class _Bridge:
             return self.asked.get(TP(*tp))
         return self._stream.position(tp.topic, tp.partition)
 
-    async def fold(self, tp: TP, fetch: Fetch, into: Any) -> None:
-        """Fold a fetch; where something before it is missing, read on from what the state reaches to."""
-        try:
-            missing = await into(tp.partition, fetch)
-        except Exception as error:  # Faust would acknowledge the fetch and go on; the worker must not
-            self._failed(error)
-            raise
-        if missing is not None:
-            _log.info("%s is read again from offset %d, a fetch began at %d", tp, missing, fetch.begins)
-            await cast(Consumer, self._app.consumer).reseek(TP(*tp), missing)
+    async def fold(self, topic: str, fetches: Fetches, into: Fold) -> None:
+        """Fold fetches; where something before one is missing, read on from what the state reaches to."""
+        for number, fetch in fetches.items():
+            try:
+                missing = await into(number, fetch)
+            except Exception as error:  # Faust would acknowledge the fetch and go on; the worker must not
+                self._failed(error)
+                raise
+            if missing is not None:
+                _log.info("%s %d is read again from offset %d, not %d", topic, number, missing, fetch.begins)
+                await cast(Consumer, self._app.consumer).reseek(TP(topic, number), missing)
         await asyncio.sleep(0)  # the producer's turn
 
 

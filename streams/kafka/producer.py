@@ -19,8 +19,15 @@ Acknowledged = Callable[[], None]
 class Producer:
     """An aiokafka producer whose failures are told once, to `failed`; writes to one partition keep their order."""
 
-    def __init__(self, config: KafkaConfig, failed: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        config: KafkaConfig,
+        failed: Callable[[BaseException], None],
+        *,
+        linger_milliseconds: float = 0.0,
+    ) -> None:
         self._config = config
+        self._linger = linger_milliseconds
         self._failed = failed
         self._flying: set[asyncio.Future[object]] = set()
         self._producer: AIOKafkaProducer | None = None
@@ -31,7 +38,7 @@ class Producer:
             **reach(self._config),
             acks="all",
             enable_idempotence=True,
-            linger_ms=0,
+            linger_ms=self._linger,
             max_batch_size=BATCH_BYTES,
             max_request_size=2 * BATCH_BYTES,
         )

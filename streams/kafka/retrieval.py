@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -43,7 +44,7 @@ from kithstream.streams.kafka.push import Pushes
 from kithstream.streams.kafka.reading import Reading
 from kithstream.streams.kafka.security import reach
 from kithstream.streams.kafka.tail import Tail
-from kithstream.streams.kafka.waiting import PAUSE, Waiting
+from kithstream.streams.kafka.waiting import Waiting
 from kithstream.streams.metrics import of_serving
 from kithstream.streams.serve import answers, http, tokens
 from kithstream.streams.serve.answers import Answer, Question
@@ -54,8 +55,12 @@ _encode = msgspec.json.Encoder().encode
 _request = msgspec.json.Decoder(wire.Request).decode
 _address = msgspec.json.Decoder(wire.Address).decode
 
+THREADS: Final = 2  # that answer at a time: Python runs one, the index' products run beside it
+SWITCHING: Final = 0.0005  # seconds after which a busy thread lets a question in
+HELD_BACK: Final = 20  # milliseconds for which the brokers may hold back a request; see `transport`
 FETCHED: Final = 5000  # vectors of one batch at most
-LOOKING: Final = 0.02  # seconds between two looks at the stores when nobody asks: see `keep_up`
+AGAIN: Final = 0.002  # seconds before a question is tried again that found less than was known
+LOOKING: Final = 0.05  # seconds between two looks at the stores when nobody asks: see `keep_up`
 LONGEST: Final = 60.0  # seconds that a question over the stream may wait
 PUSHING: Final = 0.1  # seconds between two looks at who is due
 PUSHED_AT_ONCE: Final = 16
@@ -109,7 +114,7 @@ class Retrieval:
         self._generations: dict[int, int] = {}
         self._text = b""
         self._lists: dict[str, tuple[int, int]] = {}  # account -> hash of the list pushed last, when
-        self._answering = anyio.CapacityLimiter(config.serve.threads)
+        self._answering = anyio.CapacityLimiter(min(config.serve.threads, THREADS))
         self._waiting = Waiting(self.reading.look, self.reading.includes)
         self._asked: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
@@ -134,6 +139,8 @@ class Retrieval:
             case wire.Standing():
                 self.standing = message
                 self._heard = time.monotonic()
+            case wire.Written():
+                self._waiting.moved()
             case wire.Changed():
                 self.pushes.changed(message.accounts, message.urgent, time.monotonic())
             case wire.Asked():
@@ -162,12 +169,15 @@ class Retrieval:
             auto_offset_reset="earliest",
             enable_auto_commit=False,
             max_partition_fetch_bytes=4 << 20,
+            fetch_max_wait_ms=HELD_BACK,
         )
         consumer.assign(tps)
         await consumer.start()
         try:
             ends = await consumer.end_offsets(tps)
+            pause = self.config.worker.poll_milliseconds / 1000
             while True:
+                await asyncio.sleep(pause)  # what comes meanwhile goes into the index together
                 batches = await consumer.getmany(timeout_ms=200, max_records=FETCHED)
                 records = [(tp.partition, r.key, r.value) for tp, part in batches.items() for r in part]
                 if records:
@@ -251,7 +261,7 @@ class Retrieval:
                     return await anyio.to_thread.run_sync(work, limiter=self._answering)
                 except NotYet:
                     if left > 0:
-                        await asyncio.sleep(PAUSE)
+                        await asyncio.sleep(AGAIN)
                         continue
             raise NotYet(f"the state did not include the token within {seconds:g} s")
 
@@ -498,6 +508,7 @@ def main() -> None:
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kithstream").setLevel(logging.INFO)
+    sys.setswitchinterval(SWITCHING)
     try:
         asyncio.run(run(socket.socket(fileno=given.fd)))
     except KithstreamError as error:

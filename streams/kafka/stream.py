@@ -45,8 +45,10 @@ _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
 
-SLICE: Final = 1024  # accounts encoded before the loop is given back
+WORD: Final = 0.002  # seconds from a write to the word of it
+SLICE: Final = 1024  # accounts encoded at a time
 _EXCLUDING: Final = frozenset(signal.family for signal in SIGNALS if signal.excludes)
+_GENERATION: Final = b"generation"  # META: the greatest that vectors were published under
 _LINEAGE: Final = b"lineage"  # META: the vectors of every account of this lineage were published
 _ACCOUNT_SIGNALS: Final = frozenset(CONTROLS) - {"retract"}
 
@@ -107,7 +109,8 @@ class Stream:
         """`folded` and `flushed` hear how many seconds a fetch and a flush took."""
         self.shards = Shards(config.engine.partitions, config.engine)
         self.lock = asyncio.Lock()
-        self.generation = 0
+        self._publishing = asyncio.Lock()  # held by one flush; taken before `lock`
+        self._generations: dict[int, int] = {}  # by partition, as vectors carry it
         self.rebalancing = True
         self._config = config
         self._names = names
@@ -136,6 +139,7 @@ class Stream:
         self._fresh: dict[int, tuple[int, list[int]]] = {}  # by partition: the progress published last
         self._adopting: dict[int, set[str]] = {}  # accounts of a new lineage whose vector is not out yet
         self._ends: list[int] = [0] * config.engine.partitions
+        self._written: set[int] = set()
         self._due = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -146,8 +150,7 @@ class Stream:
 
     async def assigned(self, numbers: Collection[int], generation: int) -> None:
         """Own exactly these partitions from now on; raises StoreRefused rather than lose anything."""
-        async with self.lock:
-            self.generation = generation
+        async with self._publishing, self.lock:
             for number in sorted(set(self.shards) - set(numbers)):
                 await self._close(number)
             new = sorted(set(numbers) - set(self.shards))
@@ -161,7 +164,8 @@ class Stream:
             self._fresh.clear()
             for number, shard in sorted(self.shards.items()):
                 path = str(self._path(number).absolute())
-                self._answering.tell(wire.Opened(number, path, generation))
+                self._generations[number] = _raised(shard.partition, generation)
+                self._answering.tell(wire.Opened(number, path, self._generations[number]))
                 await self._send_frames(shard, everyone=True)
             self.rebalancing = False
             self._due.set()
@@ -171,7 +175,7 @@ class Stream:
         """Finish what is under way: the partitions may be another worker's once this returns."""
         self.rebalancing = True
         self.tell_standing()
-        async with self.lock:
+        async with self._publishing, self.lock:
             try:
                 await asyncio.wait_for(self._producer.settle(), self._config.worker.session_seconds)
             except TimeoutError:
@@ -179,8 +183,8 @@ class Stream:
 
     async def close(self) -> None:
         """Publish what is due, make checkpoints, let go of everything."""
-        async with self.lock:
-            await self.flush()
+        await self.flush()
+        async with self._publishing, self.lock:
             await self._producer.settle()
             for number in sorted(self.shards):
                 self._save(self.shards[number].partition)
@@ -306,6 +310,7 @@ class Stream:
             self._accepted += acted.accepted
             self._vectors.touch(acted.touched)
             await self._send_frames(shard)
+            self._tell_written(number)
             self._tell_changed(number, acted)
         self._due.set()
         self._make_room()
@@ -330,6 +335,7 @@ class Stream:
             self._folded(time.perf_counter() - began)
             self._vectors.touch(heard.touched)
             await self._send_frames(shard)
+            self._tell_written(number)
             self._tell_heard(number, heard)
         self._due.set()
         self._make_room()
@@ -464,8 +470,8 @@ class Stream:
                 await asyncio.wait_for(self._due.wait(), 1.0)  # without events the vectors still age
             self._due.clear()
             began = time.perf_counter()
+            await self.flush()
             async with self.lock:
-                await self.flush()
                 await self.work()
             self._make_room()
             took = time.perf_counter() - began
@@ -474,29 +480,38 @@ class Stream:
             await asyncio.sleep(max(section.flush_milliseconds / 1000, took))
 
     async def flush(self) -> None:
-        """Encode and publish what changed and some of what has aged, then how far that goes."""
-        if self.rebalancing:
-            return
-        vectors = self._vectors
-        vectors.advance(self._clock())
-        dirty = sorted(vectors.dirty)
-        vectors.dirty.clear()
-        marks = {number: list(shard.partition.marked) for number, shard in self.shards.items()}
-        reached = {
-            n: (shard.partition.applied, list(shard.partition.heard.values()))
-            for n, shard in self.shards.items()
-        }
+        """Encode and publish what changed and some of what has aged, then how far that goes.
+
+        Folding goes on while the vectors are on their way.
+        """
+        async with self._publishing:
+            async with self.lock:
+                if self.rebalancing:
+                    return
+                vectors, aged_rows = self._vectors, self._config.model.aged_rows
+                vectors.advance(self._clock())
+                dirty = sorted(vectors.dirty)
+                vectors.dirty.clear()
+                shards = list(self.shards.items())
+                marks = {number: list(shard.partition.marked) for number, shard in shards}
+                reached = {
+                    number: (shard.partition.applied, list(shard.partition.heard.values()))
+                    for number, shard in shards
+                }
+                aged = vectors.ageing.due(vectors.tick, aged_rows)
+                await asyncio.to_thread(self._encode, dirty, aged)  # beside it questions are handed on
+                if len(aged) == aged_rows:
+                    self._due.set()
+                out = self._sink.take()
+            await asyncio.gather(
+                *(self._publish(shard, out.get(n, []), reached[n], marks[n]) for n, shard in shards)
+            )
+            self._adopted([*dirty, *aged])
+
+    def _encode(self, dirty: Sequence[str], aged: Sequence[str]) -> None:
         for first in range(0, len(dirty), SLICE):
-            vectors.encode(dirty[first : first + SLICE], changed=True)
-            await asyncio.sleep(0)
-        aged = vectors.ageing.due(vectors.tick, self._config.model.aged_rows)
-        vectors.encode(aged, changed=False)
-        if len(aged) == self._config.model.aged_rows:
-            self._due.set()
-        out = self._sink.take()
-        for number, shard in self.shards.items():
-            await self._publish(shard, out.get(number, []), reached[number], marks[number])
-        self._adopted([*dirty, *aged])
+            self._vectors.encode(dirty[first : first + SLICE], changed=True)
+        self._vectors.encode(aged, changed=False)
 
     async def _publish(
         self,
@@ -509,7 +524,7 @@ class Stream:
         number = partition.number
         if self._fresh.get(number) != reached:
             self._fresh[number] = reached
-            progress = wire.Progress(self.generation, *reached, partition.told, partition.watermark)
+            progress = wire.Progress(self._generations[number], *reached, partition.told, partition.watermark)
             pairs.append((wire.PROGRESS, _pack(progress)))
         if not pairs:
             return
@@ -550,14 +565,26 @@ class Stream:
 
     # -- what others are told --------------------------------------------------------------------------------
 
+    def _tell_written(self, number: int) -> None:
+        if not self._written:
+            asyncio.get_running_loop().call_later(WORD, self._tell_all_written)
+        self._written.add(number)
+
+    def _tell_all_written(self) -> None:
+        self._answering.tell(wire.Written(sorted(self._written)))
+        self._written.clear()
+
     def _tell_changed(self, number: int, acted: Acted) -> None:
-        if self._config.worker.push_rate > 0 and acted.touched:
+        # What was there at the assignment was pushed by whoever owned the partition when it came.
+        replayed = self.shards[number].partition.applied <= self._targets[number][0]
+        if self._config.worker.push_rate > 0 and acted.touched and not replayed:
             urgent = {change.actor for change in acted.changes if change.family in _EXCLUDING}
             self._answering.tell(wire.Changed(number, sorted(acted.touched - urgent), sorted(urgent)))
 
     def _tell_heard(self, number: int, heard: Heard) -> None:
         urgent = {target for target, _, family, _ in heard.changes if family in _EXCLUDING}
-        if self._config.worker.push_rate > 0 and urgent:
+        replayed = self.shards[number].partition.edges <= self._targets[number][1]
+        if self._config.worker.push_rate > 0 and urgent and not replayed:
             self._answering.tell(wire.Changed(number, [], sorted(urgent)))
 
     def tell_standing(self) -> None:
@@ -625,10 +652,11 @@ class Stream:
         glances = self._vectors.reader.glance(rows.accounts, self._clock())
         raw = encoded.vectors.astype("<f4", copy=False)
         labels = rows.languages.tolist()
-        route, generation, step = self.shards.route, self.generation, encoded.step
+        route, generations, step = self.shards.route, self._generations, encoded.step
         for at, (account, seen) in enumerate(zip(rows.accounts, glances, strict=True)):
+            number = route[account]
             vector = wire.Vector(
-                generation,
+                generations[number],
                 tick,
                 step,
                 labels[at],
@@ -637,15 +665,24 @@ class Stream:
                 list(seen.followers),
                 raw[at].tobytes(),
             )
-            yield route[account], account.encode(), _pack(vector)
+            yield number, account.encode(), _pack(vector)
 
     def dead(self, account: str) -> Iterable[tuple[bytes, bytes | None]]:
         """Yield the dead record of an account, and the tombstone behind it."""
+        generation = self._generations[self.shards.route[account]]
         yield (
             account.encode(),
-            _pack(wire.Vector(self.generation, self.tick, self._model.step, 0, 0, 0, [], b"")),
+            _pack(wire.Vector(generation, self.tick, self._model.step, 0, 0, 0, [], b"")),
         )
         yield account.encode(), None
+
+
+def _raised(partition: Partition, generation: int) -> int:
+    """The group's generation, or more where the group was forgotten meanwhile and counts from one again."""
+    (stored,) = partition.store.get(Column.META, [_GENERATION])
+    raised = max(generation, int.from_bytes(stored or b"", "big") + 1)
+    partition.store.write({Column.META: {_GENERATION: raised.to_bytes(8, "big")}})
+    return raised
 
 
 class _TopicSink:

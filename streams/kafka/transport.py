@@ -1,8 +1,9 @@
-"""A Faust transport that hands an agent whole fetches instead of records, and seeks to the stores' offsets.
+"""A Faust transport that hands an agent whole polls instead of records, and seeks to the stores' offsets.
 
-Faust costs some 70 us an event, whatever the agent does. For the *hot* topics this transport therefore delivers one
-stream event per partition and fetch, whose value is a `Fetch`; agents stay Faust agents, and Faust keeps the group,
-the assignment, flow control and commits. It rests on the inside of faust-streaming 0.15.3 and aiokafka 0.14.0.
+Faust costs some 70 us an event, whatever the agent does, and waits for each to be taken before it hands out the next.
+For the *hot* topics this transport therefore delivers one stream event per topic and poll, whose value is a `Fetch` by
+partition; agents stay Faust agents, and Faust keeps the group, the assignment, flow control and commits. It rests on
+the inside of faust-streaming 0.15.3 and aiokafka 0.14.0.
 
 What Faust commits is for the eyes of operators. The truth is the offset in the partition's store: on assignment the
 consumer seeks there, and what it commits is that offset, so holes in the offsets cannot stall the commits. A fetch
@@ -11,6 +12,8 @@ says where it begins, so that an agent sees for itself whether anything between 
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -21,6 +24,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 SCHEME: Final = "kithstream"  # of the brokers' URL
+HELD_BACK: Final = 20  # milliseconds for which the brokers may hold back a request for records
 RAW: Final = "kithstream-raw"  # the codec that leaves a value as it is
 
 
@@ -32,8 +36,11 @@ class Fetch(NamedTuple):
     records: Sequence[Any]  # as aiokafka has them: offset, timestamp (ms), key, value, headers
 
 
+Fetches = Mapping[int, Fetch]  # by partition: what one poll brought of a topic
+
+
 class _Parcel(NamedTuple):
-    """A fetch in the shape of a record, as Faust wants to see it; its offset is that of the last record."""
+    """What one poll brought of a topic, in the shape of a record of one of its partitions: that is what Faust wants."""
 
     topic: str
     partition: int
@@ -42,7 +49,7 @@ class _Parcel(NamedTuple):
     timestamp_type: int
     headers: tuple[tuple[str, bytes], ...]
     key: None
-    value: Fetch
+    value: Fetches
     checksum: None
     serialized_key_size: int
     serialized_value_size: int
@@ -68,6 +75,7 @@ class App(faust.App):
     """A Faust application whose hot topics are folded into stores."""
 
     hot: frozenset[str] = frozenset()
+    pace: float = 0.0  # seconds between two polls at least
     stores: Stores
 
 
@@ -80,6 +88,14 @@ class _Thread(driver.AIOKafkaConsumerThread):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.ended = {}
+        self._polled = 0.0
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        # aiokafka leaves out of a request the partitions whose last records are not taken yet, and sends no other
+        # while the brokers hold that one back: on a quiet cluster a record would wait for Faust's 1.5 s.
+        consumer._fetch_max_wait_ms = HELD_BACK
+        return consumer
 
     async def _fetch_records(
         self,
@@ -88,32 +104,42 @@ class _Thread(driver.AIOKafkaConsumerThread):
         timeout: float | None = None,
         max_records: int | None = None,
     ) -> Mapping[TP, list[Any]]:
+        await asyncio.sleep(self._polled + self.app.pace - time.monotonic())
         records = dict(await super()._fetch_records(consumer, active_partitions, timeout, max_records))
-        hot = self.app.hot
-        for tp in [tp for tp in records if tp.topic in hot]:
-            records[tp] = [self._parcel(consumer, tp, records[tp])]
+        self._polled = time.monotonic()
+        found: dict[str, dict[TP, Fetch]] = {}
+        for tp in [tp for tp in records if tp.topic in self.app.hot]:
+            found.setdefault(tp.topic, {})[tp] = self._fetch(consumer, tp, records.pop(tp))
+        for fetches in found.values():
+            carrier = next(iter(fetches))
+            records[carrier] = [_parcel(carrier, fetches)]
         return records
 
-    def _parcel(self, consumer: Any, tp: TP, records: Sequence[Any]) -> _Parcel:
+    def _fetch(self, consumer: Any, tp: TP, records: Sequence[Any]) -> Fetch:
         first, last = records[0], records[-1]
         begins = min(self.ended.get(tp, first.offset), first.offset)
         # Beyond the last record where markers or compaction left holes behind it.
         ends = max(consumer._subscription.subscription.assignment.state_value(tp).position, last.offset + 1)
         self.ended[tp] = ends
-        fetch = Fetch(begins, ends, records)
-        return _Parcel(
-            tp.topic,
-            tp.partition,
-            last.offset,
-            last.timestamp,
-            last.timestamp_type,
-            (),
-            None,
-            fetch,
-            None,
-            0,
-            0,
-        )
+        return Fetch(begins, ends, records)
+
+
+def _parcel(carrier: TP, fetches: Mapping[TP, Fetch]) -> _Parcel:
+    last = fetches[carrier].records[-1]
+    value = {tp.partition: fetch for tp, fetch in fetches.items()}
+    return _Parcel(
+        carrier.topic,
+        carrier.partition,
+        last.offset,
+        last.timestamp,
+        last.timestamp_type,
+        (),
+        None,
+        value,
+        None,
+        0,
+        0,
+    )
 
 
 class Consumer(driver.Consumer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
@@ -11,7 +12,7 @@ import anyio.to_thread
 from kithstream.streams.errors import NotYet
 from kithstream.streams.serve.answers import Question
 
-PAUSE: Final = 0.0015  # seconds between two looks
+LONGEST: Final = 0.05  # seconds between two looks, whatever was said
 Reached = tuple[int, ...]  # offsets that a partition's state has come to
 
 
@@ -29,6 +30,7 @@ class Waiting:
         self._waiting: dict[int, dict[asyncio.Future[None], Question]] = {}  # by partition
         self._reached: dict[int, Reached] = {}
         self._looking: asyncio.Task[None] | None = None
+        self._moved = asyncio.Event()
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
@@ -54,6 +56,10 @@ class Waiting:
             if not left:
                 del self._waiting[number]
 
+    def moved(self) -> None:
+        """Take note that a store was written to."""
+        self._moved.set()
+
     def check(self, number: int | None = None) -> None:
         """Let go of those that need not wait any more: of one partition, or of all after vectors came."""
         numbers = list(self._waiting) if number is None else [number]
@@ -65,13 +71,15 @@ class Waiting:
     async def _run(self) -> None:
         try:
             while self._waiting:
+                self._moved.clear()
                 found = await anyio.to_thread.run_sync(self._look, list(self._waiting))
                 for number in list(self._waiting):
                     reached = found.get(number)
                     if reached is None or reached != self._reached.get(number):
                         self.check(number)
                 self._reached.update(found)
-                await asyncio.sleep(PAUSE)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._moved.wait(), LONGEST)
         except Exception as error:
             for waiting in self._waiting.values():
                 for arrived in waiting:

@@ -157,6 +157,12 @@ class Standing(msgspec.Struct, tag=True, array_like=True):
     end: list[int]  # of engagements, by partition, as known when the last assignment came
 
 
+class Written(msgspec.Struct, tag=True, array_like=True):
+    """Stream to retrieval: stores that were written to since the last such word."""
+
+    partitions: list[int]
+
+
 class Changed(msgspec.Struct, tag=True, array_like=True):
     """Stream to retrieval: accounts of a partition that acted, and those whose exclusions changed."""
 
@@ -197,5 +203,5 @@ class Stale(msgspec.Struct, tag=True, array_like=True):
     accounts: list[str]
 
 
-ToRetrieval = Hello | Opened | Closing | Standing | Changed | Asked | Exposed
+ToRetrieval = Hello | Written | Opened | Closing | Standing | Changed | Asked | Exposed
 ToStream = Closed | Serving | Stale

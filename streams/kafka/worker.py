@@ -32,6 +32,7 @@ from kithstream.streams.metrics import StreamMetrics, wall_clock
 
 _log = logging.getLogger(__name__)
 
+SWITCHING: Final = 0.0005  # seconds after which a busy fold lets the thread that fetches in
 TELLING: Final = 0.5  # seconds between two words on how folding stands
 RESTART: Final = 1.0  # seconds before a dead retrieval process is started again
 ENDING: Final = 4.0  # seconds in which the retrieval process must answer what is in flight and end
@@ -153,6 +154,7 @@ def work(config: Config, started: Callable[[str], None]) -> None:
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kithstream").setLevel(logging.INFO)
+    sys.setswitchinterval(SWITCHING)
     section = config.model
     model = Model.load(Path(section.path)) if section.path else Model.day_zero(section.seed)
     wrong = check(config.kafka, wanted(config, model.lineage))
@@ -191,7 +193,7 @@ async def run(config: Config, model: Model, salt: bytes, started: Callable[[str]
     retrieval = RetrievalProcess(
         config, worker, model.lineage, lambda accounts: stream.stale(accounts), started
     )
-    producer = Producer(config.kafka, failed)
+    producer = Producer(config.kafka, failed, linger_milliseconds=config.worker.linger_milliseconds)
     stream = Stream(
         config,
         names,

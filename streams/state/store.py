@@ -255,5 +255,6 @@ def _options(config: StoreConfig, cache: Cache, column: Column) -> Options:
     options.set_memtable_whole_key_filtering(True)
     options.set_max_background_jobs(2)
     options.set_bytes_per_sync(1 << 20)
+    options.set_max_file_opening_threads(1)  # catching up would start sixteen each time
     options.set_max_open_files(-1)  # a replica keeps reading files that the store has let go of
     return options

@@ -50,6 +50,23 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
 
 
 @pytest.fixture(scope="session")
+def guarded(broker: LocalKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
+    """A broker that wants a password."""
+    users = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    users += ' username="broker" password="b" user_broker="b" user_ann="right horse";'
+    properties = {
+        "sasl.enabled.mechanisms": "PLAIN",
+        "sasl.mechanism.inter.broker.protocol": "PLAIN",
+        "listener.name.sasl_plaintext.plain.sasl.jaas.config": users,
+    }
+    folder = tmp_path_factory.mktemp("guarded")
+    with LocalKafka(
+        folder, jars=HERE.parents[1] / JARS, security="SASL_PLAINTEXT", properties=properties
+    ) as local:
+        yield local
+
+
+@pytest.fixture(scope="session")
 def admin(broker: LocalKafka) -> Iterator[KafkaAdminClient]:
     client = KafkaAdminClient(bootstrap_servers=broker.servers)
     yield client

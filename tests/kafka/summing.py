@@ -88,9 +88,9 @@ def main(servers: str, topic: str, partitions: int, folder: Path, slow: float) -
     @app.agent(events)
     async def add(stream: object) -> None:
         async for event in stream.events():  # type: ignore[attr-defined]
-            tp = event.message.tp
-            if tp.partition in sums.open and not sums.fold(tp.partition, event.value):
-                await app.consumer.reseek(TP(*tp), sums.applied[tp.partition])
+            for number, fetch in event.value.items():
+                if number in sums.open and not sums.fold(number, fetch):
+                    await app.consumer.reseek(TP(topic, number), sums.applied[number])
             await asyncio.sleep(slow)
 
     @app.timer(0.2)

@@ -106,21 +106,6 @@ def test_what_cannot_run_is_one_line_and_status_2(tmp_path: Path, monkeypatch: p
     assert done.stderr == "kithstream: mvn is not on the PATH; Maven brings Apache Kafka 4.1.1\n"
 
 
-@pytest.fixture(scope="module")
-def guarded(broker: LocalKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    """A broker that wants a password."""
-    users = "org.apache.kafka.common.security.plain.PlainLoginModule required"
-    users += ' username="broker" password="b" user_broker="b" user_ann="right horse";'
-    properties = {
-        "sasl.enabled.mechanisms": "PLAIN",
-        "sasl.mechanism.inter.broker.protocol": "PLAIN",
-        "listener.name.sasl_plaintext.plain.sasl.jaas.config": users,
-    }
-    folder = tmp_path_factory.mktemp("guarded")
-    with LocalKafka(folder, jars=HERE, security="SASL_PLAINTEXT", properties=properties) as local:
-        yield local
-
-
 def ann(guarded: LocalKafka, password: str) -> KafkaConfig:
     return KafkaConfig(
         servers=guarded.servers,

@@ -305,3 +305,35 @@ def test_topics_that_do_not_fit_are_named_before_anything_is_done(broker: LocalK
     assert "ended with 2" in str(told_by.value)
     assert "none.engagements" in str(told_by.value)
     assert "kithstream topics create" in str(told_by.value)
+
+
+def test_a_password_reaches_every_client_and_no_log(guarded: LocalKafka, tmp_path: Path) -> None:
+    """SASL for the topics, the worker's two processes and the three clients."""
+    kafka = KafkaConfig(
+        servers=guarded.servers,
+        prefix="secret.",
+        security="SASL_PLAINTEXT",
+        sasl_mechanism="PLAIN",
+        username="ann",
+        password="right horse",
+    )
+    create(
+        kafka, wanted(Config(kafka=kafka, engine=EngineConfig(partitions=PARTITIONS)), day_zero_lineage(0))
+    )
+    options = ["kafka.security=SASL_PLAINTEXT", "kafka.sasl_mechanism=PLAIN", "kafka.username=ann"]
+    password = {"KITHSTREAM_KAFKA__PASSWORD": "right horse"}
+    with Worker(kafka, tmp_path / "one", PARTITIONS, options, secrets=password) as one:
+        one.ready()
+        with (
+            EventPublisher(kafka) as publisher,
+            RetrievalClient(kafka) as client,
+            CandidateConsumer(kafka) as lists,
+        ):
+            token = publisher.publish([{"signal": "follow", "actor": "bob", "target": "ada"}])
+            (ada,) = client.ask("eve", after=token, deadline=20.0).candidates
+            assert ada.account == "ada"
+            assert next(iter(lists)).account == "bob"
+            for pid in (one.pid, one.retrieval):
+                assert b"horse" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        one.stop()
+        assert "horse" not in one.log()

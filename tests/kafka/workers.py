@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -38,11 +38,19 @@ class Worker:
     """One `kithstream worker`, in a directory of its own."""
 
     def __init__(
-        self, kafka: KafkaConfig, folder: Path, partitions: int, options: Sequence[str] = (), *, port: int = 0
+        self,
+        kafka: KafkaConfig,
+        folder: Path,
+        partitions: int,
+        options: Sequence[str] = (),
+        *,
+        port: int = 0,
+        secrets: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self._environment = {**os.environ, **(secrets or {})}
         self._kafka = kafka
         self._partitions = partitions
         self._options = [
@@ -66,6 +74,7 @@ class Worker:
                 [sys.executable, "-m", "kithstream", "worker", "--port", str(self.port), *given],
                 stdout=log,
                 stderr=log,
+                env=self._environment,
                 start_new_session=True,
             )
         return self
