@@ -332,14 +332,20 @@ def test_a_zombies_vectors_are_mended_even_by_an_owner_that_comes_later(
             again = await one.ask(CROWD[5], allow=ONE)
             assert again[1]["candidates"][0]["account"] == score[1]["candidates"][0]["account"] == ONE
             assert again[1]["candidates"][0]["score"] != 0.0
-            # The process dies before the account is encoded again; the next one has never seen it as its own.
+            # The process dies before the account is encoded again; the next has read it all before it owns it.
+            one.url = ""
             one.stale.clear()
+            one.process._opened.clear()
             dead = one.process._process
             assert dead is not None
             os.kill(dead.pid, signal.SIGKILL)
             await until(
                 lambda: one.process.restarts == 1 and one.process._process is not dead, "a new process"
             )
+            await until(lambda: one.url != "", "the new process to take connections")
+            await one.ready()
+            assert one.stale == []
+            await one.own(EVERY, 6)
             await until(lambda: one.stale == [ONE], "the zombie to be told of by the next process")
             one.drive.stream.stale(one.stale)
             await settle(one)

@@ -123,6 +123,9 @@ def test_applied_counts_where_the_partition_is_the_accounts_own(town: Town) -> N
     with pytest.raises(NotYet):
         town.ask(MINE, "0:6")
     assert town.ask(YOURS, "0:6")
+    town.reach(0, 6, [6, 0])
+    town.reach(1, 0, [6, 0])
+    assert (town.ask(MINE).token, town.ask(YOURS).token) == ("0:1,1:0", "0:6,1:0")
 
 
 @pytest.mark.parametrize(
