@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -128,7 +129,7 @@ class Retrieval:
                 await anyio.to_thread.run_sync(self.reading.open, message.partition, Path(message.path))
                 self._generations[message.partition] = message.generation
                 if stale := self.tail.stale(message.partition):
-                    self._tell(wire.Stale(message.partition, stale))
+                    self._tell_stale(message.partition, stale)
                 if self.url:
                     await self._own(message.partition)
             case wire.Closing():
@@ -200,7 +201,10 @@ class Retrieval:
         )
         for number, accounts in fed.stale.items():
             if number in self._generations:
-                self._tell(wire.Stale(number, list(accounts)))
+                self._tell_stale(number, list(accounts))
+
+    def _tell_stale(self, number: int, accounts: list[str]) -> None:
+        self._tell(wire.Stale(number, accounts, self.tail.generation(number)))
 
     # -- the service -----------------------------------------------------------------------------------------
 
@@ -322,13 +326,11 @@ class Retrieval:
             self.dropped += 1
             return
         left = timestamp / 1000 + address.deadline_ms / 1000 - self._clock() / 1e6
-        if (
-            address.reply_topic != self.names.replies
-            or left <= 0
-            or len(self._asked) >= self.config.serve.requests
-        ):
+        if address.reply_topic != self.names.replies or left <= 0:
             self.dropped += 1
             return
+        if len(self._asked) >= self.config.serve.requests:
+            raw = b""  # it costs no more than to say so
         task = asyncio.create_task(self._answer(address, raw, min(left, LONGEST)))
         self._asked.add(task)
         task.add_done_callback(self._asked.discard)
@@ -338,6 +340,8 @@ class Retrieval:
         failure: wire.Failure | None = None
         answer: Answer | None = None
         try:
+            if not raw:
+                raise Unavailable(f"{self.config.serve.requests} questions are in flight")
             question = _question(_request(raw))
             answers.check(question)
             answer = await self.answer(question, seconds)
@@ -368,7 +372,8 @@ class Retrieval:
         while True:
             await asyncio.sleep(PUSHING)
             if self.readiness().ready:
-                for account in self.pushes.take(time.monotonic(), PUSHED_AT_ONCE):
+                most = max(PUSHED_AT_ONCE, math.ceil(self.config.worker.push_rate * PUSHING))
+                for account in self.pushes.take(time.monotonic(), most):
                     await self._push(account)
 
     async def _push(self, account: str) -> None:
@@ -381,6 +386,7 @@ class Retrieval:
             self.pushed += 1
             return
         except (Unavailable, NotYet):
+            self.pushes.changed((), [account], time.monotonic())  # when its turn comes again
             return
         valid = int(section.push_valid_seconds * 1e6)
         content = hash(tuple(candidate.account for candidate in answer.candidates))

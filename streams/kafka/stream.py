@@ -578,9 +578,27 @@ class Stream:
         except OSError as error:
             _log.error("no checkpoint of partition %d: %s", partition.number, error)
 
-    def stale(self, accounts: Iterable[str]) -> None:
-        """Encode accounts again over whose vectors a zombie's lie."""
-        self._vectors.touch([name for name in accounts if self.shards.route[name] in self.shards])
+    def stale(self, message: wire.Stale) -> None:
+        """Encode accounts again over whose vectors a zombie's lie.
+
+        If the topic knows a greater generation than this worker's (the brokers forgot the group, and the store
+        is an older one), this worker's is raised above it: otherwise it would be taken for the zombie for ever.
+        """
+        number = message.partition
+        shard = self.shards.get(number)
+        if shard is None:
+            return
+        if message.generation > self._generations[number]:
+            self._generations[number] = _raised(shard.partition, message.generation + 1)
+            path = str(self._path(number).absolute())
+            self._answering.tell(wire.Opened(number, path, self._generations[number]))
+            self._fresh.pop(number, None)
+            self._vectors.ageing.adopt(shard.partition.listable(), self._vectors.tick)
+        mine = [name for name in message.accounts if self.shards.route[name] == number]
+        self._vectors.ageing.adopt(
+            mine, self._vectors.tick
+        )  # those that are no candidates get their dead record
+        self._vectors.touch(mine)
         self._due.set()
 
     # -- what others are told --------------------------------------------------------------------------------

@@ -115,6 +115,10 @@ class Tail:
                 self._facts[account] = _pack((v.day, v.gained, v.label, v.followers))
         return len(live), len(dead)
 
+    def generation(self, number: int) -> int:
+        """Return the greatest generation that a partition's records came with."""
+        return self._generations[number]
+
     def stale(self, number: int) -> list[str]:
         """Return the accounts of a partition over whose vectors a zombie's lie in the topic."""
         return list(self._stale[number])

@@ -221,7 +221,7 @@ def _admin(config: KafkaConfig, seconds: float) -> Iterator[KafkaAdminClient]:
             )
         except errors.KafkaError as error:
             why = str(reasons[-1] if reasons else error)
-            if config.security.startswith("SASL") and "Authentication" not in why:
+            if config.security.startswith("SASL") and "disconnected" in why:
                 why += "; a broker that refuses the password may hang up without saying so"
             raise Unreachable(
                 f"no broker of {config.servers} could be used in {seconds:g} s: {why}"

@@ -201,6 +201,7 @@ class Stale(msgspec.Struct, tag=True, array_like=True):
 
     partition: int
     accounts: list[str]
+    generation: int  # the greatest that the partition's vectors were seen with
 
 
 ToRetrieval = Hello | Written | Opened | Closing | Standing | Changed | Asked | Exposed

@@ -47,7 +47,7 @@ class RetrievalProcess:
         config: Config,
         worker: str,
         lineage: str,
-        stale: Callable[[Collection[str]], None],
+        stale: Callable[[wire.Stale], None],
         started: Callable[[str], None],
     ) -> None:
         self.restarts = 0
@@ -119,7 +119,11 @@ class RetrievalProcess:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "kithstream.streams.kafka.retrieval", "--fd", str(theirs.fileno())]
         with theirs:
-            self._process = await asyncio.create_subprocess_exec(*command, pass_fds=[theirs.fileno()])
+            # One thread of BLAS: a second one for a product of microseconds costs questions milliseconds.
+            environment = {"OPENBLAS_NUM_THREADS": "1", **os.environ}
+            self._process = await asyncio.create_subprocess_exec(
+                *command, pass_fds=[theirs.fileno()], env=environment
+            )
         self._channel = await Channel.open(ours, wire.ToStream)
         self._channel.send(self._hello)
         for opened in self._opened.values():
@@ -137,7 +141,7 @@ class RetrievalProcess:
                 case wire.Serving():
                     self._started(message.url)
                 case wire.Stale():
-                    self._stale(message.accounts)
+                    self._stale(message)
 
     async def _let_go(self) -> None:
         channel, self._channel = self._channel, None
@@ -191,7 +195,7 @@ async def run(config: Config, model: Model, salt: bytes, started: Callable[[str]
 
     metrics = StreamMetrics()
     retrieval = RetrievalProcess(
-        config, worker, model.lineage, lambda accounts: stream.stale(accounts), started
+        config, worker, model.lineage, lambda message: stream.stale(message), started
     )
     producer = Producer(config.kafka, failed, linger_milliseconds=config.worker.linger_milliseconds)
     stream = Stream(

@@ -39,10 +39,16 @@ class Worker:
         )
         self.stale: list[str] = []
         self.url = ""
-        self.process = RetrievalProcess(
-            self.drive.config, name, MODEL.lineage, self.stale.extend, self._serves
-        )
+        self.process = RetrievalProcess(self.drive.config, name, MODEL.lineage, self._is_stale, self._serves)
         self.drive.listener = self.process  # type: ignore[assignment]
+
+    def _is_stale(self, message: wire.Stale) -> None:
+        self.stale += message.accounts
+
+    def encode_again(self, accounts: Iterable[str]) -> None:
+        """What the stream process does when it is told of stale vectors."""
+        for account in accounts:
+            self.drive.stream.stale(wire.Stale(self.drive.stream.shards.route[account], [account], 0))
 
     def _serves(self, url: str) -> None:
         self.url = url

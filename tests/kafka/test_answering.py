@@ -58,7 +58,7 @@ def test_answers_equal_the_embedded_runtimes(tenant: KafkaConfig, tmp_path: Path
             tick = -1
             while True:  # once more if a minute ends meanwhile
                 worker.drive.now = wall_clock()
-                worker.drive.stream.stale(CROWD)
+                worker.encode_again(CROWD)
                 await settle(worker)
                 found = [(await worker.ask(name, after=token, k="7"))[1] for name in CROWD]
                 tick = worker.drive.now // TICK
@@ -347,7 +347,7 @@ def test_a_zombies_vectors_are_mended_even_by_an_owner_that_comes_later(
             assert one.stale == []
             await one.own(EVERY, 6)
             await until(lambda: one.stale == [ONE], "the zombie to be told of by the next process")
-            one.drive.stream.stale(one.stale)
+            one.encode_again(one.stale)
             await settle(one)
             await until_names(one)
 

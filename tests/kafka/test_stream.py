@@ -444,3 +444,24 @@ def test_an_own_store_that_the_topic_left_behind_gives_way_to_a_checkpoint(
     run(meanwhile())
     run(again())
     holds(tmp_path / "a", world())
+
+
+def test_a_generation_below_the_topic_s_is_raised_above_it(tenant: KafkaConfig, tmp_path: Path) -> None:
+    """The brokers forgot the group, and the store is too old to know: its vectors would be a zombie's for ever."""
+
+    async def body() -> None:
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            await drive.own(generation=2)
+            drive.publish([follow("u1", "u2")])
+            await drive.settle()
+            drive.listener.heard.clear()
+            drive.stream.stale(wire.Stale(ROUTE["u2"], ["u2"], 40))
+            await drive.settle()
+            (opened,) = [one for one in drive.listener.heard if isinstance(one, wire.Opened)]
+            assert (opened.partition, opened.generation) == (ROUTE["u2"], 41)
+            records = drive.read(drive.vectors, ROUTE["u2"])
+        newest = {record.key: record.value for record in records}
+        assert msgspec.msgpack.decode(newest[b"u2"], type=wire.Vector).generation == 41
+        assert msgspec.msgpack.decode(newest[wire.PROGRESS], type=wire.Progress).generation == 41
+
+    run(body())
