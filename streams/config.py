@@ -101,13 +101,13 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     poll_records: int = 500  # most records of one partition folded at a time
     poll_milliseconds: float = 5.0  # between two polls: what came meanwhile is folded together
     linger_milliseconds: float = 3.0  # between two requests to a broker: frames of all partitions go together
-    flush_milliseconds: float = 10.0  # between two flushes of vectors: changes meanwhile are encoded together
+    flush_milliseconds: float = 15.0  # between two flushes of vectors: changes meanwhile are encoded together
     dirty_rows: int = 2048  # changed accounts from which folding waits for a flush
     outbox_frames: int = 10_000  # unacknowledged frames from which folding waits for the brokers
     drain_seconds: float = 10.0  # from SIGTERM to the end
     push_k: int = 20  # candidates of a pushed list
     push_seconds: float = 30.0  # between two pushes to one account, at least
-    push_rate: float = 50.0  # pushes a second of a worker, at most; 0 pushes nothing
+    push_rate: float = 20.0  # pushes a second of a worker, at most; 0 pushes nothing
     push_valid_seconds: float = 3600.0  # how long a pushed list may be shown
     accept_gap: bool = (
         False  # open an empty store though the topic no longer reaches back to its first record

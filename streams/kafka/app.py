@@ -49,7 +49,11 @@ def make_app(config: Config, names: Topics, stream: Stream, failed: Callable[[Ba
         broker_max_poll_records=worker.poll_records,
         consumer_auto_offset_reset="earliest",
     )
-    app.hot = frozenset([names.engagements, names.edges, names.requests])
+    app.hot = (
+        names.requests,
+        names.edges,
+        names.engagements,
+    )  # questions first, then what is nearest to an answer
     app.pace = worker.poll_milliseconds / 1000
     app.stores = bridge = _Bridge(app, names, stream, failed)
 

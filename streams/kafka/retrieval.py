@@ -13,7 +13,6 @@ import math
 import os
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -29,6 +28,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from yarl import URL
 
+from kithstream.__main__ import ready
 from kithstream.index.config import IndexConfig
 from kithstream.index.live import LiveIndex
 from kithstream.models.model import Model
@@ -57,7 +57,6 @@ _request = msgspec.json.Decoder(wire.Request).decode
 _address = msgspec.json.Decoder(wire.Address).decode
 
 THREADS: Final = 2  # that answer at a time: Python runs one, the index' products run beside it
-SWITCHING: Final = 0.0005  # seconds after which a busy thread lets a question in
 HELD_BACK: Final = 20  # milliseconds for which the brokers may hold back a request; see `transport`
 FETCHED: Final = 5000  # vectors of one batch at most
 AGAIN: Final = 0.002  # seconds before a question is tried again that found less than was known
@@ -514,7 +513,7 @@ def main() -> None:
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kithstream").setLevel(logging.INFO)
-    sys.setswitchinterval(SWITCHING)
+    ready()
     try:
         asyncio.run(run(socket.socket(fileno=given.fd)))
     except KithstreamError as error:

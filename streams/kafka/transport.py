@@ -74,7 +74,7 @@ class Stores(Protocol):
 class App(faust.App):
     """A Faust application whose hot topics are folded into stores."""
 
-    hot: frozenset[str] = frozenset()
+    hot: Sequence[str] = ()  # handed out in this order
     pace: float = 0.0  # seconds between two polls at least
     stores: Stores
 
@@ -110,10 +110,12 @@ class _Thread(driver.AIOKafkaConsumerThread):
         found: dict[str, dict[TP, Fetch]] = {}
         for tp in [tp for tp in records if tp.topic in self.app.hot]:
             found.setdefault(tp.topic, {})[tp] = self._fetch(consumer, tp, records.pop(tp))
-        for fetches in found.values():
-            carrier = next(iter(fetches))
-            records[carrier] = [_parcel(carrier, fetches)]
-        return records
+        first: dict[TP, list[Any]] = {}
+        for topic in self.app.hot:
+            if fetches := found.get(topic):
+                carrier = next(iter(fetches))
+                first[carrier] = [_parcel(carrier, fetches)]
+        return first | records
 
     def _fetch(self, consumer: Any, tp: TP, records: Sequence[Any]) -> Fetch:
         first, last = records[0], records[-1]

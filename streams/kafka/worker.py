@@ -32,7 +32,6 @@ from kithstream.streams.metrics import StreamMetrics, wall_clock
 
 _log = logging.getLogger(__name__)
 
-SWITCHING: Final = 0.0005  # seconds after which a busy fold lets the thread that fetches in
 TELLING: Final = 0.5  # seconds between two words on how folding stands
 RESTART: Final = 1.0  # seconds before a dead retrieval process is started again
 ENDING: Final = 4.0  # seconds in which the retrieval process must answer what is in flight and end
@@ -158,7 +157,6 @@ def work(config: Config, started: Callable[[str], None]) -> None:
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kithstream").setLevel(logging.INFO)
-    sys.setswitchinterval(SWITCHING)
     section = config.model
     model = Model.load(Path(section.path)) if section.path else Model.day_zero(section.seed)
     wrong = check(config.kafka, wanted(config, model.lineage))

@@ -82,7 +82,7 @@ def main(servers: str, topic: str, partitions: int, folder: Path, slow: float) -
         stream_buffer_maxsize=partitions + 16,
         topic_partitions=partitions,
     )
-    app.hot, app.stores = frozenset([topic]), sums
+    app.hot, app.stores = [topic], sums
     events = app.topic(topic, value_serializer=RAW, key_serializer="raw", partitions=partitions)
 
     @app.agent(events)
