@@ -57,6 +57,7 @@ FULL = [
 
 
 BROKER: list[int] = []
+DELETION = b'"account_delete"'
 
 
 def cluster(stack: ExitStack, partitions: int, prefix: str = "") -> KafkaConfig:
@@ -130,6 +131,14 @@ def throughput(events: Iterable[bytes], workers: int, partitions: int) -> dict[s
             {"stream_cpu_s": cpu_of(w.pid) - a, "retrieval_cpu_s": cpu_of(w.retrieval) - b}
             for w, (a, b) in zip(running, before, strict=True)
         ]
+        for name in (
+            "kithstream_resending_accounts",
+            "kithstream_outbox_frames",
+        ):  # what goes on in the background
+            time.sleep(1.0)  # the stream process tells its figures twice a second
+            for worker in running:
+                worker.until(lambda worker=worker, name=name: told(worker, name) == 0, f"for {name}")  # type: ignore[misc]
+        settle(publisher, running)
         behind = [told(worker, "kithstream_assigned_behind_records") for worker in running]
         vectors = sum(told(worker, "kithstream_vectors_published_total") for worker in running)
         for worker in running:
@@ -163,20 +172,23 @@ def compared(
     tps = [TopicPartition(topic, number) for number in range(partitions)]
     consumer.assign(tps)
     ends = consumer.end_offsets(tps)
+    deleted: set[str] = set()
     while any(consumer.position(tp) < end for tp, end in ends.items()):
         for tp, records in consumer.poll(1000, max_records=2000).items():
             batch = [Record(record.timestamp * 1000, record.value) for record in records]
             engine.apply(tp.partition, batch, records[0].offset)
+            found = (msgspec.json.decode(record.value) for record in records if DELETION in record.value)
+            deleted.update(event["actor"] for event in found)
         engine.exchange()
     engine.settle()
     consumer.close()
     watermark = engine.watermark
-    mine = [digest(store, watermark) for store in stores]
+    mine = [digest(store, watermark, deleted) for store in stores]
     engine.close()
     theirs = []
     for path in newest_stores(folders, partitions):
         store = RocksStore(path, StoreConfig())
-        theirs.append(digest(store, watermark))
+        theirs.append(digest(store, watermark, deleted))
         store.close()
     columns = {name: sum(one[name][0] for one in mine) for name in mine[0]}
     for number, (one, other) in enumerate(zip(mine, theirs, strict=True)):

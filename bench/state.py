@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
 from kithstream.streams.engine.partition import FOLLOWEES, FOLLOWERS, PROFILE, ROW_IN, ROW_OUT
 from kithstream.streams.state import counters, recent
@@ -12,16 +13,20 @@ from kithstream.streams.state.protocol import Column, Store
 LEDGERS = (Column.OUT, Column.IN, Column.SAID, Column.HEARD)
 
 
-def digest(store: Store, watermark: int) -> dict[str, tuple[int, str]]:
+def digest(store: Store, watermark: int, deleted: Collection[str] = ()) -> dict[str, tuple[int, str]]:
     """Return keys and SHA-256 of each column of state: the ledgers byte for byte, the rows as they are read.
 
     In the rows four things depend on when something came and are never read: the order of a row's cells, cells
     older than what is read as of `watermark` (microseconds), neighbours beyond the newest 32, and what is empty.
+    Whether an event about a `deleted` account is still in the list of the horizon's events depends on whether it or
+    the deletion came first to its actor's partition: those are left out.
     """
     found: dict[str, tuple[int, str]] = {}
     for column in (*LEDGERS, Column.ROWS):
         count, seen = 0, hashlib.sha256()
         for key, value in store.scan(column, b""):
+            if column is Column.SAID and key.split(b"\0")[-2][1:].decode() in deleted:
+                continue
             if column is Column.ROWS:
                 value = _read(key[:1], value, watermark // MINUTE)
                 if not value:

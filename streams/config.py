@@ -102,7 +102,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     poll_milliseconds: float = 5.0  # between two polls: what came meanwhile is folded together
     linger_milliseconds: float = 3.0  # between two requests to a broker: frames of all partitions go together
     flush_milliseconds: float = 15.0  # between two flushes of vectors: changes meanwhile are encoded together
-    dirty_rows: int = 2048  # changed accounts from which folding waits for a flush
+    dirty_rows: int = 16_384  # changed accounts from which folding waits for a flush
     outbox_frames: int = 10_000  # unacknowledged frames from which folding waits for the brokers
     drain_seconds: float = 10.0  # from SIGTERM to the end
     push_k: int = 20  # candidates of a pushed list

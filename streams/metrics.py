@@ -397,6 +397,11 @@ class StreamMetrics:
             "kithstream_outbox_frames", "Frames that no broker acknowledged.", stream.outbox
         )
         yield GaugeMetricFamily(
+            "kithstream_resending_accounts",
+            "Accounts whose follows are still to be sent again.",
+            stream.resending,
+        )
+        yield GaugeMetricFamily(
             "kithstream_assigned_behind_records",
             "Records that were there at the last assignment and are not folded yet.",
             stream.behind,

@@ -665,6 +665,11 @@ class Stream:
         )
 
     @property
+    def resending(self) -> int:
+        """Accounts whose follows are still to be sent again, since what they carry has changed."""
+        return sum(len(partition.jobs) for partition in self.shards.here())
+
+    @property
     def outbox(self) -> int:
         """Frames that no broker has acknowledged."""
         return sum(len(partition.outbox) for partition in self.shards.here())
