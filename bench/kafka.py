@@ -116,6 +116,7 @@ def throughput(events: Iterable[bytes], workers: int, partitions: int) -> dict[s
         while call := list(islice(source, 500)):
             publisher.send(call)
             published += len(call)
+            last = msgspec.json.decode(call[-1])["time"]
         publisher.flush()
         publishing, own = time.perf_counter() - began, time.process_time() - own
         ends = ends_of(kafka, topics(kafka.prefix).engagements, partitions)
@@ -138,7 +139,7 @@ def throughput(events: Iterable[bytes], workers: int, partitions: int) -> dict[s
             time.sleep(1.0)  # the stream process tells its figures twice a second
             for worker in running:
                 worker.until(lambda worker=worker, name=name: told(worker, name) == 0, f"for {name}")  # type: ignore[misc]
-        settle(publisher, running)
+        settle(publisher, running, time=last)
         behind = [told(worker, "kithstream_assigned_behind_records") for worker in running]
         vectors = sum(told(worker, "kithstream_vectors_published_total") for worker in running)
         for worker in running:
@@ -320,9 +321,9 @@ def simulated(seed: int) -> Iterator[Any]:
     return chain.from_iterable(simulate(SimulationConfig(accounts=20_000, seed=seed)))
 
 
-def settle(publisher: EventPublisher, workers: Sequence[Worker]) -> None:
-    """Wait until everything published is visible on all workers."""
-    token = publisher.publish([{"signal": "follow", "actor": "nobody", "target": "somebody"}])
+def settle(publisher: EventPublisher, workers: Sequence[Worker], **stamps: int) -> None:
+    """Wait until everything published is visible on all workers, and one event more."""
+    token = publisher.publish([{"signal": "follow", "actor": "nobody", "target": "somebody", **stamps}])
     for worker in workers:
         worker.until(
             lambda worker=worker: worker.get(f"/v1/candidates/nobody?after={token}")[0] == 200,  # type: ignore[misc]

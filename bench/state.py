@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection
 
 from kithstream.streams.engine.partition import FOLLOWEES, FOLLOWERS, PROFILE, ROW_IN, ROW_OUT
-from kithstream.streams.state import counters, recent
+from kithstream.streams.state import counters, ledger, recent
 from kithstream.streams.state.ledger import MINUTE
 from kithstream.streams.state.protocol import Column, Store
 
@@ -27,6 +27,8 @@ def digest(store: Store, watermark: int, deleted: Collection[str] = ()) -> dict[
         for key, value in store.scan(column, b""):
             if column is Column.SAID and key.split(b"\0")[-2][1:].decode() in deleted:
                 continue
+            if column is Column.IN and ledger.since(value) < 0:
+                value = value[:14]  # what the follower of an undone follow last carried is not read
             if column is Column.ROWS:
                 value = _read(key[:1], value, watermark // MINUTE)
                 if not value:
