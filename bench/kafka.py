@@ -199,7 +199,9 @@ def compared(
     return mine == theirs, columns
 
 
-def latency(rate: float, seconds: float, workers: int, partitions: int, seed: int) -> dict[str, object]:
+def latency(
+    rate: float, seconds: float, workers: int, partitions: int, seed: int, only: Sequence[str] = ()
+) -> dict[str, object]:
     """Publish open-loop; beside it ask: with the token of a follow just published, and without."""
     with ExitStack() as stack:
         kafka = cluster(stack, partitions)
@@ -277,14 +279,15 @@ def latency(rate: float, seconds: float, workers: int, partitions: int, seed: in
                 assert running[0].get(f"/v1/candidates/u{rng.randrange(5000)}")[0] == 200
                 return time.perf_counter() - began
 
-            threads = [
-                threading.Thread(target=load),
-                threading.Thread(target=paced, args=("publish_to_visible_http", 0.2, over_http("vectors"))),
-                threading.Thread(target=paced, args=("publish_to_state_http", 0.2, over_http("state"))),
-                threading.Thread(target=paced, args=("publish_to_visible_stream", 0.2, over_stream)),
-                threading.Thread(target=paced, args=("request_reply", 0.05, asked)),
-                threading.Thread(target=paced, args=("http_question", 0.05, http_asked)),
-            ]
+            askers: dict[str, tuple[float, Callable[[int], float]]] = {
+                "publish_to_visible_http": (0.2, over_http("vectors")),
+                "publish_to_state_http": (0.2, over_http("state")),
+                "publish_to_visible_stream": (0.2, over_stream),
+                "request_reply": (0.05, asked),
+                "http_question": (0.05, http_asked),
+            }
+            threads = [threading.Thread(target=load)]
+            threads += [threading.Thread(target=paced, args=(name, *askers[name])) for name in only or askers]
             before = busy(running)
             for thread in threads:
                 thread.start()
@@ -441,6 +444,7 @@ def main() -> None:
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--rate", type=float, default=1000.0)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--only", action="append", help="One of the figures of `latency`; repeatable.")
     parser.add_argument("--rebalances", type=int, default=30)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -454,7 +458,9 @@ def main() -> None:
             )
             result = throughput(map(msgspec.json.encode, source), given.workers, given.partitions)
         case "latency":
-            result = latency(given.rate, given.seconds, given.workers, given.partitions, given.seed)
+            result = latency(
+                given.rate, given.seconds, given.workers, given.partitions, given.seed, given.only or ()
+            )
         case _:
             result = faults(given.rebalances, given.kills, given.partitions, given.seed)
     print(
