@@ -7,7 +7,6 @@ per event.
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -23,6 +22,8 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+
+from kithstream.streams.events.stamp import wall_clock
 
 if TYPE_CHECKING:
     from kithstream.index.protocol import IndexStats
@@ -63,11 +64,6 @@ SECONDS: Final = (
     10.0,
 )
 LONG: Final = (*SECONDS, 30.0, 60.0, 300.0, 3600.0)  # a backlog becomes visible late
-
-
-def wall_clock() -> int:
-    """Return the time of day in microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 class Spread(Collector):

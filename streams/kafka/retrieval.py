@@ -38,6 +38,7 @@ from kithstream.streams.errors import KithstreamError, NotYet, Unanswerable, Una
 from kithstream.streams.events.stamp import wall_clock
 from kithstream.streams.kafka import wire
 from kithstream.streams.kafka.channel import Channel
+from kithstream.streams.kafka.fixed import fixed_model
 from kithstream.streams.kafka.names import topics, vectors
 from kithstream.streams.kafka.owners import Owners
 from kithstream.streams.kafka.producer import Producer
@@ -499,8 +500,7 @@ def _watched(work: Coroutine[Any, Any, None], failed: Callable[[BaseException], 
 
 def open_model(config: Config, lineage: str) -> Model:
     """Return the model that serves; raises ValueError unless it is of the lineage whose vectors are read."""
-    section = config.model
-    model = Model.load(Path(section.path)) if section.path else Model.day_zero(section.seed)
+    model = fixed_model(config.model)
     if model.lineage != lineage:
         raise ValueError(f"the model is of lineage {model.lineage}, the stream process serves {lineage}")
     return model

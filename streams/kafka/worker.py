@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Callable, Collection
 from hashlib import blake2b
-from pathlib import Path
 from typing import Final
 
 from kafka import KafkaAdminClient
@@ -20,15 +19,17 @@ from kafka import KafkaAdminClient
 from kithstream.models.model import Model
 from kithstream.streams.config import Config, KafkaConfig
 from kithstream.streams.errors import TopicRefused
+from kithstream.streams.events.stamp import wall_clock
 from kithstream.streams.kafka import wire
 from kithstream.streams.kafka.app import ends, make_app
 from kithstream.streams.kafka.channel import Channel
+from kithstream.streams.kafka.fixed import fixed_model
 from kithstream.streams.kafka.names import topics, vectors
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.security import reach
 from kithstream.streams.kafka.stream import Ends, Stream
 from kithstream.streams.kafka.topics import check, wanted
-from kithstream.streams.metrics import StreamMetrics, wall_clock
+from kithstream.streams.metrics import StreamMetrics
 
 _log = logging.getLogger(__name__)
 
@@ -157,8 +158,7 @@ def work(config: Config, started: Callable[[str], None]) -> None:
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kithstream").setLevel(logging.INFO)
-    section = config.model
-    model = Model.load(Path(section.path)) if section.path else Model.day_zero(section.seed)
+    model = fixed_model(config.model)
     wrong = check(config.kafka, wanted(config, model.lineage))
     if wrong:
         raise TopicRefused("; ".join(map(str, wrong)) + ". Run: kithstream topics create")
