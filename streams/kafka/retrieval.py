@@ -103,7 +103,7 @@ class Retrieval:
         self.metrics = of_serving()
         self.url = ""
         self.pushed = self.dropped = self.unusable = 0
-        self.standing = wire.Standing(True, False, 0, [])
+        self.standing = wire.Standing(True, False, 0)
         self.behind = 0  # vectors known to be published and not in the index
         self._model = model
         self._vectors = vectors(config.kafka.prefix, model.lineage)

@@ -139,7 +139,6 @@ class Stream:
         ] = {}  # what was there when it was assigned: engagements, edges
         self._fresh: dict[int, tuple[int, list[int]]] = {}  # by partition: the progress published last
         self._adopting: dict[int, set[str]] = {}  # accounts of a new lineage whose vector is not out yet
-        self._ends: list[int] = [0] * config.engine.partitions
         self._written: set[int] = set()
         self._due = asyncio.Event()
         self._room = asyncio.Event()
@@ -155,10 +154,8 @@ class Stream:
             for number in sorted(set(self.shards) - set(numbers)):
                 await self._close(number)
             new = sorted(set(numbers) - set(self.shards))
-            everywhere = range(self.shards.route.partitions)
-            engagements = await self._offsets(self._names.engagements, everywhere)
+            engagements = await self._offsets(self._names.engagements, numbers)
             edges = await self._offsets(self._names.edges, numbers)
-            self._ends = [engagements.end[number] for number in everywhere]
             for number in new:
                 self._open(number, engagements, edges)
             self._targets = {n: (engagements.end[n], edges.end[n]) for n in numbers}
@@ -627,7 +624,7 @@ class Stream:
 
     def tell_standing(self) -> None:
         """Tell the retrieval process how folding stands."""
-        self._answering.tell(wire.Standing(self.rebalancing, self.caught_up, self.behind, self._ends))
+        self._answering.tell(wire.Standing(self.rebalancing, self.caught_up, self.behind))
 
     @property
     def caught_up(self) -> bool:

@@ -154,7 +154,6 @@ class Standing(msgspec.Struct, tag=True, array_like=True):
     rebalancing: bool
     caught_up: bool  # what was published before the last assignment is folded, and its vectors published
     behind: int  # records published and not folded
-    end: list[int]  # of engagements, by partition, as known when the last assignment came
 
 
 class Written(msgspec.Struct, tag=True, array_like=True):

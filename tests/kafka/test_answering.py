@@ -170,7 +170,7 @@ def test_questions_reach_the_owner_once_and_are_refused_while_a_partition_moves(
             await until_refused(refused)
             status, _ = await two.ask(TWO)
             assert status == 503
-            two.process.tell(wire.Standing(True, False, 0, []))
+            two.process.tell(wire.Standing(True, False, 0))
             two_refuses = False
             while not two_refuses:
                 status, _ = await two.ask(BY[2][0])
@@ -370,14 +370,14 @@ def test_nothing_is_answered_from_half_an_index(tmp_path: Path) -> None:
         told: list[wire.ToStream] = []
         producer = Producer(config.kafka, told.append)  # type: ignore[arg-type]  # never started
         retrieval = Retrieval(config, "w1", MODEL, tmp_path / "own", told.append, producer)
-        await retrieval.hear(wire.Standing(False, True, 0, [0]))
+        await retrieval.hear(wire.Standing(False, True, 0))
         await retrieval.hear(wire.Opened(0, str(tmp_path / "0"), 1))
         assert retrieval.readiness().missing.startswith("The index has not caught up")
         with pytest.raises(Unavailable, match="has not caught up"):
             await retrieval.answer(Question("ann"), 1.0)
         retrieval._caught_up = True
         assert (await retrieval.answer(Question("ann"), 1.0)).candidates == []
-        await retrieval.hear(wire.Standing(True, True, 0, [0]))
+        await retrieval.hear(wire.Standing(True, True, 0))
         with pytest.raises(Unavailable, match="being moved"):
             await retrieval.answer(Question("ann"), 1.0)
         await retrieval.close()
