@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from kithstream.models.ages import next_tick
 from kithstream.models.evaluate import bootstrap, ndcg_at, recall_at
-from kithstream.models.features import FOLLOWEES, FOLLOWERS, HALF_LIVES, UNRECIPROCATED, Rows
+from kithstream.models.features import FOLLOWEES, FOLLOWERS, HALF_LIVES, UNRECIPROCATED, Rows, blank
 from kithstream.models.model import Model
 from kithstream.models.train import Examples, OnlineTrainer, TrainerConfig
 
@@ -184,6 +184,7 @@ class State:
             unreciprocated=[[names[x] for x, _ in items] for items in waiting],
             unreciprocated_ages=now - waiting_at,
             languages=np.zeros(n, np.int32),
+            **blank(n),
         )
 
     def _levels(self) -> tuple[tuple[int, int, int], ...]:

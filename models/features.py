@@ -20,6 +20,14 @@ GROUPS: Final[tuple[str, ...]] = ("follow", "engage", "negative")
 FOLLOWERS: Final = 10  # newest followers read
 FOLLOWEES: Final = 15  # newest followees read
 UNRECIPROCATED: Final = 8  # newest followers read whom the account does not follow
+# Half-lives of the counts by family, seconds: 30 min, 24 h, 7 d, 50 d, none (aggregation framework, recsys.md 1.13).
+AGGREGATES: Final[tuple[float, ...]] = (1800.0, 86400.0, 604800.0, 4320000.0, float("inf"))
+FAMILIES: Final = 32  # numbers of signal families that counts may have; those without a signal are zero
+ENGAGED: Final = 12  # newest engagements read, each with whom, which family and when
+AVOIDED: Final = 8  # newest accounts read that the account muted, blocked, reported or was not interested in
+AUDIENCE_LANGUAGES: Final = 4  # most frequent languages read of those who follow the account
+COMMUNITIES: Final = 16  # largest entries read of a community vector
+SKETCH: Final = 16  # length of the sums of random projections of ids
 
 IN: Final = 0  # direction axis: what others did to the account
 OUT: Final = 1  # direction axis: what the account did
@@ -47,6 +55,50 @@ class Rows(NamedTuple):
     unreciprocated: Sequence[Sequence[str]]  # n x <= UNRECIPROCATED
     unreciprocated_ages: NDArray[np.float64]  # (n, UNRECIPROCATED)
     languages: NDArray[np.int32]  # (n,) code, 0 if unknown
+    countries: NDArray[np.int32]  # (n,) code, 0 if unknown
+    families: NDArray[
+        np.float32
+    ]  # (n, 2, FAMILIES, 5): direction, family, AGGREGATES; decayed, capped by pair
+    engaged: Sequence[Sequence[str]]  # n x <= ENGAGED: whom it engaged with lately, repeats and all
+    engaged_families: NDArray[np.int32]  # (n, ENGAGED), -1 pads
+    engaged_ages: NDArray[np.float64]  # (n, ENGAGED)
+    avoided: Sequence[Sequence[str]]  # n x <= AVOIDED; private: for the towers alone, never a reason
+    avoided_families: NDArray[np.int32]  # (n, AVOIDED), -1 pads
+    avoided_ages: NDArray[np.float64]  # (n, AVOIDED)
+    avoided_communities: NDArray[np.int32]  # (n, AVOIDED) what each is known for, -1 if nothing
+    audience_languages: NDArray[np.int32]  # (n, AUDIENCE_LANGUAGES) most frequent first, 0 pads
+    audience_shares: NDArray[np.float32]  # (n, AUDIENCE_LANGUAGES) of the followers whose language is known
+    audience: NDArray[np.int64]  # (n, SKETCH) sum of the projections of its followers
+    following: NDArray[np.int64]  # (n, SKETCH) the same of its followees
+    known_for: NDArray[np.int32]  # (n,) community, -1 if none
+    interests: NDArray[np.int32]  # (n, COMMUNITIES) communities of its followees, largest first, -1 pads
+    interest_weights: NDArray[np.float32]  # (n, COMMUNITIES) of unit length in all, 0 pads
+    communities: NDArray[np.int32]  # (n, COMMUNITIES) communities of its audience, largest first, -1 pads
+    community_weights: NDArray[np.float32]  # (n, COMMUNITIES) cosine with each community, 0 pads
+
+
+def blank(n: int) -> dict[str, NDArray[np.generic] | list[list[str]]]:
+    """Return the optional fields of `Rows` for n accounts of which nothing of the kind is known."""
+    return {
+        "countries": np.zeros(n, np.int32),
+        "families": np.zeros((n, 2, FAMILIES, len(AGGREGATES)), np.float32),
+        "engaged": [[] for _ in range(n)],
+        "engaged_families": np.full((n, ENGAGED), -1, np.int32),
+        "engaged_ages": np.full((n, ENGAGED), np.inf),
+        "avoided": [[] for _ in range(n)],
+        "avoided_families": np.full((n, AVOIDED), -1, np.int32),
+        "avoided_ages": np.full((n, AVOIDED), np.inf),
+        "avoided_communities": np.full((n, AVOIDED), -1, np.int32),
+        "audience_languages": np.zeros((n, AUDIENCE_LANGUAGES), np.int32),
+        "audience_shares": np.zeros((n, AUDIENCE_LANGUAGES), np.float32),
+        "audience": np.zeros((n, SKETCH), np.int64),
+        "following": np.zeros((n, SKETCH), np.int64),
+        "known_for": np.full(n, -1, np.int32),
+        "interests": np.full((n, COMMUNITIES), -1, np.int32),
+        "interest_weights": np.zeros((n, COMMUNITIES), np.float32),
+        "communities": np.full((n, COMMUNITIES), -1, np.int32),
+        "community_weights": np.zeros((n, COMMUNITIES), np.float32),
+    }
 
 
 POOLED_FOLLOWEES: Final = 10  # newest followees pooled into a producer vector

@@ -41,20 +41,21 @@ class Signal(NamedTuple):
     item: bool = False  # keyed by item as well
     excludes: bool = False  # while present, neither account is a candidate for the other
     follows: bool = False  # while present, the target is no candidate for the actor
+    public: bool = False  # others can see it on the product: it may be told as a reason
 
 
 _STATE, _ONCE, _CONTROL = Kind.STATE, Kind.OCCURRENCE, Kind.CONTROL
 
 SIGNALS: Final[tuple[Signal, ...]] = (
-    Signal("follow", 0, _STATE, Group.FOLLOW, undo="unfollow", trace=True, follows=True),
+    Signal("follow", 0, _STATE, Group.FOLLOW, undo="unfollow", trace=True, follows=True, public=True),
     Signal("unfollow", 1, _ONCE, Group.NEGATIVE),
     Signal("mute", 2, _STATE, Group.NEGATIVE, undo="unmute", excludes=True),
     Signal("block", 3, _STATE, Group.NEGATIVE, undo="unblock", excludes=True),
-    Signal("like", 4, _STATE, Group.ENGAGE, undo="unlike", trace=True, item=True),
+    Signal("like", 4, _STATE, Group.ENGAGE, undo="unlike", trace=True, item=True, public=True),
     Signal("unlike", 5, _ONCE, Group.SILENT),
-    Signal("repost", 6, _STATE, Group.ENGAGE, undo="unrepost", item=True),
-    Signal("quote", 7, _ONCE, Group.ENGAGE),
-    Signal("reply", 8, _ONCE, Group.ENGAGE),
+    Signal("repost", 6, _STATE, Group.ENGAGE, undo="unrepost", item=True, public=True),
+    Signal("quote", 7, _ONCE, Group.ENGAGE, public=True),
+    Signal("reply", 8, _ONCE, Group.ENGAGE, public=True),
     Signal("share", 9, _ONCE, Group.ENGAGE),
     Signal("bookmark", 10, _STATE, Group.ENGAGE, undo="unbookmark", item=True),
     Signal("click", 11, _ONCE, Group.ENGAGE),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kithstream.models.features import FOLLOWEES as FOLLOWEES_READ
 from kithstream.models.features import FOLLOWERS as FOLLOWERS_READ
-from kithstream.models.features import HALF_LIVES, UNRECIPROCATED, Rows
+from kithstream.models.features import HALF_LIVES, UNRECIPROCATED, Rows, blank
 from kithstream.streams.engine.partition import FOLLOWEES, FOLLOWERS, ROW_IN, ROW_OUT, ReadCache
 from kithstream.streams.engine.shard import Reads
 from kithstream.streams.state import counters, ledger
@@ -95,6 +95,7 @@ class Reader:
             unreciprocated=[_ids(recent, UNRECIPROCATED) for recent in back],
             unreciprocated_ages=_ages([_times(r, UNRECIPROCATED) for r in back], UNRECIPROCATED, times),
             languages=np.array([view.language for view in views], dtype=np.int32),
+            **blank(n),  # type: ignore[arg-type]  # named fields
         )
 
     def glance(self, accounts: Sequence[str], as_of: int) -> list[Glance]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kithstream.models.features import FOLLOWEES, FOLLOWERS, HALF_LIVES, UNRECIPROCATED, Rows
+from kithstream.models.features import FOLLOWEES, FOLLOWERS, HALF_LIVES, UNRECIPROCATED, Rows, blank
 
 DAY = 86400.0
 
@@ -41,6 +41,7 @@ def some_rows(n: int, seed: int = 0, languages: Sequence[int] = (0,)) -> Rows:
         unreciprocated=waiting,
         unreciprocated_ages=_ages(waiting, UNRECIPROCATED, rng),
         languages=np.array([languages[i % len(languages)] for i in range(n)], np.int32),
+        **blank(n),  # type: ignore[arg-type]  # named fields
     )
 
 
@@ -61,6 +62,7 @@ def nothing(accounts: Sequence[str], languages: Sequence[int] | None = None) -> 
         unreciprocated=[[] for _ in range(n)],
         unreciprocated_ages=np.full((n, UNRECIPROCATED), np.inf),
         languages=np.array(languages if languages is not None else [0] * n, np.int32),
+        **blank(n),  # type: ignore[arg-type]  # named fields
     )
 
 
