@@ -22,6 +22,7 @@ from kithstream.streams.state.protocol import Column
 
 MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000
 READ = 32
+_READ = {"ENGAGED": 12, "AVOIDED": 8, "SHOWN": 96}  # entries of the lists of newest that must be exact
 
 Edge = tuple[str, str, str, str]  # actor, family, target, item
 Cells = dict[tuple[str, str, int], int]  # (family, kind, place) -> count
@@ -40,6 +41,10 @@ class State:
     followers: dict[str, list[str]] = field(default_factory=dict)
     followees: dict[str, list[str]] = field(default_factory=dict)
     sketches: dict[str, list[int]] = field(default_factory=dict)
+    following: dict[str, list[int]] = field(default_factory=dict)  # the sketches of followees
+    newest: dict[tuple[str, str], list[str]] = field(
+        default_factory=dict
+    )  # (account, list) -> letter and target
 
 
 def expected(events: Iterable[Event], watermark: int) -> State:
@@ -83,11 +88,17 @@ def expected(events: Iterable[Event], watermark: int) -> State:
     state.heard = Counter(state.occurrences)
     counted = [(a, t, f, time) for (a, f, t, _), time in state.edges.items()]
     counted += [(a, t, f, time) for (a, _, f, t, time) in state.occurrences]
+    counts = [(state.rows_out, actor, name, time) for actor, _, name, time in counted]
+    counts += [(state.rows_in, target, name, time) for target, name, time in _capped(counted)]
+    for rows, owner, name, time in counts:
+        cells = rows.setdefault(owner, {})
+        for cell in _cells(name, time, watermark):
+            cells[cell] = cells.get(cell, 0) + 1
+    done: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
     for actor, target, name, time in counted:
-        for rows, owner in ((state.rows_out, actor), (state.rows_in, target)):
-            cells = rows.setdefault(owner, {})
-            for cell in _cells(name, time, watermark):
-                cells[cell] = cells.get(cell, 0) + 1
+        if (kind := BY_NAME[name].newest) is not None:
+            done[actor, kind.name].append((-time, f"{chr(65 + BY_NAME[name].family)}{target}"))
+    state.newest = {key: [other for _, other in sorted(e)[: _READ[key[1]]]] for key, e in done.items()}
     follows = {(a, t): time for (a, f, t, _), time in state.edges.items() if f == "follow"}
     gained: dict[str, list[tuple[int, str]]] = defaultdict(list)
     made: dict[str, list[tuple[int, str]]] = defaultdict(list)
@@ -103,8 +114,8 @@ def expected(events: Iterable[Event], watermark: int) -> State:
                 said = where[actor][1].split("-")[0] if actor in where else ""
                 cell = "follow", kind, _code(said)
                 row[cell] = row.get(cell, 0) + 1
-        total = np.array(state.sketches.get(target, [0] * 16)) + _vector(actor)
-        state.sketches[target] = total.tolist()
+        for where, owner, other in ((state.sketches, target, actor), (state.following, actor, target)):
+            where[owner] = (np.array(where.get(owner, [0] * 16)) + _vector(other)).tolist()
     state.followers = {account: [o for _, o in sorted(e)[:READ]] for account, e in gained.items()}
     state.followees = {account: [o for _, o in sorted(e)[:READ]] for account, e in made.items()}
     return state
@@ -132,6 +143,8 @@ def held(engine: Engine) -> State:
             if signal.kind is Kind.OCCURRENCE and (time := _since(value)) >= 0:
                 state.occurrences[actor, event_id, signal.name, letter_target[1:], time] += 1
         for key, value in scan(Column.HEARD, b""):
+            if key[0] & 0x80:  # what an actor adds to a target on a day
+                continue
             target, letter_actor, _, event_id = key[4:].decode().split("\0")
             if (time := _since(value)) >= 0:
                 name = SIGNALS[ord(letter_actor[0]) - 65].name
@@ -141,23 +154,41 @@ def held(engine: Engine) -> State:
             if key[:1] in (b"i", b"o"):
                 if cells := _row(value, watermark):
                     (state.rows_in if key[:1] == b"i" else state.rows_out)[account] = cells
-            elif key[:1] == b"s":
-                state.sketches[account] = list(struct.unpack("<16q", value))
+            elif key[:1] in (b"s", b"t"):
+                where = state.sketches if key[:1] == b"s" else state.following
+                where[account] = list(struct.unpack("<16q", value))
         for letter, where in ((b"f", state.followers), (b"g", state.followees)):
             keys = [key for key, _ in scan(Column.ROWS, letter)]
             for key, recent in partition.load_recents(keys).items():
                 if recent.entries:
                     where[key[1:].decode()] = [other for _, other in recent.entries[:READ]]
-    state.sketches = {account: s for account, s in state.sketches.items() if any(s)}
+        for letter, name in ((b"e", "ENGAGED"), (b"a", "AVOIDED"), (b"v", "SHOWN")):
+            keys = [key for key, _ in scan(Column.ROWS, letter)]
+            for key, recent in partition.load_recents(keys).items():
+                if recent.entries:
+                    state.newest[key[1:].decode(), name] = [
+                        other for _, other in recent.entries[: _READ[name]]
+                    ]
     return state
 
 
 def agree(engine: Engine, events: Iterable[Event]) -> None:
     """Assert that an engine at rest holds exactly what its log means."""
     want, have = expected(events, engine.watermark), held(engine)
-    want.sketches = {account: s for account, s in want.sketches.items() if any(s)}
     for name in State.__dataclass_fields__:
         assert getattr(have, name) == getattr(want, name), name
+
+
+def _capped(counted: list[tuple[str, str, str, int]]) -> list[tuple[str, str, int]]:
+    """(target, family, time) of what counts for targets: of an actor and a day the first few alone."""
+    days: dict[tuple[str, str, str, int], list[int]] = defaultdict(list)
+    for actor, target, name, time in counted:
+        days[actor, target, name, time // DAY].append(time)
+    return [
+        (target, name, time)
+        for (_, target, name, _), times in days.items()
+        for time in sorted(times)[: BY_NAME[name].cap or None]
+    ]
 
 
 def _cells(name: str, time: int, watermark: int) -> list[tuple[str, str, int]]:
@@ -167,6 +198,11 @@ def _cells(name: str, time: int, watermark: int) -> list[tuple[str, str, int]]:
         group = next(other.name for other in SIGNALS if other.group is BY_NAME[name].group)
         if BY_NAME[name].group is not Group.SILENT:
             cells.append((group, "minute", time // MINUTE % (1 << 24)))
+        if (
+            BY_NAME[name].group is not Group.FOLLOW
+            and watermark // (10 * MINUTE) - time // (10 * MINUTE) < 24
+        ):
+            cells.append((name, "ten", time // (10 * MINUTE)))
     if watermark // HOUR - time // HOUR < 48:
         cells.append((name, "hour", time // HOUR))
     if watermark // DAY - time // DAY < 128:
@@ -175,12 +211,13 @@ def _cells(name: str, time: int, watermark: int) -> list[tuple[str, str, int]]:
 
 
 def _row(value: bytes, watermark: int) -> Cells:
-    kinds = ("minute", "hour", "day", "total", "mutual", "language", "country")
+    kinds = ("minute", "hour", "day", "total", "mutual", "language", "country", "ten")
     cells: Cells = {}
     for number, count in struct.iter_unpack("<Ii", value):
         family, kind, place = number >> 27, kinds[number >> 24 & 7], number & 0xFFFFFF
         readable = {
             "minute": (watermark // MINUTE - place) % (1 << 24) < 240,
+            "ten": watermark // (10 * MINUTE) - place < 24,
             "hour": watermark // HOUR - place < 48,
             "day": watermark // DAY - place < 128,
         }

@@ -12,13 +12,12 @@ from kithstream.streams.engine.frames import Frame
 from kithstream.streams.engine.partition import (
     DELETED,
     FOLLOWEES,
-    FOLLOWERS,
+    FOLLOWING,
     JOB,
+    LETTERS,
     PROFILE,
     RETRACTED,
-    ROW_IN,
     ROW_OUT,
-    SKETCH,
     Batch,
     Partition,
 )
@@ -268,13 +267,18 @@ class Actors:
                 frame = out[place] = Frame(partition.watermark)
             frame.states += (in_key, new[:14] + carried[actor] if family == _FOLLOW else new[:14])
             if before == after:
+                if (
+                    family == _FOLLOW
+                ):  # an unfollow of whom one did not follow: it is not recommended again either
+                    changed.append(Change(actor, target, family, before, after))
                 continue
-            batch.edge(actor, family, before, after)
+            batch.made(actor, family, before, after, target)
             changed.append(Change(actor, target, family, before, after))
             if family == _FOLLOW:
                 batch.recents.append((actor, before, after, target))
                 if (before >= 0) != (after >= 0):
                     flips.append((actor, target, 1 if after >= 0 else -1))
+                    batch.sketched.append(flips[-1])
         batch.fold_mutual(flips, Column.IN)
 
     def _occurrence_changes(
@@ -293,7 +297,7 @@ class Actors:
             if family < 0:
                 continue
             actor, target = event.actor, event.target
-            batch.edge(actor, family, since(old), since(new))
+            batch.made(actor, family, since(old), since(new), target)
             place = route[target]
             frame = out.get(place)
             if frame is None:
@@ -305,6 +309,8 @@ class Actors:
         partition = self._partition
         batch.fold_rows(ROW_OUT)
         batch.fold_recents(FOLLOWEES, Column.OUT)
+        batch.fold_newest()
+        batch.fold_sketches(FOLLOWING)
         partition.applied = next_offset
         batch.send(out)
         batch.dropped = partition.expired
@@ -399,17 +405,11 @@ class Actors:
         fingerprint = partition.fingerprint(account)
         for place in range(partition.partitions):
             to(place).deleted.append(fingerprint)
-        for letter, cache in (
-            (ROW_IN, partition.rows),
-            (ROW_OUT, partition.rows),
-            (FOLLOWERS, partition.recents),
-            (FOLLOWEES, partition.recents),
-            (PROFILE, partition.profiles),
-            (SKETCH, None),
-        ):
-            batch.changes[Column.ROWS][letter + account.encode()] = None
-            if cache is not None:
-                cache.drop(letter + account.encode())
+        for letter in LETTERS:
+            key = letter + account.encode()
+            batch.changes[Column.ROWS][key] = None
+            for cache in (partition.rows, partition.recents, partition.profiles):
+                cache.drop(key)
         if partition.jobs.pop(account, None) is not None:
             batch.changes[Column.META][JOB + account.encode()] = None
         partition.deleted.add(fingerprint)

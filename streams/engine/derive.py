@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from kithstream.streams.engine.partition import (
     FOLLOWEES,
     FOLLOWERS,
+    FOLLOWING,
     ROW_IN,
     ROW_OUT,
     SKETCH,
@@ -145,7 +146,8 @@ def _fold(partition: Partition, out_items: list[Item], in_items: list[Item], cha
     _rows(partition, ROW_IN, heard.owners, [*_time_cells(heard, now_minute), *audience], changes)
     _recents(FOLLOWEES, out, changes)
     _recents(FOLLOWERS, heard, changes)
-    _sketches(heard, changes)
+    _sketches(SKETCH, heard, changes)
+    _sketches(FOLLOWING, out, changes)
 
 
 def _follows(items: list[Item]) -> Follows:
@@ -243,13 +245,13 @@ def _recents(prefix: bytes, follows: Follows, changes: Changed) -> None:
         changes[prefix + owner] = recent.dump(Recent(entries[ends[at] : ends[at + 1]], complete))
 
 
-def _sketches(heard: Follows, changes: Changed) -> None:
-    """The sum of the followers' vectors for each owner."""
-    names = heard.other.dictionary_encode()
+def _sketches(letter: bytes, follows: Follows, changes: Changed) -> None:
+    """The sum of the neighbours' vectors for each owner."""
+    names = follows.other.dictionary_encode()
     vectors = sketches.vectors([name[1:] for name in names.dictionary.to_pylist()])
-    owners, begin = np.unique(heard.owner, return_index=True)
-    sums = np.zeros((len(heard.owners), sketches.DIM), dtype=np.int64)
+    owners, begin = np.unique(follows.owner, return_index=True)
+    sums = np.zeros((len(follows.owners), sketches.DIM), dtype=np.int64)
     if len(owners):
         sums[owners] = np.add.reduceat(vectors[names.indices.to_numpy()], begin, axis=0, dtype=np.int64)
-    for owner, total in zip(heard.owners, sums, strict=True):
-        changes[SKETCH + owner] = total.tobytes() if total.any() else None
+    for owner, total in zip(follows.owners, sums, strict=True):
+        changes[letter + owner] = total.tobytes() if total.any() else None

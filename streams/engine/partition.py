@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import Final, Generic, TypeVar
 
@@ -12,17 +13,31 @@ from kithstream.streams.config import EngineConfig
 from kithstream.streams.engine import frames
 from kithstream.streams.engine.frames import Frame
 from kithstream.streams.errors import WrongLayout
-from kithstream.streams.state import counters, ledger, profiles, recent, sketches
+from kithstream.streams.events.signals import SIGNALS, Newest, by_family
+from kithstream.streams.events.signals import Kind as SignalKind
+from kithstream.streams.state import counters, ledger, pairs, profiles, recent, sketches
 from kithstream.streams.state.counters import Kind
 from kithstream.streams.state.ledger import DAY, HORIZON, MINUTE
 from kithstream.streams.state.profiles import Profile
 from kithstream.streams.state.protocol import Column, Dropped, Store
-from kithstream.streams.state.recent import Recent
+from kithstream.streams.state.recent import NEIGHBOURS, Recent, Size
 
 FORMAT: Final = 1
 
 # Keys of the column ROWS: a letter, then the account.
 ROW_IN, ROW_OUT, FOLLOWERS, FOLLOWEES, SKETCH, PROFILE = b"i", b"o", b"f", b"g", b"s", b"p"
+FOLLOWING = b"t"  # the sketch of the followees
+# Every letter there is: what is left of an account is looked for under these.
+LETTERS: Final[tuple[bytes, ...]] = (
+    ROW_IN,
+    ROW_OUT,
+    FOLLOWERS,
+    FOLLOWEES,
+    SKETCH,
+    FOLLOWING,
+    PROFILE,
+    *(kind.value for kind in Newest),
+)
 # Keys of the column META.
 APPLIED, WATERMARK, LAYOUT, SALT = b"applied", b"watermark", b"layout", b"salt"
 OUTBOX, DELETED, RETRACTED, JOB = b"O", b"X", b"R", b"J"
@@ -31,6 +46,14 @@ LOADED, UNDERIVED = b"L", b"D"  # rows taken from a source; rows to derive again
 
 _FOLLOW: Final = 0
 _MUTUAL: Final = counters.cell(_FOLLOW, Kind.MUTUAL, 0)
+_PAIRS: Final = 1 << 31  # added to the day in keys of HEARD: what an actor adds to a target on that day
+SIZES: Final = {  # of the lists of newest; an impression is read to see what was shown and ignored
+    Newest.ENGAGED: Size(12, 20),
+    Newest.AVOIDED: Size(8, 12),
+    Newest.SHOWN: Size(96, 128),
+}
+NEWEST_OF: Final = tuple(signal.newest for signal in by_family())
+_CAPS: Final = tuple(signal.cap for signal in by_family())
 _V = TypeVar("_V")
 
 
@@ -181,10 +204,11 @@ class Partition:
         if watermark <= self.watermark:
             return
         if watermark // DAY != self.watermark // DAY:
-            oldest = max((watermark - HORIZON) // DAY - 1, 0)
+            oldest = _oldest(watermark)
             self.expired = [
                 Dropped(Column.SAID, ledger.day_prefix(0), ledger.day_prefix(oldest)),
                 Dropped(Column.HEARD, ledger.day_prefix(0), ledger.day_prefix(oldest)),
+                Dropped(Column.HEARD, ledger.day_prefix(_PAIRS), ledger.day_prefix(_PAIRS | oldest)),
                 Dropped(Column.META, RETRACTED + ledger.day_prefix(0), RETRACTED + ledger.day_prefix(oldest)),
             ]
             self.retracted = {name: day for name, day in self.retracted.items() if day >= oldest}
@@ -227,6 +251,11 @@ class Partition:
         return {keys[key]: profile for key, profile in found.items()}
 
 
+def _oldest(watermark: int) -> int:
+    """The first day that is still in the ledgers of days."""
+    return max((watermark - HORIZON) // DAY - 1, 0)
+
+
 def _load(
     keys: Iterable[bytes], cache: ReadCache[_V], store: Store, load: Callable[[bytes | None], _V]
 ) -> dict[bytes, _V]:
@@ -253,7 +282,12 @@ class Batch:
         self.counts: dict[tuple[str, int, int], int] = {}  # (account, family, minute) -> change
         self.cells: dict[tuple[bytes, bytes], int] = {}  # (row key, cell) -> change
         self.recents: list[tuple[str, int, int, str]] = []  # (account, time before, time after, other)
-        self.sketched: list[tuple[str, str, int]] = []  # (account, follower, +1 or -1)
+        self.sketched: list[tuple[str, str, int]] = []  # (account, other, +1 or -1)
+        self.listed: dict[
+            Newest, list[tuple[str, int, int, str]]
+        ] = {}  # as `recents`; the other with its letter
+        # (day, target, family, actor) -> changes (minute of the day, by)
+        self.pairs: dict[tuple[int, str, int, str], list[tuple[int, int]]] = {}
         self.touched: set[str] = set()  # accounts whose rows changed
         self.dropped: list[Dropped] = []
 
@@ -266,6 +300,61 @@ class Batch:
         if after >= 0:
             at = account, family, after // MINUTE
             counts[at] = counts.get(at, 0) + 1
+
+    def made(self, actor: str, family: int, before: int, after: int, target: str) -> None:
+        """Count an actor's edge or occurrence in its own row, and list it among its newest."""
+        self.edge(actor, family, before, after)
+        kind = NEWEST_OF[family]
+        if kind is not None:
+            change = actor, before, after, f"{chr(65 + family)}{target}"
+            listed = self.listed.get(kind)
+            if listed is None:
+                self.listed[kind] = [change]
+            else:
+                listed.append(change)
+
+    def got(self, target: str, family: int, before: int, after: int, actor: str) -> None:
+        """Count an edge or occurrence in its target's row, up to the signal's cap for one actor and day."""
+        if not _CAPS[family]:
+            self.edge(target, family, before, after)
+            return
+        for time, by in ((before, -1), (after, 1)):
+            if time >= 0:
+                day, minute = divmod(time // MINUTE, pairs.DAY_MINUTES)
+                at = day, target, family, actor
+                changes = self.pairs.get(at)
+                if changes is None:
+                    self.pairs[at] = [(minute, by)]
+                else:
+                    changes.append((minute, by))
+
+    def fold_pairs(self) -> None:
+        """Bring what actors add to targets into the counts, each up to its cap."""
+        oldest = _oldest(self.partition.watermark)
+        staged, counts = self.changes[Column.HEARD], self.counts
+        keys = {at: pair_key(*at) for at in self.pairs if at[0] >= oldest}
+        stored = dict(zip(keys, self.partition.store.get(Column.HEARD, list(keys.values())), strict=True))
+        for at, changes in self.pairs.items():
+            day, target, family, _ = at
+            key = keys.get(at)
+            cap, first = _CAPS[family], day * pairs.DAY_MINUTES
+            before = pairs.load(stored[at]) if key is not None else self._pair(*at)
+            after = pairs.moved(before, changes)
+            if key is not None:
+                staged[key] = pairs.dump(after)
+            was, now = pairs.counted(before, cap), pairs.counted(after, cap)
+            for minute in was.keys() | now.keys():
+                if by := now.get(minute, 0) - was.get(minute, 0):
+                    place = target, family, first + minute
+                    counts[place] = counts.get(place, 0) + by
+
+    def _pair(self, day: int, target: str, family: int, actor: str) -> dict[int, int]:
+        """What the in-ledger holds of a pair on a day beyond the horizon, where state edges alone can still move."""
+        prefix = f"{target}\0{chr(65 + family)}{actor}\0".encode()
+        times = [ledger.since(value) for _, value in self.partition.store.scan(Column.IN, prefix)]
+        return pairs.moved(
+            {}, [(t // MINUTE % pairs.DAY_MINUTES, 1) for t in times if t >= 0 and t // DAY == day]
+        )
 
     def cell(self, row_key: bytes, name: bytes, by: int) -> None:
         """Add to a cell that is no time bucket."""
@@ -294,47 +383,86 @@ class Batch:
 
     def fold_recents(self, list_prefix: bytes, column: Column) -> None:
         """Bring the changed follows into the neighbour lists of one direction."""
-        if not self.recents:
+        self._fold_list(list_prefix, self.recents, NEIGHBOURS, partial(self._present, column))
+
+    def fold_newest(self) -> None:
+        """Bring what actors did into their lists of newest."""
+        for kind, changes in self.listed.items():
+            self._fold_list(kind.value, changes, SIZES[kind], partial(self._done, kind))
+
+    def _fold_list(
+        self,
+        list_prefix: bytes,
+        changes: Sequence[tuple[str, int, int, str]],
+        size: Size,
+        again_from: Callable[[str], list[recent.Entry]],
+    ) -> None:
+        if not changes:
             return
         partition = self.partition
-        keys = {account: list_prefix + account.encode() for account, _, _, _ in self.recents}
+        keys = {account: list_prefix + account.encode() for account, _, _, _ in changes}
         lists = partition.load_recents(keys.values())
         again = set()
-        for account, before, after, other in self.recents:
+        for account, before, after, other in changes:
             known = lists[keys[account]]
-            if before >= 0 and known.remove(before, other):
+            if before >= 0 and known.remove(before, other, size.read):
                 again.add(account)
             if after >= 0:
-                known.add(after, other)
+                known.add(after, other, size.capacity)
         for account in again:
             known = lists[keys[account]]
-            made = recent.newest(self._present(account, column))
+            made = recent.newest(again_from(account), size.capacity)
             known.entries, known.complete = made.entries, made.complete
         staged = self.changes[Column.ROWS]
         for key, known in lists.items():
             staged[key] = recent.dump(known)
         self.touched.update(keys)
 
-    def _present(self, account: str, column: Column) -> list[recent.Entry]:
+    def _present(self, column: Column, account: str) -> list[recent.Entry]:
         """The account's present follows as this batch leaves them."""
         prefix = f"{account}\0{chr(65 + _FOLLOW)}".encode()
-        edges: dict[bytes, bytes | None] = dict(self.partition.store.scan(column, prefix))
-        edges.update((k, v) for k, v in self.changes[column].items() if k.startswith(prefix))
         return [
             (-time, key[len(prefix) : -1].decode())
-            for key, value in edges.items()
+            for key, value in self._left(column, prefix)
             if (time := ledger.since(value)) >= 0
         ]
 
-    def fold_sketches(self) -> None:
-        """Bring gained and lost followers into their targets' sketches."""
+    def _done(self, kind: Newest, account: str) -> list[recent.Entry]:
+        """What an account did of a kind, as this batch leaves its ledger."""
+        found: list[recent.Entry] = []
+        families = [signal for signal in SIGNALS if signal.newest is kind]
+        for signal in families:
+            if signal.kind is SignalKind.STATE:
+                prefix = f"{account}\0{chr(65 + signal.family)}".encode()
+                for key, value in self._left(Column.OUT, prefix):
+                    if (time := ledger.since(value)) >= 0:
+                        found.append((-time, key[len(account.encode()) + 1 :].split(b"\0")[0].decode()))
+        once = {65 + signal.family for signal in families if signal.kind is SignalKind.OCCURRENCE}
+        if not once:
+            return found
+        today = self.partition.watermark // DAY
+        for day in range(_oldest(self.partition.watermark), today + 2):
+            for key, value in self._left(Column.SAID, ledger.day_prefix(day) + account.encode() + b"\0"):
+                letter_target = key[4:].split(b"\0")[2]
+                if letter_target[0] in once and (time := ledger.since(value)) >= 0:
+                    found.append((-time, letter_target.decode()))
+        return found
+
+    def _left(self, column: Column, prefix: bytes) -> Iterator[tuple[bytes, bytes | None]]:
+        """The pairs of a prefix as this batch leaves them."""
+        left: dict[bytes, bytes | None] = dict(self.partition.store.scan(column, prefix))
+        left.update((k, v) for k, v in self.changes[column].items() if k.startswith(prefix))
+        return iter(left.items())
+
+    def fold_sketches(self, letter: bytes) -> None:
+        """Bring gained and lost neighbours of one direction into their accounts' sketches."""
         if not self.sketched:
             return
-        keys = list(dict.fromkeys(SKETCH + account.encode() for account, _, _ in self.sketched))
+        keys = list(dict.fromkeys(letter + account.encode() for account, _, _ in self.sketched))
         sums = dict(zip(keys, self.partition.store.get(Column.ROWS, keys), strict=True))
-        for account, follower, by in self.sketched:
-            key = SKETCH + account.encode()
-            sums[key] = sketches.fold(sums[key], follower, by)
+        for account, other, by in self.sketched:
+            key = letter + account.encode()
+            sums[key] = sketches.fold(sums[key], other, by)
         self.changes[Column.ROWS].update((key, value or None) for key, value in sums.items())
 
     def fold_mutual(self, flips: list[tuple[str, str, int]], other_column: Column) -> None:
@@ -370,6 +498,11 @@ class Batch:
             meta[key] = value
         partition.store.write(self.changes, self.dropped)
         partition.acknowledged.clear()
+
+
+def pair_key(day: int, target: str, family: int, actor: str) -> bytes:
+    """Return the key of HEARD under which lies what an actor adds to a target on a day, of one family."""
+    return ledger.day_prefix(_PAIRS | day) + f"{target}\0{chr(65 + family)}{actor}".encode()
 
 
 def outbox_key(number: int, destination: int) -> bytes:

@@ -13,9 +13,11 @@ from kithstream.streams.engine.partition import (
     EDGES,
     FOLLOWEES,
     FOLLOWERS,
+    FOLLOWING,
     HEARD,
     ROW_IN,
     ROW_OUT,
+    SKETCH,
     Batch,
     Partition,
 )
@@ -66,9 +68,10 @@ class Targets:
         changed: list[tuple[str, str, int, bool]] = []
         self._states(received, batch, replies, changed)
         self._occurrences(received, batch, replies)
+        batch.fold_pairs()
         batch.fold_rows(ROW_IN)
         batch.fold_recents(FOLLOWERS, Column.IN)
-        batch.fold_sketches()
+        batch.fold_sketches(SKETCH)
         batch.send(replies)
         batch.write()
         touched = batch.touched
@@ -103,7 +106,7 @@ class Targets:
             staged[key] = new if new != frames.GONE else None  # the salted hash keeps it out from here on
             before, after = since(old), since(new)
             if before != after:
-                batch.edge(target, family, before, after)
+                batch.got(target, family, before, after, actor)
             if (before >= 0) != (after >= 0):
                 changed.append((target, actor, family, after >= 0))
             if family != _FOLLOW:
@@ -145,7 +148,7 @@ class Targets:
                     self._reply(replies, actor).unsaid.append(said_of(key))
                 continue
             staged[key] = new if new != frames.GONE else None
-            batch.edge(target, letter_actor[0] - 65, since(old), since(new))
+            batch.got(target, letter_actor[0] - 65, since(old), since(new), actor)
 
     def _reply(self, replies: dict[int, Frame], actor: str) -> Frame:
         return replies.setdefault(self._route[actor], Frame(self._partition.watermark))
@@ -162,9 +165,10 @@ class Targets:
             before, family = since(value), letter_target[0] - 65
             batch.changes[Column.OUT][key] = None
             if before >= 0:
-                batch.edge(actor.decode(), family, before, -1)
+                batch.made(actor.decode(), family, before, -1, letter_target[1:].decode())
                 if family == _FOLLOW:
                     batch.recents.append((actor.decode(), before, -1, letter_target[1:].decode()))
+                    batch.sketched.append((actor.decode(), letter_target[1:].decode(), -1))
                     batch.fold_mutual([(actor.decode(), letter_target[1:].decode(), -1)], Column.IN)
         unsaid = list(dict.fromkeys(key for frame in received for key in frame.unsaid))
         for key, value in zip(unsaid, partition.store.get(Column.SAID, unsaid), strict=True):
@@ -172,9 +176,11 @@ class Targets:
                 continue
             actor, _, letter_target, _ = key[4:].split(b"\0")
             batch.changes[Column.SAID][key] = None
-            batch.edge(actor.decode(), letter_target[0] - 65, since(value), -1)
+            batch.made(actor.decode(), letter_target[0] - 65, since(value), -1, letter_target[1:].decode())
         batch.fold_rows(ROW_OUT)
         batch.fold_recents(FOLLOWEES, Column.OUT)
+        batch.fold_newest()
+        batch.fold_sketches(FOLLOWING)
         batch.write()
         return batch.touched
 

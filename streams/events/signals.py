@@ -26,7 +26,15 @@ class Group(IntEnum):
     FOLLOW = 0
     ENGAGE = 1
     NEGATIVE = 2
-    SILENT = 3  # counted, read by no feature group
+    SILENT = 3  # counted by family, read by no feature group
+
+
+class Newest(Enum):
+    """The lists of newest that an actor has beside that of its follows; the value is the letter of their rows."""
+
+    ENGAGED = b"e"  # read for the horizon only: occurrences leave the ledger after it
+    AVOIDED = b"a"  # state edges alone, so that it reaches back for ever
+    SHOWN = b"v"  # read for the horizon only
 
 
 class Signal(NamedTuple):
@@ -42,30 +50,59 @@ class Signal(NamedTuple):
     excludes: bool = False  # while present, neither account is a candidate for the other
     follows: bool = False  # while present, the target is no candidate for the actor
     public: bool = False  # others can see it on the product: it may be told as a reason
+    newest: Newest | None = None  # the list of the actor's newest in which it stands
+    cap: int = 0  # most of one actor that count for one target in a day; 0 where a pair has one edge at most
+    hidden: int = 0  # days for which the target is no candidate for the actor
+    fading: int = 0  # days after these over which the target comes back
 
 
 _STATE, _ONCE, _CONTROL = Kind.STATE, Kind.OCCURRENCE, Kind.CONTROL
+_ENGAGED, _AVOIDED, _SHOWN = Newest
 
 SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("follow", 0, _STATE, Group.FOLLOW, undo="unfollow", trace=True, follows=True, public=True),
-    Signal("unfollow", 1, _ONCE, Group.NEGATIVE),
-    Signal("mute", 2, _STATE, Group.NEGATIVE, undo="unmute", excludes=True),
-    Signal("block", 3, _STATE, Group.NEGATIVE, undo="unblock", excludes=True),
-    Signal("like", 4, _STATE, Group.ENGAGE, undo="unlike", trace=True, item=True, public=True),
-    Signal("unlike", 5, _ONCE, Group.SILENT),
-    Signal("repost", 6, _STATE, Group.ENGAGE, undo="unrepost", item=True, public=True),
-    Signal("quote", 7, _ONCE, Group.ENGAGE, public=True),
-    Signal("reply", 8, _ONCE, Group.ENGAGE, public=True),
-    Signal("share", 9, _ONCE, Group.ENGAGE),
-    Signal("bookmark", 10, _STATE, Group.ENGAGE, undo="unbookmark", item=True),
-    Signal("click", 11, _ONCE, Group.ENGAGE),
-    Signal("video_watch", 12, _ONCE, Group.ENGAGE),
-    Signal("not_interested", 13, _STATE, Group.NEGATIVE, undo="undo_not_interested", item=True),
-    Signal("report", 14, _STATE, Group.NEGATIVE, undo="withdraw_report", excludes=True),
-    Signal("notification_open", 15, _ONCE, Group.ENGAGE),
-    Signal("notification_tab_click", 16, _ONCE, Group.ENGAGE),
+    Signal("unfollow", 1, _ONCE, Group.NEGATIVE, cap=2),
+    Signal("mute", 2, _STATE, Group.NEGATIVE, undo="unmute", excludes=True, newest=_AVOIDED),
+    Signal("block", 3, _STATE, Group.NEGATIVE, undo="unblock", excludes=True, newest=_AVOIDED),
+    Signal(
+        "like",
+        4,
+        _STATE,
+        Group.ENGAGE,
+        undo="unlike",
+        trace=True,
+        item=True,
+        public=True,
+        newest=_ENGAGED,
+        cap=10,
+    ),
+    Signal("unlike", 5, _ONCE, Group.SILENT, cap=10),
+    Signal(
+        "repost", 6, _STATE, Group.ENGAGE, undo="unrepost", item=True, public=True, newest=_ENGAGED, cap=10
+    ),
+    Signal("quote", 7, _ONCE, Group.ENGAGE, public=True, newest=_ENGAGED, cap=10),
+    Signal("reply", 8, _ONCE, Group.ENGAGE, public=True, newest=_ENGAGED, cap=10),
+    Signal("share", 9, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10),
+    Signal("bookmark", 10, _STATE, Group.ENGAGE, undo="unbookmark", item=True, newest=_ENGAGED, cap=10),
+    Signal("click", 11, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10),
+    Signal("video_watch", 12, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10),
+    Signal(
+        "not_interested",
+        13,
+        _STATE,
+        Group.NEGATIVE,
+        undo="undo_not_interested",
+        item=True,
+        newest=_AVOIDED,
+        cap=2,
+        hidden=14,
+        fading=140,
+    ),
+    Signal("report", 14, _STATE, Group.NEGATIVE, undo="withdraw_report", excludes=True, newest=_AVOIDED),
+    Signal("notification_open", 15, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10),
+    Signal("notification_tab_click", 16, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10),
     Signal("address_book", 17, _STATE, Group.SILENT, undo="address_book_remove"),
-    Signal("impression", 18, _ONCE, Group.SILENT),
+    Signal("impression", 18, _ONCE, Group.SILENT, newest=_SHOWN, cap=10),
 )
 
 CONTROLS: Final[tuple[str, ...]] = (
@@ -82,6 +119,11 @@ UNDO_OF: Final[dict[str, Signal]] = {s.undo: s for s in SIGNALS if s.undo is not
 NAMES: Final[tuple[str, ...]] = tuple(
     dict.fromkeys([s.name for s in SIGNALS] + [s.undo for s in SIGNALS if s.undo] + list(CONTROLS))
 )
-GROUP_OF_FAMILY: Final[tuple[int, ...]] = tuple(
-    s.group for s in sorted(SIGNALS, key=lambda signal: signal.family)
-)
+
+
+def by_family() -> tuple[Signal, ...]:
+    """Return the signals so that each stands at its family's number."""
+    return tuple(sorted(SIGNALS, key=lambda signal: signal.family))
+
+
+GROUP_OF_FAMILY: Final[tuple[int, ...]] = tuple(signal.group for signal in by_family())

@@ -3,10 +3,10 @@
 A row is packed cells of eight bytes: a number (family, kind, place) and a count. The same +1 and -1 land in the
 same cells, and a cell at zero is cut out, so an undo restores the row's content exactly and in any order.
 
-Each event counts in its hour, its day and the total of its family, and in the minute of its group: features read
-the last hours by group alone, and a minute cell for every family would make busy rows long. Reading takes each
-stretch of time from one kind: minutes for this hour and the two before, hours back to the start of yesterday, days
-before.
+Each event counts in its ten minutes, its hour, its day and the total of its family, and in the minute of its group:
+a minute cell for every family would make busy rows long. (Follows are a group of their own, so their minutes serve
+for both.) Reading takes each stretch of time from one kind: minutes, or tens of minutes, for this hour and the two
+before, hours back to the start of yesterday, days before.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PLACE: Final = (1 << _PLACE_BITS) - 1
 
 
 class Kind(IntEnum):
-    """What a cell counts; the first three are decayed when read."""
+    """What a cell counts; the first three and the last are decayed when read."""
 
     MINUTE = 0
     HOUR = 1
@@ -44,6 +44,7 @@ class Kind(IntEnum):
     MUTUAL = 4  # out-edges whose other end has the same edge back
     LANGUAGE = 5  # of those who follow; place = code of the language
     COUNTRY = 6
+    TEN = 7  # ten minutes, of every family but those that are a group of their own; decayed when read
 
 
 _number = Struct("<I").pack
@@ -85,6 +86,9 @@ MINUTE_FAMILY: Final = tuple(
     GROUP_OF_FAMILY.index(group) if group < Group.SILENT else -1 for group in GROUP_OF_FAMILY
 )
 
+# Families that are a group of their own: their minutes are read for the family as well.
+ALONE: Final = tuple(group < Group.SILENT and GROUP_OF_FAMILY.count(group) == 1 for group in GROUP_OF_FAMILY)
+
 
 class TimeCells(dict[tuple[int, int], tuple[bytes, ...]]):
     """(family, minute since 1970) to its cells, coarsest first; a cache that is dropped when it is full."""
@@ -99,6 +103,7 @@ class TimeCells(dict[tuple[int, int], tuple[bytes, ...]]):
             cell(family, Kind.DAY, minute // 1440),
             cell(family, Kind.HOUR, minute // 60),
             *([cell(group, Kind.MINUTE, minute)] if group >= 0 else ()),
+            *([] if ALONE[family] else [cell(family, Kind.TEN, minute // 10)]),
         )
         return names
 
@@ -158,9 +163,10 @@ def _live(numbers: NDArray[np.uint32], now_minute: int, hours: int, days: int) -
     # The minute's number wraps at 2^24: ages are taken modulo.
     age = ((now_minute & _PLACE) - place) & _PLACE
     live: NDArray[np.bool_] = (kind == Kind.MINUTE) & ((age < MINUTES_HELD) | (age > _PLACE >> 1))
+    live |= (kind == Kind.TEN) & (place > now_minute // 10 - MINUTES_HELD // 10)
     live |= (kind == Kind.HOUR) & (place > now_minute // 60 - hours)
     live |= (kind == Kind.DAY) & (place > now_minute // 1440 - days)
-    live |= kind >= Kind.TOTAL
+    live |= (kind >= Kind.TOTAL) & (kind != Kind.TEN)
     return live
 
 
@@ -178,17 +184,24 @@ class Decayed(NamedTuple):
     newest: NDArray[np.float64]  # (n,) seconds since the newest event, +inf if none
     oldest: NDArray[np.float64]  # (n,) seconds since the oldest event still held, 0 if none
     totals: NDArray[np.int64]  # (n, 32): present edges and events, by family
+    families: NDArray[np.float32]  # (n, 32, A): family, half-life of the second kind
 
 
 _UNIT: Final = float(1 << 26)  # weights are multiples of 2^-26, so that sums below 2^27 events are exact
 _GROUPS: Final = np.array(GROUP_OF_FAMILY + (Group.SILENT,) * (32 - len(GROUP_OF_FAMILY)), dtype=np.int64)
 _MINUTES_READ: Final = 180
+_TENS_READ: Final = _MINUTES_READ // 10
 # Where each kind's ages begin in the table of weights; entry 0 is for cells that are not read.
-_OFFSET: Final = np.array(
-    [1, 1 + _MINUTES_READ, 1 + _MINUTES_READ + HOURS_READ, 0, 0, 0, 0, 0], dtype=np.int64
-)
-_MOST: Final = np.array([_MINUTES_READ, HOURS_READ, DAYS_READ, 0, 0, 0, 0, 0], dtype=np.int64)
-_ENTRIES: Final = 1 + _MINUTES_READ + HOURS_READ + DAYS_READ
+_MOST: Final = np.array([_MINUTES_READ, HOURS_READ, DAYS_READ, 0, 0, 0, 0, _TENS_READ], dtype=np.int64)
+_OFFSET: Final = np.where(_MOST > 0, 1 + np.cumsum(_MOST) - _MOST, 0)
+_ENTRIES: Final = 1 + int(_MOST.sum())
+_FAMILIES: Final = 32
+# Whether a cell is read for its group, and for its family, by family and kind.
+_FOR_GROUP: Final = np.zeros((_FAMILIES, 8), dtype=np.bool_)
+_FOR_GROUP[_GROUPS < Group.SILENT, : Kind.TOTAL] = True
+_FOR_FAMILY: Final = np.zeros((_FAMILIES, 8), dtype=np.bool_)
+_FOR_FAMILY[:, [Kind.HOUR, Kind.DAY, Kind.TEN]] = True
+_FOR_FAMILY[np.flatnonzero(ALONE), Kind.MINUTE] = True
 
 
 @lru_cache(maxsize=4096)  # one tick is asked for thousands of rows
@@ -204,8 +217,9 @@ def _weights(minute: int, half_lives: tuple[float, ...]) -> tuple[NDArray[np.flo
         (Kind.MINUTE, 60.0, minute, (hour - 2) * 60, minute + 1),
         (Kind.HOUR, 3600.0, hour, (day - 1) * 24, hour - 2),
         (Kind.DAY, 86400.0, day, day - DAYS_READ + 1, day - 1),
+        (Kind.TEN, 600.0, minute // 10, (hour - 2) * 6, minute // 10 + 1),
     ):
-        distance = np.arange((_MINUTES_READ, HOURS_READ, DAYS_READ)[kind])
+        distance = np.arange(_MOST[kind])
         places = place - distance
         at = _OFFSET[kind] + distance
         ages[at] = np.maximum(minute * 60.0 - (places + 0.5) * seconds, 0.0)
@@ -216,62 +230,77 @@ def _weights(minute: int, half_lives: tuple[float, ...]) -> tuple[NDArray[np.flo
 
 
 def decayed(
-    rows: Sequence[bytes | bytearray], minutes: NDArray[np.int64], half_lives: Sequence[float]
+    rows: Sequence[bytes | bytearray],
+    minutes: NDArray[np.int64],
+    half_lives: Sequence[float],
+    by_family: Sequence[float] = (),
 ) -> Decayed:
-    """Return the counts of n rows, each as of its minute since 1970, summed by group and decayed.
+    """Return the counts of n rows, each as of its minute since 1970, decayed: by group, and by family.
 
     A weight is 2^(-age/h) at the middle of the cell's bucket, rounded to 2^-26: sums of such weights are exact
-    in float64, so the order of a row's cells changes nothing.
+    in float64, so the order of a row's cells changes nothing. Each list of half-lives ends with infinity, or has
+    none; `by_family` are those of the counts by family.
     """
     n = len(rows)
-    half = tuple(half_lives)
+    half = tuple(half_lives) + tuple(by_family)
     distinct, which = minutes[:1], np.zeros(n, dtype=np.int64)
     if n > 1 and (minutes != minutes[0]).any():
         distinct, which = np.unique(minutes, return_inverse=True)
     tables = [_weights(minute, half) for minute in distinct.tolist()] or [_weights(0, half)]
+    weights = tables[0][0] if len(tables) == 1 else np.concatenate([t[0] for t in tables])
+    ages = tables[0][1] if len(tables) == 1 else np.concatenate([t[1] for t in tables])
     sizes = np.fromiter(map(len, rows), dtype=np.int64, count=n) // CELL
     cells = np.frombuffer(b"".join(rows), dtype=np.uint32).reshape(-1, 2)
     number, count = cells[:, 0], cells[:, 1].view(np.int32)
     owner = np.repeat(np.arange(n), sizes)
     kind = number >> _PLACE_BITS & (1 << _KIND_BITS) - 1
+    family = (number >> _PLACE_BITS + _KIND_BITS).astype(np.int64)
 
     at_total = np.flatnonzero(kind == Kind.TOTAL)
-    family = number[at_total] >> _PLACE_BITS + _KIND_BITS
-    totals = np.zeros((n, 32), dtype=np.int64)
-    totals[owner[at_total], family] = count[at_total]
+    totals = np.zeros((n, _FAMILIES), dtype=np.int64)
+    totals[owner[at_total], family[at_total]] = count[at_total]
 
     # The minute's number wraps at 2^24; an event that lies ahead counts in this very bucket.
     here = np.zeros((len(distinct), 8), dtype=np.int64)
     here[:, :3] = np.stack([distinct & _PLACE, distinct // 60, distinct // 1440], axis=1)
+    here[:, Kind.TEN] = distinct // 10
     table = which[owner]
     distance = here[table, kind] - (number & _PLACE).astype(np.int64)
     distance += (distance < -(_PLACE >> 1)) * (_PLACE + 1)
     entry = np.where(distance < _MOST[kind], _OFFSET[kind] + np.maximum(distance, 0), 0) + table * _ENTRIES
-    age = (tables[0][1] if len(tables) == 1 else np.concatenate([t[1] for t in tables]))[entry]
-    group = _GROUPS[number >> _PLACE_BITS + _KIND_BITS]
-    read = np.flatnonzero((age < np.inf) & (group < Group.SILENT))
-    entry, owner, group, age, times = (
-        entry[read],
-        owner[read],
-        group[read],
-        age[read],
-        count[read].astype(np.float64),
+    age = ages[entry]
+    read = np.flatnonzero((age < np.inf) & _FOR_GROUP[family, kind])
+    finite = sum(map(np.isfinite, half_lives))
+    at = owner[read] * 3 + _GROUPS[family[read]]
+    groups = _sums(at, count[read], weights[entry[read], :finite], n * 3)
+    by_group = np.stack([totals[:, group == _GROUPS].sum(axis=1) for group in range(3)], axis=1)
+    counts = np.concatenate([groups] + [by_group.reshape(-1, 1)] * (len(half_lives) - finite), axis=1)
+    newest, oldest = np.full(n, np.inf), np.zeros(n)
+    np.minimum.at(newest, owner[read], age[read])
+    np.maximum.at(oldest, owner[read], age[read])
+
+    families = np.zeros((n, _FAMILIES, len(by_family)))
+    if by_family:
+        read = np.flatnonzero((age < np.inf) & _FOR_FAMILY[family, kind])
+        at = owner[read] * _FAMILIES + family[read]
+        sums = _sums(at, count[read], weights[entry[read], finite:], n * _FAMILIES)
+        families[:, :, : sums.shape[1]] = sums.reshape(n, _FAMILIES, -1)
+        families[:, :, sums.shape[1] :] = totals[:, :, None]
+    return Decayed(
+        counts.reshape(n, 3, len(half_lives)).astype(np.float32),
+        newest,
+        oldest,
+        totals,
+        families.astype(np.float32),
     )
 
-    weights = (tables[0][0] if len(tables) == 1 else np.concatenate([t[0] for t in tables]))[
-        entry
-    ]  # (cells, H')
-    counts = np.zeros((n * 3, len(half)))
-    at = owner * 3 + group
+
+def _sums(
+    at: NDArray[np.int64], count: NDArray[np.int32], weights: NDArray[np.float64], size: int
+) -> NDArray[np.float64]:  # (size, H)
+    """Sums of weighted counts by place; exact, since weights are multiples of 2^-26."""
+    times = count.astype(np.float64)
+    sums = np.zeros((size, weights.shape[1]))
     for column in range(weights.shape[1]):
-        counts[:, column] = np.bincount(at, weights=weights[:, column] * times, minlength=n * 3) / _UNIT
-    counts[:, weights.shape[1] :] = _by_group(totals).reshape(n * 3, 1)
-
-    newest, oldest = np.full(n, np.inf), np.zeros(n)
-    np.minimum.at(newest, owner, age)
-    np.maximum.at(oldest, owner, age)
-    return Decayed(counts.reshape(n, 3, len(half)).astype(np.float32), newest, oldest, totals)
-
-
-def _by_group(totals: NDArray[np.int64]) -> NDArray[np.int64]:  # (n, 3)
-    return np.stack([totals[:, np.flatnonzero(group == _GROUPS)].sum(axis=1) for group in range(3)], axis=1)
+        sums[:, column] = np.bincount(at, weights=weights[:, column] * times, minlength=size) / _UNIT
+    return sums

@@ -133,11 +133,11 @@ def test_unfollow_leaves_its_own_trace_and_no_other() -> None:
     assert both.rows_in["bob"].keys() == {("unfollow", kind, _place(kind)) for kind in KINDS}
 
 
-KINDS = ("minute", "hour", "day", "total")
+KINDS = ("minute", "ten", "hour", "day", "total")
 
 
 def _place(kind: str) -> int:
-    width = {"minute": 60_000_000, "hour": 3_600_000_000, "day": DAY}.get(kind)
+    width = {"minute": 60_000_000, "ten": 600_000_000, "hour": 3_600_000_000, "day": DAY}.get(kind)
     return (START + 5) // width % (1 << 24) if width else 0
 
 
