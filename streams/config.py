@@ -43,6 +43,15 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aged_rows: int = 512  # most of those between two batches of live events
 
 
+class RankingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the scores of the towers are corrected by."""
+
+    used_to_follow: bool = True  # whom an account unfollowed is not recommended to it again
+    fatigue: float = (
+        0.3  # what each time that a candidate was shown and ignored takes off its score; 0 takes nothing
+    )
+
+
 class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The HTTP server."""
 
@@ -120,6 +129,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store: StoreConfig = StoreConfig()
     engine: EngineConfig = EngineConfig()
     model: ModelConfig = ModelConfig()
+    ranking: RankingConfig = RankingConfig()
     index: IndexSection = IndexSection()
     serve: ServeConfig = ServeConfig()
     kafka: KafkaConfig = KafkaConfig()

@@ -10,7 +10,7 @@ from pathlib import Path
 from kithstream.index.live import LiveIndex
 from kithstream.models.ages import TICK
 from kithstream.models.model import Model
-from kithstream.streams.config import StoreConfig
+from kithstream.streams.config import RankingConfig, StoreConfig
 from kithstream.streams.engine.replica import Replica
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.errors import NotYet, Unavailable
@@ -33,6 +33,7 @@ class Reading:
         index: LiveIndex,
         tail: Tail,
         store: StoreConfig,
+        ranking: RankingConfig,
         own: Path,
         clock: Callable[[], int],
     ) -> None:
@@ -49,8 +50,8 @@ class Reading:
         ] = {}  # when the last look began: monotonic, and the time
         self._opened = 0
         self._reader = Reader(self, 1)
-        self._exclusions = Exclusions(self, 1)
-        self._ranker = Ranker(self, self._reader, self._exclusions, model, index)
+        self._exclusions = Exclusions(self, 1, used_to_follow=ranking.used_to_follow)
+        self._ranker = Ranker(self, self._reader, self._exclusions, model, index, ranking)
 
     # -- partitions ------------------------------------------------------------------------------------------
 

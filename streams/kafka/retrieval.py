@@ -96,7 +96,9 @@ class Retrieval:
         self.config = config
         self.route = Route(config.engine.partitions)
         self.tail = Tail(self.index, config.engine.partitions)
-        self.reading = Reading(self.route, model, self.index, self.tail, config.store, own, clock)
+        self.reading = Reading(
+            self.route, model, self.index, self.tail, config.store, config.ranking, own, clock
+        )
         self.names = topics(config.kafka.prefix)
         self.owners = Owners(self.names.owners, config.engine.partitions, worker)
         self.pushes = Pushes(config.worker.push_seconds, config.worker.push_rate)

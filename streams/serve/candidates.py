@@ -14,7 +14,7 @@ from kithstream.index.live import LiveIndex
 from kithstream.models.features import Rows, concatenate, consumer_features
 from kithstream.models.model import Model, Producers
 from kithstream.models.train import Examples, OnlineTrainer
-from kithstream.streams.config import ModelConfig
+from kithstream.streams.config import ModelConfig, RankingConfig
 from kithstream.streams.engine.engine import Acted, Change, Engine, Settled
 from kithstream.streams.events.wire import Event
 from kithstream.streams.serve.answers import Question
@@ -36,6 +36,7 @@ class Candidates:
         trainer: OnlineTrainer | None,
         index: LiveIndex,
         config: ModelConfig,
+        ranking: RankingConfig,
     ) -> None:
         self.engine = engine
         self.model = model
@@ -45,11 +46,11 @@ class Candidates:
             threading.Lock()
         )  # over stores, caches, model: held for a batch, or for one question's rows
         self._waiting: set[int] = set()  # threads with a question
-        self.exclusions = Exclusions(engine, engine.config.row_cache)
+        self.exclusions = Exclusions(engine, engine.config.row_cache, used_to_follow=ranking.used_to_follow)
         self.vectors = Vectors(engine, model, config, _IndexSink(index, trainer))
         self._config = config
         self._reader = self.vectors.reader
-        self._ranker = Ranker(engine, self._reader, self.exclusions, model, index)
+        self._ranker = Ranker(engine, self._reader, self.exclusions, model, index, ranking)
         self._changes: list[Change] = []  # since the first of the captured
         self._captured: list[tuple[Examples, list[str]]] = []
 

@@ -105,7 +105,7 @@ class Embedded:
                 ef=config.index.ef,
             )
         )
-        self.chain = Candidates(self.engine, model, trainer, index, config.model)
+        self.chain = Candidates(self.engine, model, trainer, index, config.model, config.ranking)
         self._visible = [partition.applied for partition in self.engine.partitions]
         self._arrived = threading.Condition()
         self._appending = threading.Lock()

@@ -8,13 +8,16 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kithstream.index.protocol import Hits, Queryable
+from kithstream.index.protocol import Queryable
 from kithstream.models.features import Rows
 from kithstream.models.model import Model
+from kithstream.streams.config import RankingConfig
 from kithstream.streams.engine.shard import Reads
 from kithstream.streams.errors import Unanswerable
+from kithstream.streams.events.signals import Newest
 from kithstream.streams.serve.answers import Candidate, Question
 from kithstream.streams.serve.exclusions import Exclusions
+from kithstream.streams.serve.fading import tiredness
 from kithstream.streams.state import profiles
 from kithstream.streams.state.reader import Glance, Reader
 
@@ -30,6 +33,7 @@ class Asking(NamedTuple):
     step: int  # of the model that encoded it
     exclude: set[str]  # to be added to by the question
     followed: set[str]
+    losses: dict[str, float]  # what the scores of some accounts are lowered by, none of them excluded
 
 
 class Ranked(NamedTuple):
@@ -52,8 +56,10 @@ class Ranker:
         exclusions: Exclusions,
         model: Model,
         index: Queryable,
+        config: RankingConfig,
     ) -> None:
         self._reads = reads
+        self._config = config
         self._reader = reader
         self._exclusions = exclusions
         self._model = model
@@ -72,26 +78,62 @@ class Ranker:
         rows = self._reader.read([account], as_of, unreciprocated=True)
         encoded = self._model.encode_consumers(rows)
         exclude = self._exclusions.of(account)
-        return Asking(rows, encoded.vectors[0], encoded.step, exclude, self._exclusions.followed(account))
+        losses = self._losses(account, exclude, as_of)
+        return Asking(
+            rows, encoded.vectors[0], encoded.step, exclude, self._exclusions.followed(account), losses
+        )
+
+    def _losses(self, account: str, exclude: set[str], as_of: int) -> dict[str, float]:
+        """What scores are lowered by; adds to `exclude` whom the account is not to be shown for a while."""
+        losses: dict[str, float] = {}
+        for other, loss in self._exclusions.fading(account, as_of).items():
+            if loss is None:
+                exclude.add(other)
+            elif loss:
+                losses[other] = loss
+        if self._config.fatigue:
+            shown = self._reader.newest(account, Newest.SHOWN, as_of)
+            answered = self._reader.newest(account, Newest.ENGAGED, as_of) if shown else ()
+            for other, times in tiredness(shown, answered, as_of).items():
+                losses[other] = losses.get(other, 0.0) - self._config.fatigue * times
+        return {other: loss for other, loss in losses.items() if other not in exclude}
 
     def rank(self, question: Question, asking: Asking, as_of: int, tick: int, glances: Glances) -> Ranked:
         """Rank candidates for a question. Takes no lock; `glances` tells what reasons are made of."""
         exclude = asking.exclude
         exclude.update(question.exclude)
         labels = {profiles.code(tag.split("-", 1)[0]) for tag in question.languages} or None
+        losses = {other: loss for other, loss in asking.losses.items() if other not in exclude}
         hits = self._index.query(
-            asking.vector, question.k, exclude=exclude, allow=question.allow, labels=labels
+            asking.vector, question.k, exclude=exclude | losses.keys(), allow=question.allow, labels=labels
         )
-        candidates = _explained(question, hits, asking, glances(hits.ids[: question.reasons], as_of))
-        return Ranked(candidates, hits.plan, hits.short, asking.step, tick)
+        scored = list(zip(hits.ids, hits.scores.tolist(), strict=True))
+        if losses:  # few, and scored one by one, so that the answer is exact whoever is lowered by how much
+            allow = losses.keys() if question.allow is None else losses.keys() & set(question.allow)
+            lowered = self._index.query(
+                asking.vector, len(losses), exclude=exclude, allow=allow, labels=labels
+            )
+            scored += [
+                (name, score + losses[name])
+                for name, score in zip(lowered.ids, lowered.scores.tolist(), strict=True)
+            ]
+            scored.sort(key=lambda one: (-one[1], one[0]))
+            del scored[question.k :]
+        reasoned = [name for name, _ in scored[: question.reasons]]
+        candidates = _explained(scored, asking, glances(reasoned, as_of))
+        short = hits.short if len(scored) < question.k else None
+        return Ranked(candidates, hits.plan, short, asking.step, tick)
 
 
-def _explained(question: Question, hits: Hits, asking: Asking, seen: Sequence[Glance]) -> list[Candidate]:
+def _explained(
+    scored: Sequence[tuple[str, float]], asking: Asking, seen: Sequence[Glance]
+) -> list[Candidate]:
     mine = {*asking.rows.followers[0], *asking.rows.unreciprocated[0]}
-    reasons = [_reasons(one, name in mine, asking) for name, one in zip(hits.ids, seen, strict=False)]
-    reasons += [()] * (len(hits.ids) - len(reasons))
-    scored = zip(hits.ids, hits.scores.tolist(), reasons, strict=True)
-    return [Candidate(name, score, why) for name, score, why in scored]
+    candidates = [Candidate(name, score) for name, score in scored]
+    for place, (candidate, one) in enumerate(zip(candidates, seen, strict=False)):
+        why = _reasons(one, candidate.account in mine, asking)
+        candidates[place] = Candidate(candidate.account, candidate.score, why)
+    return candidates
 
 
 def _reasons(seen: Glance, follows: bool, asking: Asking) -> tuple[str, ...]:

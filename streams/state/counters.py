@@ -284,7 +284,7 @@ def decayed(
         read = np.flatnonzero((age < np.inf) & _FOR_FAMILY[family, kind])
         at = owner[read] * _FAMILIES + family[read]
         sums = _sums(at, count[read], weights[entry[read], finite:], n * _FAMILIES)
-        families[:, :, : sums.shape[1]] = sums.reshape(n, _FAMILIES, -1)
+        families[:, :, : sums.shape[1]] = sums.reshape(n, _FAMILIES, sums.shape[1])
         families[:, :, sums.shape[1] :] = totals[:, :, None]
     return Decayed(
         counts.reshape(n, 3, len(half_lives)).astype(np.float32),
@@ -293,6 +293,31 @@ def decayed(
         totals,
         families.astype(np.float32),
     )
+
+
+def audience(
+    rows: Sequence[bytes | bytearray], most: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:  # (n, most) twice
+    """Return the most frequent languages of those who follow each of n accounts, and their shares.
+
+    Codes come by descending count, of equal counts the smaller first; 0 pads. Shares are of the followers whose
+    language is known.
+    """
+    n = len(rows)
+    languages, shares = np.zeros((n, most), np.int32), np.zeros((n, most), np.float32)
+    sizes = np.fromiter(map(len, rows), dtype=np.int64, count=n) // CELL
+    cells = np.frombuffer(b"".join(rows), dtype=np.uint32).reshape(-1, 2)
+    place = (cells[:, 0] & _PLACE).astype(np.int64)
+    at = np.flatnonzero((cells[:, 0] >> _PLACE_BITS & (1 << _KIND_BITS) - 1 == Kind.LANGUAGE) & (place > 0))
+    owner, code, count = np.repeat(np.arange(n), sizes)[at], place[at], cells[at, 1].astype(np.int64)
+    order = np.lexsort((code, -count, owner))
+    owner, code, count = owner[order], code[order], count[order]
+    total = np.bincount(owner, weights=count, minlength=n)
+    rank = np.arange(len(owner)) - np.searchsorted(owner, owner)
+    first = np.flatnonzero(rank < most)
+    languages[owner[first], rank[first]] = code[first]
+    shares[owner[first], rank[first]] = count[first] / total[owner[first]]
+    return languages, shares
 
 
 def _sums(

@@ -67,6 +67,11 @@ def since(value: bytes | None) -> int:
     return (int.from_bytes(value[2:10], "big") >> 1) & _TIME_BITS
 
 
+def is_undone(value: bytes) -> bool:
+    """True if the last word on an edge is an undo; False for a present one, and for one of which all is retracted."""
+    return len(value) >= EPOCH + STAMP and bool(value[9] & 1)
+
+
 def add(value: bytes | None, new: bytes, floor: int) -> bytes:
     """Return the out-edge value with a stamp added; the same bytes if it was there.
 

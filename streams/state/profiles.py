@@ -49,16 +49,19 @@ class Profile(msgspec.Struct, omit_defaults=True):
         """Return what the account's follows carry to their targets: revision, language, country; 8 bytes."""
         if not self.revision:
             return b""
-        country = str(self.country.value) if self.country else ""
         return (
             self.revision.to_bytes(4, "big")
             + self.language_code().to_bytes(2, "big")
-            + code(country).to_bytes(2, "big")
+            + self.country_code().to_bytes(2, "big")
         )
 
     def language_code(self) -> int:
         """Return the code of the primary language subtag, 0 if unknown."""
         return code(str(self.language.value).split("-", 1)[0]) if self.language else 0
+
+    def country_code(self) -> int:
+        """Return the code of the country, 0 if unknown."""
+        return code(str(self.country.value)) if self.country else 0
 
 
 _FIELDS: Final = ("language", "country", "private", "suspended", "listed")

@@ -9,14 +9,33 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kithstream.models.features import (
+    AGGREGATES,
+    AUDIENCE_LANGUAGES,
+    AVOIDED,
+    ENGAGED,
+    HALF_LIVES,
+    SKETCH,
+    UNRECIPROCATED,
+    Rows,
+    blank,
+)
 from kithstream.models.features import FOLLOWEES as FOLLOWEES_READ
 from kithstream.models.features import FOLLOWERS as FOLLOWERS_READ
-from kithstream.models.features import HALF_LIVES, UNRECIPROCATED, Rows, blank
-from kithstream.streams.engine.partition import FOLLOWEES, FOLLOWERS, ROW_IN, ROW_OUT, ReadCache
+from kithstream.streams.engine.partition import (
+    FOLLOWEES,
+    FOLLOWERS,
+    FOLLOWING,
+    ROW_IN,
+    ROW_OUT,
+    ReadCache,
+)
+from kithstream.streams.engine.partition import SKETCH as AUDIENCE
 from kithstream.streams.engine.shard import Reads
+from kithstream.streams.events.signals import Newest
 from kithstream.streams.state import counters, ledger
 from kithstream.streams.state.counters import Kind
-from kithstream.streams.state.ledger import DAY, MINUTE
+from kithstream.streams.state.ledger import DAY, HORIZON, MINUTE
 from kithstream.streams.state.profiles import Profile
 from kithstream.streams.state.protocol import Column
 from kithstream.streams.state.recent import READ, Recent
@@ -36,7 +55,10 @@ class _View(NamedTuple):
     follower_times: bytes  # (FOLLOWERS_READ,) int64, padded
     followees: list[str]
     followee_times: bytes
+    audience: bytes  # sums of projections, (SKETCH,) int64, of followers
+    following: bytes  # and of followees
     language: int
+    country: int
     standing: bool | None  # hidden: False; opted in: True; else None, the in-signals decide
 
 
@@ -68,19 +90,28 @@ class Reader:
 
         Counters are decayed to the tick of that time, ages of neighbours are exact.
 
-        `unreciprocated` asks for the newest followers not followed back, one ledger look-up for each of the
-        newest followers: producers do without.
+        `unreciprocated` asks for what producers do without: the newest followers not followed back (one ledger
+        look-up for each of the newest followers), and the newest engagements and whom the account avoids.
         """
         views = self._load(accounts)
         n = len(views)
         times = np.broadcast_to(np.asarray(as_of, dtype=np.int64), n)
         packed = [view.row_in for view in views] + [view.row_out for view in views]
-        read = counters.decayed(packed, np.tile(times // MINUTE, 2), HALF_LIVES)
+        read = counters.decayed(packed, np.tile(times // MINUTE, 2), HALF_LIVES, AGGREGATES)
         degrees = np.empty((n, 3), dtype=np.int64)
         degrees[:, 0] = read.totals[:n, _FOLLOW]
         degrees[:, 1] = read.totals[n:, _FOLLOW]
         degrees[:, 2] = [view.mutual for view in views]
         back = [self._unreciprocated(a) for a in accounts] if unreciprocated else [_NOBODY] * n
+        engaged = avoided = [_NOBODY] * n
+        if unreciprocated:
+            engaged = [
+                self._newest(a, Newest.ENGAGED, at - HORIZON)
+                for a, at in zip(accounts, times.tolist(), strict=True)
+            ]
+            avoided = [self._newest(a, Newest.AVOIDED, 0) for a in accounts]
+        languages, shares = counters.audience([view.row_in for view in views], AUDIENCE_LANGUAGES)
+        rest = blank(n)
         return Rows(
             accounts=accounts,
             as_of=int(times.max(initial=0)),
@@ -95,8 +126,24 @@ class Reader:
             unreciprocated=[_ids(recent, UNRECIPROCATED) for recent in back],
             unreciprocated_ages=_ages([_times(r, UNRECIPROCATED) for r in back], UNRECIPROCATED, times),
             languages=np.array([view.language for view in views], dtype=np.int32),
-            **blank(n),  # type: ignore[arg-type]  # named fields
+            countries=np.array([view.country for view in views], dtype=np.int32),
+            families=np.stack([read.families[:n], read.families[n:]], axis=1),
+            engaged=[_others(recent, ENGAGED) for recent in engaged],
+            engaged_families=_families(engaged, ENGAGED),
+            engaged_ages=_ages([_times(recent, ENGAGED) for recent in engaged], ENGAGED, times),
+            avoided=[_others(recent, AVOIDED) for recent in avoided],
+            avoided_families=_families(avoided, AVOIDED),
+            avoided_ages=_ages([_times(recent, AVOIDED) for recent in avoided], AVOIDED, times),
+            audience_languages=languages,
+            audience_shares=shares,
+            audience=_sketches([view.audience for view in views]),
+            following=_sketches([view.following for view in views]),
+            **{name: rest[name] for name in _COMMUNITIES},  # type: ignore[arg-type]  # named fields
         )
+
+    def newest(self, account: str, kind: Newest, as_of: int) -> list[tuple[int, str]]:
+        """Return whom an account lately engaged with, avoided or was shown: (time in microseconds, account)."""
+        return [(-at, entry[1:]) for at, entry in self._newest(account, kind, as_of - HORIZON).entries]
 
     def glance(self, accounts: Sequence[str], as_of: int) -> list[Glance]:
         """Return of each account what reasons are made of, as of a time in microseconds."""
@@ -123,6 +170,10 @@ class Reader:
             rows = partition.load_rows([prefix + name for name in keys for prefix in (ROW_IN, ROW_OUT)])
             lists = partition.load_recents([p + name for name in keys for p in (FOLLOWERS, FOLLOWEES)])
             profiles = partition.load_profiles([accounts[at] for at in places])
+            sketched = partition.store.get(
+                Column.ROWS, [prefix + name for name in keys for prefix in (AUDIENCE, FOLLOWING)]
+            )
+            sketches = {name: sketched[2 * place : 2 * place + 2] for place, name in enumerate(keys)}
             for at, name in zip(places, keys, strict=True):
                 row_in = bytes(rows[ROW_IN + name])
                 followers, followees = lists[FOLLOWERS + name], lists[FOLLOWEES + name]
@@ -134,12 +185,22 @@ class Reader:
                     _times(followers, FOLLOWERS_READ),
                     _ids(followees, FOLLOWEES_READ),
                     _times(followees, FOLLOWEES_READ),
+                    sketches[name][0] or _NO_SKETCH,
+                    sketches[name][1] or _NO_SKETCH,
                     profiles[accounts[at]].language_code(),
+                    profiles[accounts[at]].country_code(),
                     _standing(profiles[accounts[at]]),
                 )
                 self._views.put(name, view)
                 found[at] = view
         return [view for view in found if view is not None]
+
+    def _newest(self, account: str, kind: Newest, after: int) -> Recent:
+        """What an account did lately of a kind, since a time in microseconds."""
+        key = kind.value + account.encode()
+        partition = self._held.at(self._held.route[account])
+        entries = partition.load_recents([key])[key].entries
+        return Recent([entry for entry in entries if -entry[0] > after])
 
     def _unreciprocated(self, account: str) -> Recent:
         partition = self._held.at(self._held.route[account])
@@ -151,6 +212,15 @@ class Reader:
 
 
 _NOBODY: Final = Recent()
+_NO_SKETCH: Final = bytes(8 * SKETCH)
+_COMMUNITIES: Final = (
+    "avoided_communities",
+    "known_for",
+    "interests",
+    "interest_weights",
+    "communities",
+    "community_weights",
+)
 
 
 def _standing(profile: Profile) -> bool | None:
@@ -159,6 +229,23 @@ def _standing(profile: Profile) -> bool | None:
 
 def _ids(recent: Recent, most: int) -> list[str]:
     return [account for _, account in recent.entries[:most]]
+
+
+def _others(recent: Recent, most: int) -> list[str]:
+    """Whom the newest entries of a list are about; each begins with the letter of its family."""
+    return [entry[1:] for _, entry in recent.entries[:most]]
+
+
+def _families(recents: Sequence[Recent], most: int) -> NDArray[np.int32]:  # (n, most), -1 pads
+    families = np.full((len(recents), most), -1, np.int32)
+    for row, recent in zip(families, recents, strict=True):
+        entries = recent.entries[:most]
+        row[: len(entries)] = [ord(entry[0]) - 65 for _, entry in entries]
+    return families
+
+
+def _sketches(packed: Sequence[bytes]) -> NDArray[np.int64]:  # (n, SKETCH)
+    return np.frombuffer(b"".join(packed), dtype=np.int64).reshape(-1, SKETCH)
 
 
 def _times(recent: Recent, most: int) -> bytes:

@@ -11,7 +11,7 @@ from msgspec.msgpack import encode
 from kithstream.index.config import IndexConfig
 from kithstream.index.live import LiveIndex
 from kithstream.models.model import Model
-from kithstream.streams.config import EngineConfig, StoreConfig
+from kithstream.streams.config import EngineConfig, RankingConfig, StoreConfig
 from kithstream.streams.engine.actors import Record
 from kithstream.streams.engine.partition import Partition
 from kithstream.streams.engine.routing import Route
@@ -45,7 +45,9 @@ class Town:
         model = Model.day_zero(0)
         index = LiveIndex(IndexConfig(dim=model.dim, bound=model.norm_bound))
         self.tail = Tail(index, 2)
-        self.reading = Reading(ROUTE, model, index, self.tail, SMALL, folder / "own", lambda: NOW)
+        self.reading = Reading(
+            ROUTE, model, index, self.tail, SMALL, RankingConfig(), folder / "own", lambda: NOW
+        )
         self.progress = [Progress(1, 0, [0, 0]), Progress(1, 0, [0, 0])]
 
     def act(self, number: int, *given: Event) -> None:

@@ -74,7 +74,7 @@ def test_a_follow_changes_the_next_answer(opened: Open) -> None:
     assert names(live, "cyd") == ["bob"]
     token = live.publish([follow("cyd", "bob")])
     assert names(live, "cyd", after=token) == []
-    token = live.publish([Event("u", "unfollow", "cyd", START + 7 * DAY, target="bob")])
+    token = live.publish([Event("r", "retract", "cyd", START + 7 * DAY, retracts="cyd>bob")])
     assert names(live, "cyd", after=token) == ["bob"]
 
 
@@ -83,7 +83,7 @@ def test_an_exclusion_is_in_force_on_both_sides_at_its_token(opened: Open, signa
     live = opened()
     live.publish(CROWD)
     live.catch_up()
-    live.publish([Event("x", "unfollow", "dan", START + 6 * DAY + 1, target="ann")])
+    live.publish([Event("x", "retract", "dan", START + 6 * DAY + 1, retracts="dan>ann")])
     token = live.publish([follow("eve", "dan", "fresh")])
     assert "ann" in names(live, "dan", after=token)
     token = live.publish([Event("b", signal, "ann", START + 7 * DAY, target="dan")])
