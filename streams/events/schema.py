@@ -18,6 +18,7 @@ from kithstream.streams.events.signals import CONTROLS, NAMES, SIGNALS, UNDO_OF,
 from kithstream.streams.events.wire import EVENT_BYTES, FUTURE, ID_BYTES, LATEST, NEEDS_ITEM, Event
 
 Schema = dict[str, object]
+HORIZON_DAYS: Final = 7  # `state.ledger.HORIZON`, which this module does not import
 
 _NO_NUL: Final = "^[^\\u0000]*$"
 IDENTIFIER: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": ID_BYTES, "pattern": _NO_NUL}
@@ -123,7 +124,7 @@ def markdown() -> str:
         "- **item**: whether the event must name an item; *keyed* means that each item has its own edge.",
         "- **excludes**: while it stands, neither account is a candidate for the other. A follow keeps its",
         "  target out of the actor's answers only.",
-        "- **group**: what it is to the features; silent ones are counted and not read.",
+        "- **group**: what it is to the features that sum over several signals; silent ones are in no sum.",
         "",
         "| signal | kind | undo | trace | item | excludes | group |",
         "|---|---|---|---|---|---|---|",
@@ -132,6 +133,24 @@ def markdown() -> str:
         "Undos that are no signal of their own: "
         + ", ".join(f"`{undo}`" for undo, of in UNDO_OF.items() if not of.trace)
         + ".",
+        "",
+        "## What each adds",
+        "",
+        "Every signal is counted by family in the row of its actor and in that of its target, by minutes, tens of",
+        "minutes, hours and days of its event time, and decayed when it is read. An undo takes away exactly what its",
+        "do added, and leaves its own trace where the table above says so.",
+        "",
+        "- **newest**: the list of the actor's newest in which it stands: `engaged` and `shown` are read for",
+        f"  {HORIZON_DAYS} days, `avoided` for ever. The towers pool them; what was shown and not engaged with sinks.",
+        "- **cap**: how many of one actor count for one target in one UTC day, the earliest of that day; a dash where",
+        "  a pair has one edge at most. The actor's own row counts all.",
+        "- **hidden, fading**: days for which the target is no candidate for the actor, and days after these in which",
+        "  its odds grow from a fifth to all. Exclusions of the first table never expire.",
+        "- **public**: others see it on the product, so it may be told as a reason; all else is for the towers alone.",
+        "",
+        "| signal | newest | cap | hidden | fading | public |",
+        "|---|---|---|---|---|---|",
+        *(_adds(signal) for signal in SIGNALS),
         "",
         "## Controls",
         "",
@@ -174,6 +193,18 @@ def _row(signal: Signal) -> str:
         item,
         excludes,
         signal.group.name.lower(),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _adds(signal: Signal) -> str:
+    cells = (
+        f"`{signal.name}`",
+        signal.newest.name.lower() if signal.newest else "-",
+        str(signal.cap or "-"),
+        str(signal.hidden or "-"),
+        str(signal.fading or "-"),
+        "yes" if signal.public else "-",
     )
     return f"| {' | '.join(cells)} |"
 

@@ -13,6 +13,7 @@ from kithstream.streams.state.counters import Kind
 
 NOW = 29_833_333  # minutes
 HALF = (600.0, 3600.0, 86400.0, float("inf"))
+AGGREGATES = (1800.0, 86400.0, 604800.0, 4320000.0, float("inf"))
 EVENTS = st.lists(st.tuples(st.integers(0, 18), st.integers(0, 200_000)), max_size=40)  # family, minutes ago
 
 
@@ -27,35 +28,46 @@ def slow(events: list[tuple[int, int]]) -> np.ndarray:
     """The twin of `decayed`: from events, one by one, in plain arithmetic."""
     counts = np.zeros((3, len(HALF)))
     for family, ago in events:
-        group, minute = GROUP_OF_FAMILY[family], NOW - ago
-        if group == 3:
-            continue
-        counts[group, -1] += 1
-        if minute >= (NOW // 60 - 2) * 60:
-            age = NOW * 60 - (minute + 0.5) * 60
-        elif minute // 60 >= (NOW // 1440 - 1) * 24:
-            age = NOW * 60 - (minute // 60 + 0.5) * 3600
-        elif minute // 1440 > NOW // 1440 - 128:
-            age = NOW * 60 - (minute // 1440 + 0.5) * 86400
-        else:
-            continue
-        for place, half in enumerate(HALF[:-1]):
-            counts[group, place] += 2.0 ** (-max(age, 0.0) / half)
+        group = GROUP_OF_FAMILY[family]
+        if group < 3:
+            counts[group] += weights(NOW - ago, HALF, 1)
     return counts
+
+
+def slow_families(events: list[tuple[int, int]]) -> np.ndarray:
+    """The twin of `decayed` by family: follows by minutes, all others by ten of them."""
+    counts = np.zeros((32, len(AGGREGATES)))
+    for family, ago in events:
+        counts[family] += weights(NOW - ago, AGGREGATES, 1 if family == 0 else 10)
+    return counts
+
+
+def weights(minute: int, half_lives: tuple[float, ...], finest: int) -> np.ndarray:
+    """What one event is worth at the middle of the bucket that it is read from."""
+    if minute >= (NOW // 60 - 2) * 60:
+        age = NOW * 60 - (minute // finest + 0.5) * finest * 60
+    elif minute // 60 >= (NOW // 1440 - 1) * 24:
+        age = NOW * 60 - (minute // 60 + 0.5) * 3600
+    elif minute // 1440 > NOW // 1440 - 128:
+        age = NOW * 60 - (minute // 1440 + 0.5) * 86400
+    else:
+        return np.array([float(h == np.inf) for h in half_lives])
+    return np.array([2.0 ** (-max(age, 0.0) / h) for h in half_lives])
 
 
 @given(EVENTS)
 def test_reading_decays_each_event_once_at_its_buckets_middle(events: list[tuple[int, int]]) -> None:
-    read = counters.decayed([row_of(events)], np.array([NOW]), HALF)
+    read = counters.decayed([row_of(events)], np.array([NOW]), HALF, AGGREGATES)
     # Weights are rounded to 2^-26, sums to float32.
     assert read.counts[0] == pytest.approx(slow(events), rel=1e-6, abs=1e-6)
+    assert read.families[0] == pytest.approx(slow_families(events), rel=1e-6, abs=1e-6)
 
 
 @given(EVENTS, st.randoms(use_true_random=False))
 def test_the_order_of_cells_changes_no_bit(events: list[tuple[int, int]], rng: random.Random) -> None:
     shuffled = list(events)
     rng.shuffle(shuffled)
-    a, b = (counters.decayed([row_of(e)], np.array([NOW]), HALF) for e in (events, shuffled))
+    a, b = (counters.decayed([row_of(e)], np.array([NOW]), HALF, AGGREGATES) for e in (events, shuffled))
     assert all(x.tobytes() == y.tobytes() for x, y in zip(a, b, strict=True))
 
 
@@ -75,9 +87,9 @@ def test_undo_in_any_order_restores_the_row(
 )
 def test_rows_are_read_alone_as_together(rows: list[list[tuple[int, int]]], minutes: list[int]) -> None:
     packed, at = [row_of(events, NOW - 3000) for events in rows], np.array(minutes[: len(rows)])
-    together = counters.decayed(packed, at, HALF)
+    together = counters.decayed(packed, at, HALF, AGGREGATES)
     for place in range(len(rows)):
-        alone = counters.decayed([packed[place]], at[place : place + 1], HALF)
+        alone = counters.decayed([packed[place]], at[place : place + 1], HALF, AGGREGATES)
         assert all(x[place].tobytes() == y[0].tobytes() for x, y in zip(together, alone, strict=True))
 
 
@@ -87,7 +99,7 @@ def test_pruning_changes_no_reading(events: list[tuple[int, int]], later: int) -
     pruned = counters.prune(row, now)
     assert len(pruned) <= len(row)
     for minute in (now, now - 1):  # an answer's tick may lie just before the watermark
-        a, b = (counters.decayed([r], np.array([minute]), HALF) for r in (row, pruned))
+        a, b = (counters.decayed([r], np.array([minute]), HALF, AGGREGATES) for r in (row, pruned))
         assert all(x.tobytes() == y.tobytes() for x, y in zip(a, b, strict=True))
 
 
