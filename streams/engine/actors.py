@@ -192,6 +192,10 @@ class Actors:
         said: dict[bytes, bytes | None] = {}
         work: list[tuple[Event, _Plan, bytes, bytes, bytes]] = []
         retracted = partition.retracted
+        told = [event.actor for event in events if event.signal not in _PLANS]
+        if told:  # into the caches at once: one by one they would cost a read each
+            partition.load_profiles(told)
+            partition.load_recents([FOLLOWEES + account.encode() for account in told])
         for event in events:
             plan = _PLANS.get(event.signal)
             if plan is None:
