@@ -31,7 +31,16 @@ QUALITIES: Final[dict[str, tuple[float, tuple[str, ...]]]] = {
         0.4,
         ("like_in_86400s", "repost_in_86400s", "reply_in_86400s", "quote_in_86400s", "click_in_86400s"),
     ),
-    "esteem": (0.3, ("repost_in_4320000s", "reply_in_4320000s", "share_in_4320000s", "bookmark_in_4320000s")),
+    "esteem": (
+        0.3,
+        (
+            "repost_in_4320000s",
+            "reply_in_4320000s",
+            "share_in_4320000s",
+            "bookmark_in_4320000s",
+            "address_book_in",
+        ),
+    ),
     "audience": (0.2, ("own_language_share", "community_peak", "-language_entropy")),
     "exposure": (-0.1, ("impression_in",)),
 }

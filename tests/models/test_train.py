@@ -217,7 +217,7 @@ def test_training_lowers_the_loss_and_beats_day_zero() -> None:
     fresh = Model.day_zero(seed=1)
     learner.producers.write(learner.model.encode_producers(town.rows(town.names)).features)
     losses = []
-    for number in range(250):
+    for number in range(150):
         pairs = [town.draw() for _ in range(8)]
         sources = [a for a, _ in pairs]
         features = learner.model.encode_consumers(town.rows(sources)).features
@@ -228,7 +228,7 @@ def test_training_lowers_the_loss_and_beats_day_zero() -> None:
         learner.producers.write(learner.model.encode_producers(town.rows(touched)).features)
     assert np.mean(losses[-30:]) < np.mean(losses[:30]) - 0.3
 
-    pairs = [town.draw() for _ in range(150)]
+    pairs = [town.draw() for _ in range(1000)]  # a standard error of .014
 
     def ranks(model: Model) -> np.ndarray:
         p = model.encode_producers(town.rows(town.names)).vectors
@@ -238,7 +238,7 @@ def test_training_lowers_the_loss_and_beats_day_zero() -> None:
         return (scores > wanted[:, None]).sum(axis=1)
 
     learned, untaught = recall_at(ranks(learner.model), 10).mean(), recall_at(ranks(fresh), 10).mean()
-    assert learned > untaught + 0.1
+    assert learned > untaught + 0.07
 
 
 def test_a_target_never_encoded_is_skipped() -> None:
