@@ -15,6 +15,7 @@ NAMES = (
     "recall",
     "yardsticks",
     "quality_lab",
+    "ablation",
 )
 
 

@@ -5,8 +5,8 @@
 Protocol: first pairs only (repeats and, for Bitcoin, negative ratings dropped); the last 20 % of them with
 both ends seen before are the test, at most 3,000 sampled; k=20, asked before the event is applied; followed
 accounts and the asker removed; exact scan of the stored vectors. One pass, learning online. The state is a
-light one in memory that fills `Rows` as the store does: counts in minute, hour and day cells, decayed at
-read from the middle of the cell.
+light one in memory that fills `Rows` as the store does, as far as follows fill it: counts in minute, hour and
+day cells, decayed at read from the middle of the cell; neighbours; sketches of followers and followees.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,9 +28,20 @@ from numpy.typing import NDArray
 
 from kithstream.models.ages import next_tick
 from kithstream.models.evaluate import bootstrap, ndcg_at, recall_at
-from kithstream.models.features import FOLLOWEES, FOLLOWERS, HALF_LIVES, UNRECIPROCATED, Rows, blank
+from kithstream.models.features import (
+    AGGREGATES,
+    FAMILY,
+    FOLLOWEES,
+    FOLLOWERS,
+    HALF_LIVES,
+    SKETCH,
+    UNRECIPROCATED,
+    Rows,
+    blank,
+)
 from kithstream.models.model import Model
 from kithstream.models.train import Examples, OnlineTrainer, TrainerConfig
+from kithstream.streams.state import sketches
 
 K = 20
 BATCH = 64
@@ -51,7 +63,8 @@ class Stream(NamedTuple):
     accounts: int
 
 
-def read(name: str, folder: Path) -> Stream:
+def read(name: str, folder: Path, limit: int | None = None) -> Stream:
+    """The first pairs of a stream, or the first `limit` of them."""
     rows = []
     with gzip.open(folder / FILES[name], "rt") as file:
         for line in file:
@@ -66,7 +79,7 @@ def read(name: str, folder: Path) -> Stream:
     raw = raw[np.argsort(raw[:, 2], kind="stable")]
     pairs = raw[:, 0] * (raw[:, :2].max() + 1) + raw[:, 1]
     first = np.sort(np.unique(pairs, return_index=True)[1])
-    raw = raw[first]
+    raw = raw[first][:limit]
     ids = np.unique(raw[:, :2], return_inverse=True)[1].reshape(-1, 2)
     return Stream(ids[:, 0], ids[:, 1], raw[:, 2], int(ids.max()) + 1)
 
@@ -117,6 +130,9 @@ class State:
         self.mutual = np.zeros(n, np.int64)
         self.follows: list[set[int]] = [set() for _ in range(n)]
         self.unreciprocated: list[dict[int, int]] = [{} for _ in range(n)]  # oldest first
+        self.projections = sketches.vectors([name.encode() for name in self.names])
+        self.audience = np.zeros((n, SKETCH), np.int64)
+        self.following = np.zeros((n, SKETCH), np.int64)
         self.touched: list[deque[tuple[int, int, int]]] = [deque(), deque(), deque()]
 
     def apply(self, a: int, b: int, t: int) -> None:
@@ -129,6 +145,8 @@ class State:
             for account, way in ((b, 0), (a, 1)):
                 self.cells[account, way, start + bucket % size] += 1
                 touched.append((bucket, account, way))
+        self.audience[b] += self.projections[a]
+        self.following[a] += self.projections[b]
         self.followers.length[b] += 1
         self.followees.length[a] += 1
         self.last[b, 0] = self.last[a, 1] = t
@@ -149,7 +167,15 @@ class State:
         n = len(accounts)
         cells = self.cells[accounts].astype(np.float32)
         counts = np.zeros((n, 2, 3, len(HALF_LIVES)), np.float32)
-        counts[:, :, 0] = (cells.reshape(2 * n, -1) @ self._weights(now)).reshape(n, 2, -1)
+        flat = cells.reshape(2 * n, -1)
+        counts[:, :, 0] = (flat @ self._weights(now, HALF_LIVES)).reshape(n, 2, -1)
+        more = dict(blank(n))
+        families = more["families"]
+        assert isinstance(families, np.ndarray)
+        families[:, :, FAMILY["follow"]] = (flat @ self._weights(now, AGGREGATES)).reshape(n, 2, -1)
+        families[:, 0, FAMILY["follow"], -1] = self.followers.length[accounts]
+        families[:, 1, FAMILY["follow"], -1] = self.followees.length[accounts]
+        more["audience"], more["following"] = self.audience[accounts], self.following[accounts]
         counts[:, 0, 0, -1] = self.followers.length[accounts]
         counts[:, 1, 0, -1] = self.followees.length[accounts]
         followers, follower_at = self.followers.newest(accounts, FOLLOWERS)
@@ -184,7 +210,7 @@ class State:
             unreciprocated=[[names[x] for x, _ in items] for items in waiting],
             unreciprocated_ages=now - waiting_at,
             languages=np.zeros(n, np.int32),
-            **blank(n),
+            **more,
         )
 
     def _levels(self) -> tuple[tuple[int, int, int], ...]:
@@ -197,7 +223,7 @@ class State:
         )
         return np.floor(at / size) * size + size / 2
 
-    def _weights(self, now: int) -> NDArray[np.float32]:
+    def _weights(self, now: int, half_lives: tuple[float, ...]) -> NDArray[np.float32]:
         """(cells, half-lives) what one event in a cell is worth; each time is read from one level only."""
         minute, hour, day = now // 60, now // 3600, now // 86400
         ranges = (
@@ -205,10 +231,10 @@ class State:
             np.arange(24 * (day - 1), hour - 2),
             np.arange(day - self.days + 1, day - 1),
         )
-        weights = np.zeros((MINUTES + HOURS + self.days, len(HALF_LIVES)), np.float32)
+        weights = np.zeros((MINUTES + HOURS + self.days, len(half_lives)), np.float32)
         for (seconds, size, start), buckets in zip(self._levels(), ranges, strict=True):
             ages = np.maximum(now - (buckets + 0.5) * seconds, 0.0)
-            weights[start + buckets % size] = np.exp2(-ages[:, None] / np.array(HALF_LIVES))
+            weights[start + buckets % size] = np.exp2(-ages[:, None] / np.array(half_lives))
         return weights
 
 
@@ -227,9 +253,10 @@ def replay(
     trainer: OnlineTrainer,
     train_until: int,
     ratio: float,
+    hold: Callable[[Stream], State] = State,
 ) -> Outcome:
     """One pass over the events before `end`, training on those before `train_until`."""
-    state = State(stream)
+    state = hold(stream)
     vectors = np.zeros((stream.accounts, model.dim), np.float32)
     alive = np.zeros(stream.accounts, np.bool_)
     changed: dict[int, int] = {}
@@ -364,10 +391,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--validate", action="store_true", help="ask on the 64 to 80 %% slice, stop there")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--limit", type=int, help="first pairs read of each stream; all by default")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     for name in options.streams:
-        stream = read(name, options.data)
+        stream = read(name, options.data, options.limit)
         n = len(stream.source)
         begin, stop = (0.64, 0.8) if options.validate else (0.8, 1.0)
         queries = test_events(stream, begin, stop, 1500 if options.validate else 3000)

@@ -14,6 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from kithstream.models import directions
+
 # Half-lives of the decayed counts in seconds: 10 min, 1 h, 6 h, 1 d, 7 d, 30 d, none.
 HALF_LIVES: Final[tuple[float, ...]] = (600.0, 3600.0, 21600.0, 86400.0, 604800.0, 2592000.0, float("inf"))
 GROUPS: Final[tuple[str, ...]] = ("follow", "engage", "negative")
@@ -102,12 +104,69 @@ def blank(n: int) -> dict[str, NDArray[np.generic] | list[list[str]]]:
 
 
 POOLED_FOLLOWEES: Final = 10  # newest followees pooled into a producer vector
+POOLED_COMMUNITIES: Final = 8  # largest communities of an audience blended into a producer vector
 NEVER: Final = 23  # the bucket of an age that is infinite; others are floor(log2(1 + minutes)), at most 22
 AGES: Final = NEVER + 1
 DEGREES: Final = 16  # buckets floor(log2(1 + degree)), at most 15
 
+# The numbers of the families that are read by name, as the table of signals gives them.
+FAMILY: Final[dict[str, int]] = {
+    "follow": 0,
+    "unfollow": 1,
+    "mute": 2,
+    "block": 3,
+    "like": 4,
+    "unlike": 5,
+    "repost": 6,
+    "quote": 7,
+    "reply": 8,
+    "share": 9,
+    "bookmark": 10,
+    "click": 11,
+    "video_watch": 12,
+    "not_interested": 13,
+    "report": 14,
+    "notification_open": 15,
+    "notification_tab_click": 16,
+    "address_book": 17,
+    "impression": 18,
+}
+ENGAGING: Final = (
+    "like",
+    "repost",
+    "quote",
+    "reply",
+    "share",
+    "bookmark",
+    "click",
+    "video_watch",
+    "notification_open",
+    "notification_tab_click",
+)
+NEGATIVE: Final = ("unfollow", "mute", "block", "not_interested", "report")
+# Rates of a candidate: what is counted, of how many, and a, b of the Beta prior that smooths it: (x + a) / (n + a + b).
+RATES: Final[tuple[tuple[str, str, float, float], ...]] = (
+    ("unfollow", "follower", 1.0, 19.0),
+    ("mute", "event", 1.0, 199.0),
+    ("block", "event", 1.0, 199.0),
+    ("report", "event", 1.0, 499.0),
+    ("not_interested", "event", 1.0, 99.0),
+)
+COUNTED: Final = (*ENGAGING, "unlike", "impression")  # families whose counts are features of a candidate
+LIGHT: Final = 3.0  # events of an account, at a half-life of 30 d, from which it is light and not near-zero
+HEAVY: Final = 30.0  # from which it is heavy
+FEW: Final = 8.0  # accounts in a sketch from which on it fades: its noise grows with their number
+_SPREAD: Final = 295.6  # length of one projection: sqrt(16 (256^2 - 1) / 12)
+
 _ENGAGE: Final = (1, 4, 6)  # half-lives read of the engage group: 1 h, 7 d, none
 _NEGATIVE: Final = (4, 6)  # of the negative group: 7 d, none
+_SHORT, _DAY, _WEEK, _LONG, _EVER = range(len(AGGREGATES))
+_ACTIVE: Final = 5  # the half-life by which an account is light or heavy: 30 d
+_ENGAGING: Final = [FAMILY[name] for name in ENGAGING]
+_REFUSING: Final = [FAMILY[name] for name in NEGATIVE]
+_COUNTED: Final = [FAMILY[name] for name in COUNTED]
+_MEETING: Final = [FAMILY["follow"], *_ENGAGING, *_REFUSING]
+_RATED: Final = [FAMILY[name] for name, _, _, _ in RATES]
 
 
 def _hours(half_lives: Sequence[float]) -> list[str]:
@@ -139,6 +198,28 @@ PSI: Final[tuple[str, ...]] = (
     "reciprocation",
     "engage_out",
     "negative_out",
+    *(f"follow_out_{h}" for h in _hours(AGGREGATES[1:4:2])),
+    *(f"engage_out_{h}" for h in _hours((AGGREGATES[0], AGGREGATES[1], AGGREGATES[3]))),
+    *(f"negative_out_{h}" for h in _hours(AGGREGATES[1:4:2])),
+    "unfollow_out_4320000s",
+    "notification_out_4320000s",
+    "impression_out_86400s",
+    "address_book_out_ever",
+    "positive_share",
+    "near_zero",
+    "light",
+    "heavy",
+)
+# What a candidate is to those who met it; columns of the quality block, in order.
+QUALITY: Final[tuple[str, ...]] = (
+    *(f"{name}_rate_{h}" for h in _hours((AGGREGATES[2], AGGREGATES[4])) for name, _, _, _ in RATES),
+    *(f"{name}_in_{h}" for h in _hours((AGGREGATES[1], AGGREGATES[3])) for name in COUNTED),
+    "address_book_in_ever",
+    "engagement_per_follower",
+    "language_entropy",
+    "own_language_share",
+    "community_peak",
+    "known_for",
 )
 # Tables whose sum is the bias of a producer, with their sizes.
 TABLES: Final[tuple[tuple[str, int], ...]] = (
@@ -167,7 +248,24 @@ class Schema(msgspec.Struct, frozen=True):
     followees: int = FOLLOWEES
     pooled_followees: int = POOLED_FOLLOWEES
     unreciprocated: int = UNRECIPROCATED
-    transforms: str = "v1"  # raised when a formula below changes without a change of name
+    quality: tuple[str, ...] = QUALITY
+    aggregates: tuple[float, ...] = AGGREGATES[:-1]
+    families: tuple[tuple[str, int], ...] = tuple(FAMILY.items())
+    engaging: tuple[str, ...] = ENGAGING
+    negative: tuple[str, ...] = NEGATIVE
+    rates: tuple[tuple[str, str, float, float], ...] = RATES
+    activity: tuple[float, float] = (LIGHT, HEAVY)
+    engaged: int = ENGAGED
+    avoided: int = AVOIDED
+    audience_languages: int = AUDIENCE_LANGUAGES
+    community_entries: int = COMMUNITIES
+    pooled_communities: int = POOLED_COMMUNITIES
+    sketch: int = SKETCH
+    few: float = FEW
+    language_directions: tuple[int, int] = directions.LANGUAGE.shape
+    country_directions: tuple[int, int] = directions.COUNTRY.shape
+    community_directions: tuple[int, int] = directions.COMMUNITY.shape
+    transforms: str = "v2"  # raised when a formula below changes without a change of name
 
     @property
     def hash(self) -> str:
@@ -189,10 +287,16 @@ class ProducerFeatures(NamedTuple):
 
     rows: NDArray[np.int32]  # (n,) rows of the accounts themselves
     dense: NDArray[np.float32]  # (n, len(DENSE)); the bias column is 0
+    quality: NDArray[np.float32]  # (n, len(QUALITY))
     buckets: NDArray[np.int32]  # (n, len(TABLES)) positions in the joined bias table
     followers: NDArray[np.int32]  # (n, FOLLOWERS)
     followees: NDArray[np.int32]  # (n, POOLED_FOLLOWEES)
-    languages: NDArray[np.int32]  # (n,)
+    languages: NDArray[np.int32]  # (n,) places in the table of directions; so are the next and `known_for`
+    countries: NDArray[np.int32]  # (n,)
+    audience_languages: NDArray[np.float32]  # (n, 8) directions of its followers' languages
+    known_for: NDArray[np.int32]  # (n,)
+    communities: NDArray[np.float32]  # (n, 12) directions of its audience's communities
+    sketches: NDArray[np.float32]  # (n, 2 SKETCH) of who follows it, and of whom it follows
 
 
 class ConsumerFeatures(NamedTuple):
@@ -204,7 +308,19 @@ class ConsumerFeatures(NamedTuple):
     unreciprocated_ages: NDArray[np.int32]  # (n, UNRECIPROCATED) buckets
     followers: NDArray[np.int32]  # (n, FOLLOWERS)
     followees: NDArray[np.int32]  # (n, FOLLOWEES)
-    languages: NDArray[np.int32]  # (n,)
+    followee_ages: NDArray[np.int32]  # (n, FOLLOWEES) buckets
+    engaged: NDArray[np.int32]  # (n, ENGAGED)
+    engaged_families: NDArray[np.int32]  # (n, ENGAGED), 0 where nobody is
+    engaged_ages: NDArray[np.int32]  # (n, ENGAGED) buckets
+    avoided: NDArray[np.int32]  # (n, AVOIDED)
+    avoided_families: NDArray[np.int32]  # (n, AVOIDED), 0 where nobody is
+    avoided_ages: NDArray[np.int32]  # (n, AVOIDED) buckets
+    avoided_communities: NDArray[np.int32]  # (n, AVOIDED) places in the table of directions
+    languages: NDArray[np.int32]  # (n,) places in the table of directions; so are the next two
+    countries: NDArray[np.int32]  # (n,)
+    known_for: NDArray[np.int32]  # (n,)
+    interests: NDArray[np.float32]  # (n, 12) directions of its interests
+    following: NDArray[np.float32]  # (n, SKETCH) of whom it follows
 
 
 def concatenate(parts: Sequence[ConsumerFeatures]) -> ConsumerFeatures:
@@ -240,18 +356,61 @@ def producer_features(rows: Rows, index: RowIndex) -> ProducerFeatures:
     return ProducerFeatures(
         rows=index.rows_of(rows.accounts),
         dense=dense,
+        quality=_quality(rows),
         buckets=_bias_buckets(rows),
         followers=_neighbours(rows.followers, FOLLOWERS, index),
         followees=_neighbours([r[:POOLED_FOLLOWEES] for r in rows.followees], POOLED_FOLLOWEES, index),
-        languages=rows.languages,
+        languages=directions.language_places(rows.languages),
+        countries=directions.country_places(rows.countries),
+        audience_languages=directions.blend(
+            directions.LANGUAGE, directions.language_places(rows.audience_languages), rows.audience_shares
+        ),
+        known_for=directions.community_places(rows.known_for),
+        communities=directions.blend(
+            directions.COMMUNITY,
+            directions.community_places(rows.communities[:, :POOLED_COMMUNITIES]),
+            rows.community_weights[:, :POOLED_COMMUNITIES],
+        ),
+        sketches=np.concatenate(
+            (_sketch(rows.audience, rows.degrees[:, 0]), _sketch(rows.following, rows.degrees[:, 1])), axis=1
+        ),
     )
 
 
 def consumer_features(rows: Rows, index: RowIndex) -> ConsumerFeatures:
     """Features of n asking accounts. A row's bits do not depend on the other rows."""
+    return ConsumerFeatures(
+        rows=index.rows_of(rows.accounts),
+        psi=_psi(rows),
+        unreciprocated=_neighbours(rows.unreciprocated, UNRECIPROCATED, index),
+        unreciprocated_ages=age_buckets(rows.unreciprocated_ages),
+        followers=_neighbours(rows.followers, FOLLOWERS, index),
+        followees=_neighbours(rows.followees, FOLLOWEES, index),
+        followee_ages=age_buckets(rows.followee_ages),
+        engaged=_neighbours(rows.engaged, ENGAGED, index),
+        engaged_families=np.maximum(rows.engaged_families, 0),
+        engaged_ages=age_buckets(rows.engaged_ages),
+        avoided=_neighbours(rows.avoided, AVOIDED, index),
+        avoided_families=np.maximum(rows.avoided_families, 0),
+        avoided_ages=age_buckets(rows.avoided_ages),
+        avoided_communities=directions.community_places(rows.avoided_communities),
+        languages=directions.language_places(rows.languages),
+        countries=directions.country_places(rows.countries),
+        known_for=directions.community_places(rows.known_for),
+        interests=directions.blend(
+            directions.COMMUNITY, directions.community_places(rows.interests), rows.interest_weights
+        ),
+        following=_sketch(rows.following, rows.degrees[:, 1]),
+    )
+
+
+def _psi(rows: Rows) -> NDArray[np.float32]:
     n = len(rows.accounts)
-    x = np.ones((_padded(n), len(PSI)), np.float32)
+    x = np.ones((_padded(n), len(PSI)), np.float32)  # the argument of the logarithm, less 1
     top = x[:n]
+    done = rows.families[:, OUT]  # (n, FAMILIES, 5)
+    flat = rows.families.reshape(n, 2 * FAMILIES * len(AGGREGATES))
+    liked, disliked = _sum(flat, OUT, _ENGAGING, _LONG), _sum(flat, OUT, _REFUSING, _LONG)
     top[:, 0] = 0.0
     top[:, 1:3] = rows.degrees[:, 0:2]
     top[:, 3] = _minutes(rows.last[:, OUT])
@@ -259,6 +418,17 @@ def consumer_features(rows: Rows, index: RowIndex) -> ConsumerFeatures:
     top[:, 5] = rows.first
     top[:, 8] = rows.counts[:, OUT, 1, 4]
     top[:, 9] = rows.counts[:, OUT, 2, 4]
+    top[:, 10:12] = done[:, FAMILY["follow"], [_DAY, _LONG]]
+    top[:, 12] = _sum(flat, OUT, _ENGAGING, _SHORT)
+    top[:, 13] = _sum(flat, OUT, _ENGAGING, _DAY)
+    top[:, 14] = liked
+    top[:, 15] = _sum(flat, OUT, _REFUSING, _DAY)
+    top[:, 16] = disliked
+    top[:, 17] = done[:, FAMILY["unfollow"], _LONG]
+    top[:, 18] = done[:, FAMILY["notification_open"], _LONG]
+    top[:, 18] += done[:, FAMILY["notification_tab_click"], _LONG]
+    top[:, 19] = done[:, FAMILY["impression"], _DAY]
+    top[:, 20] = done[:, FAMILY["address_book"], _EVER]
     x += np.float32(1.0)
     np.log(x, out=x)
     psi = x * _PSI_SCALE
@@ -266,15 +436,58 @@ def consumer_features(rows: Rows, index: RowIndex) -> ConsumerFeatures:
     psi = psi[:n]
     psi[:, 6] = rows.degrees[:, 1] == 0
     psi[:, 7] = rows.degrees[:, 2] / (1.0 + rows.degrees[:, 1])
-    return ConsumerFeatures(
-        rows=index.rows_of(rows.accounts),
-        psi=psi,
-        unreciprocated=_neighbours(rows.unreciprocated, UNRECIPROCATED, index),
-        unreciprocated_ages=age_buckets(rows.unreciprocated_ages),
-        followers=_neighbours(rows.followers, FOLLOWERS, index),
-        followees=_neighbours(rows.followees, FOLLOWEES, index),
-        languages=rows.languages,
-    )
+    psi[:, 21] = (liked - disliked) / (liked + disliked + np.float32(2.0))
+    active = rows.counts[:, OUT, :, _ACTIVE].sum(axis=1)  # whoever never did anything is of none of these
+    psi[:, 22] = (active < LIGHT) & (rows.counts[:, OUT, :, -1].sum(axis=1) > 0)
+    psi[:, 23] = (active >= LIGHT) & (active < HEAVY)
+    psi[:, 24] = active >= HEAVY
+    return psi
+
+
+def _quality(rows: Rows) -> NDArray[np.float32]:
+    """(n, len(QUALITY)) logarithms over 3: of rates against their prior, of counts, of engagement per follower."""
+    n, rates = len(rows.accounts), len(RATES)
+    x = np.ones((_padded(n), _FOLLOWED + 1 + AUDIENCE_LANGUAGES), np.float32)
+    top = x[:n]
+    followers = rows.degrees[:, 0].astype(np.float32)
+    met = rows.families.reshape(n, 2 * FAMILIES * len(AGGREGATES))  # (n, 2 FAMILIES 5), IN first
+    top[:, :_EVENTS] = met.take(_READ, axis=1)
+    for place, window in enumerate((_WEEK, _EVER)):
+        first = _EVENTS + rates * place
+        top[:, first] = followers + top[:, rates * place]
+        top[:, first + 1 : first + rates] = _sum(met, IN, _MEETING, window)[:, None]
+    top[:, _ENGAGED] = _sum(met, IN, _ENGAGING, _LONG)
+    top[:, _FOLLOWED] = followers
+    x += _QUALITY_OFFSET
+    shares = np.minimum(np.maximum(rows.audience_shares, np.float32(1e-6)), np.float32(1.0))
+    top[:, _FOLLOWED + 1 :] = shares
+    np.log(x, out=x)
+    quality = np.empty((n, len(QUALITY)), np.float32)
+    quality[:, :_EVENTS] = top[:, :_EVENTS]
+    quality[:, : 2 * rates] -= top[:, _EVENTS : _EVENTS + 2 * rates]
+    quality[:, : 2 * rates] -= _PRIOR
+    quality[:, _EVENTS] = top[:, _ENGAGED] - top[:, _FOLLOWED]
+    quality[:, :-4] *= np.float32(1 / 3)
+    own = (rows.audience_languages == rows.languages[:, None]) & (rows.languages[:, None] > 0)
+    seen = followers / (followers + np.float32(2.0))
+    quality[:, -4] = -(shares * top[:, _FOLLOWED + 1 :]).sum(axis=1)
+    quality[:, -3] = (rows.audience_shares * own).sum(axis=1) * seen
+    quality[:, -2] = rows.community_weights.max(axis=1)
+    quality[:, -1] = rows.known_for >= 0
+    return quality
+
+
+def _sum(flat: NDArray[np.float32], way: int, families: Sequence[int], window: int) -> NDArray[np.float32]:
+    """(n,) decayed counts of families together; `flat` is `Rows.families` as (n, 2 FAMILIES 5)."""
+    columns = np.array([(way * FAMILIES + family) * len(AGGREGATES) + window for family in families])
+    total: NDArray[np.float32] = flat.take(columns, axis=1).sum(axis=1)
+    return total
+
+
+def _sketch(sums: NDArray[np.int64], accounts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(n, SKETCH) sums of projections, of length sqrt(accounts) while those are few, then fading."""
+    scaled = sums / (_SPREAD * (1.0 + accounts[:, None] / FEW))
+    return np.minimum(np.maximum(scaled, -_LONGEST), _LONGEST).astype(np.float32)
 
 
 def age_buckets(seconds: NDArray[np.float64]) -> NDArray[np.int32]:
@@ -333,5 +546,30 @@ _NEVER_MINUTES: Final = float(np.exp(15.0) - 1.0)
 _OFFSET: Final = _columns([(14, 0.01), (10, 1.0), (2, 1.0), (1, 1.0), (2, 1.0), (3, 0.0)])
 _SCALE: Final = _columns([(14, 1 / 3), (10, 1 / 3), (2, 1 / 5), (1, 1 / 10), (5, 0.0)])
 _SHIFT: Final = _columns([(14, 2 / 3), (10, 0.0), (2, 0.0), (1, -1.0), (5, 0.0)])
-_PSI_SCALE: Final = _columns([(1, 0.0), (2, 1 / 3), (2, 1 / 5), (1, 1 / 10), (2, 0.0), (2, 1 / 3)])
-_PSI_SHIFT: Final = _columns([(1, 1.0), (2, 0.0), (2, 0.0), (1, -1.0), (4, 0.0)])
+_PSI_SCALE: Final = _columns([(1, 0.0), (2, 1 / 3), (2, 1 / 5), (1, 1 / 10), (2, 0.0), (13, 1 / 3), (4, 0.0)])
+_PSI_SHIFT: Final = _columns([(1, 1.0), (2, 0.0), (2, 0.0), (1, -1.0), (19, 0.0)])
+_LONGEST: Final = 4.0  # of a component of a sketch
+
+# The argument of the quality block's logarithm: single counts (as `QUALITY` begins), what rates are of, two sums and
+# the audience's shares.
+_READ: Final = np.array(
+    [
+        *(family * len(AGGREGATES) + window for window in (_WEEK, _EVER) for family in _RATED),
+        *(family * len(AGGREGATES) + window for window in (_DAY, _LONG) for family in _COUNTED),
+        FAMILY["address_book"] * len(AGGREGATES) + _EVER,
+    ]
+)
+_EVENTS: Final = len(_READ)
+_ENGAGED: Final = _EVENTS + 2 * len(RATES)
+_FOLLOWED: Final = _ENGAGED + 1
+_QUALITY_OFFSET: Final = np.array(
+    [
+        *(a for _, _, a, _ in RATES * 2),
+        *([1.0] * (2 * len(COUNTED) + 1)),
+        *(a + b for _, _, a, b in RATES * 2),
+        *([1.0] * 2),
+        *([0.0] * AUDIENCE_LANGUAGES),
+    ],
+    np.float32,
+)
+_PRIOR: Final = np.log(np.array([a / (a + b) for _, _, a, b in RATES * 2])).astype(np.float32)

@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from kithstream.models.checkpoint import Array, Checkpoint
+from kithstream.models.directions import COMMUNITY_DIM, LANGUAGE_DIM
 from kithstream.models.features import (
     DENSE,
     FOLLOWERS,
     POOLED_FOLLOWEES,
+    QUALITY,
+    SKETCH,
     TABLES,
     ProducerFeatures,
 )
 from kithstream.models.ids import NOBODY
 
 Rows32 = NDArray[np.int32]
+Values = NDArray[np.float32 | np.int32]
+
+# What `ProducerFeatures` holds of one account beside its row, in its order.
+_SHAPES: Final[dict[str, tuple[tuple[int, ...], type[np.float32 | np.int32]]]] = {
+    "dense": ((len(DENSE),), np.float32),
+    "quality": ((len(QUALITY),), np.float32),
+    "buckets": ((len(TABLES),), np.int32),
+    "followers": ((FOLLOWERS,), np.int32),
+    "followees": ((POOLED_FOLLOWEES,), np.int32),
+    "languages": ((), np.int32),
+    "countries": ((), np.int32),
+    "audience_languages": ((LANGUAGE_DIM,), np.float32),
+    "known_for": ((), np.int32),
+    "communities": ((COMMUNITY_DIM,), np.float32),
+    "sketches": ((2 * SKETCH,), np.float32),
+}
 
 
 class ProducerTable:
-    """The last encoded features of every candidate, by row of the id vectors."""
+    """The last encoded features of every candidate, by row of the id vectors. About 650 bytes a row."""
+
+    tables: dict[str, Values]  # (capacity, ...) by field of `ProducerFeatures`
 
     def __init__(self) -> None:
         self._count = 0
@@ -53,13 +76,13 @@ class ProducerTable:
             self._known[self._count : self._count + len(fresh)] = fresh
             self._count += len(fresh)
             self._written[fresh] = True
-        for table, values in zip(self._tables, features[1:], strict=True):
+        for table, values in zip(self.tables.values(), features[1:], strict=True):
             table[rows] = values
 
     def read(self, rows: Rows32) -> ProducerFeatures:
         """Features of rows as they were written; zeros for rows that never were."""
         self._grow(int(rows.max(initial=0)) + 1)
-        return ProducerFeatures._make((rows, *(table[rows] for table in self._tables)))
+        return ProducerFeatures._make((rows, *(table[rows] for table in self.tables.values())))
 
     def drop(self, rows: Rows32) -> None:
         """Forgets rows, as candidates and as neighbours of others."""
@@ -69,31 +92,26 @@ class ProducerTable:
         self._known[: len(kept)] = kept
         self._count = len(kept)
         self._written &= ~gone[: len(self._written)]
-        for table in (self.followers, self.followees):
+        for name in ("followers", "followees"):
+            table = self.tables[name]
             table[gone[np.minimum(table, len(gone) - 1)]] = NOBODY
 
     def arrays(self) -> dict[str, Array]:
         """Content by name, for a checkpoint."""
-        names = ProducerFeatures._fields[1:]
-        values = {f"producers.{n}": t[self.rows] for n, t in zip(names, self._tables, strict=True)}
+        values = {f"producers.{name}": table[self.rows] for name, table in self.tables.items()}
         return {"producers.rows": self.rows, **values}
 
     def restore(self, saved: Checkpoint) -> None:
         """Replaces the content by that of a checkpoint."""
         rows = saved.array("producers.rows", (-1,), np.int32)
-        shapes = [(len(rows), *t.shape[1:]) for t in self._tables]
         values = [
-            saved.array(f"producers.{name}", shape, table.dtype.type)
-            for name, shape, table in zip(ProducerFeatures._fields[1:], shapes, self._tables, strict=True)
+            saved.array(f"producers.{name}", (len(rows), *shape), kind)
+            for name, (shape, kind) in _SHAPES.items()
         ]
         order = np.argsort(rows, kind="stable")
         self._clear()
         self.write(ProducerFeatures._make((rows[order], *(v[order] for v in values))))
         self._known[: len(rows)] = rows
-
-    @property
-    def _tables(self) -> tuple[NDArray[np.float32], Rows32, Rows32, Rows32, Rows32]:
-        return (self.dense, self.buckets, self.followers, self.followees, self.languages)
 
     def _clear(self) -> None:
         self._count = 0
@@ -102,19 +120,14 @@ class ProducerTable:
 
     def _allocate(self, capacity: int) -> None:
         self._written = np.zeros(capacity, np.bool_)
-        self.dense = np.zeros((capacity, len(DENSE)), np.float32)
-        self.buckets = np.zeros((capacity, len(TABLES)), np.int32)
-        self.followers = np.zeros((capacity, FOLLOWERS), np.int32)
-        self.followees = np.zeros((capacity, POOLED_FOLLOWEES), np.int32)
-        self.languages = np.zeros(capacity, np.int32)
+        self.tables = {name: np.zeros((capacity, *shape), kind) for name, (shape, kind) in _SHAPES.items()}
 
     def _grow(self, needed: int) -> None:
         if needed <= len(self._written):
             return
         more = max(needed, 2 * len(self._written)) - len(self._written)
         self._written = np.pad(self._written, (0, more))
-        self.dense = np.pad(self.dense, ((0, more), (0, 0)))
-        self.buckets = np.pad(self.buckets, ((0, more), (0, 0)))
-        self.followers = np.pad(self.followers, ((0, more), (0, 0)))
-        self.followees = np.pad(self.followees, ((0, more), (0, 0)))
-        self.languages = np.pad(self.languages, (0, more))
+        self.tables = {
+            name: np.pad(table, ((0, more), *((0, 0) for _ in table.shape[1:])))
+            for name, table in self.tables.items()
+        }

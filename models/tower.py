@@ -1,12 +1,16 @@
 """The two towers: one class that trains and serves. Score = consumer vector . producer vector.
 
-A vector is four blocks side by side:
+A vector is six blocks side by side:
 
 - time and activity: the producer's features; the consumer's W psi, what it makes of each feature;
-- signs: r(v), fixed random signs of the id; the consumer's weighted sum of r over those who follow it and
-  whom it does not follow, so that reciprocity is a dot product;
-- ids: the account's learned vector pooled with those of its newest neighbours;
-- language: a fixed direction per language.
+- quality: a small learned map of rates, engagement and audience; the consumer's view of each of its dims;
+- places: fixed directions of languages and countries; the producer's own language mixed with its audience's;
+- communities: fixed directions of what the producer and its audience are known for; the consumer's interests,
+  less what those are known for whom it avoided;
+- signs: r(v), fixed random signs of the id; the consumer's weighted sum of r over those who follow it and whom it
+  does not follow (so that reciprocity is a dot product), those it engaged with, and, apart, those it avoided;
+- ids: the account's learned vector pooled with those of its newest neighbours, and a learned map of the sketches
+  of who follows it and whom it follows: it places an account before its own vector has learned anything.
 """
 
 from __future__ import annotations
@@ -19,11 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kithstream.models.features import AGES, BUCKETS, DENSE, PSI, UNRECIPROCATED
+from kithstream.models import directions
+from kithstream.models.directions import COMMUNITY_DIM, LANGUAGE_DIM
+from kithstream.models.features import AGES, BUCKETS, DENSE, FAMILIES, PSI, QUALITY, SKETCH, UNRECIPROCATED
 from kithstream.models.ids import IdTables
 
-LANGUAGE_DIM: Final = 8
-LANGUAGES: Final = 512  # directions held; codes are taken modulo this
+# What each dim of the quality block is about on day zero; training may turn it.
+VIEWS: Final[tuple[str, ...]] = ("rejection", "regret", "warmth", "esteem", "audience", "exposure")
+FIXED: Final = len(DENSE) + len(VIEWS) + LANGUAGE_DIM + COMMUNITY_DIM
 
 
 class TowerConfig(msgspec.Struct, frozen=True):
@@ -39,11 +46,11 @@ class TowerConfig(msgspec.Struct, frozen=True):
 
     @property
     def sign_dim(self) -> int:
-        return (self.dim - len(DENSE) - LANGUAGE_DIM + 1) // 2
+        return (self.dim - FIXED + 1) // 2
 
     @property
     def id_dim(self) -> int:
-        return (self.dim - len(DENSE) - LANGUAGE_DIM) // 2
+        return (self.dim - FIXED) // 2
 
 
 class ProducerBatch(msgspec.Struct, frozen=True):
@@ -51,10 +58,16 @@ class ProducerBatch(msgspec.Struct, frozen=True):
 
     rows: Tensor  # (n,) int32
     dense: Tensor  # (n, len(DENSE)) float32
+    quality: Tensor  # (n, len(QUALITY)) float32
     buckets: Tensor  # (n, len(TABLES)) int32
     followers: Tensor  # (n, FOLLOWERS) int32
     followees: Tensor  # (n, POOLED_FOLLOWEES) int32
     languages: Tensor  # (n,) int32
+    countries: Tensor  # (n,) int32
+    audience_languages: Tensor  # (n, LANGUAGE_DIM) float32
+    known_for: Tensor  # (n,) int32
+    communities: Tensor  # (n, COMMUNITY_DIM) float32
+    sketches: Tensor  # (n, 2 SKETCH) float32
 
 
 class ConsumerBatch(msgspec.Struct, frozen=True):
@@ -66,43 +79,86 @@ class ConsumerBatch(msgspec.Struct, frozen=True):
     unreciprocated_ages: Tensor  # (n, UNRECIPROCATED) int32
     followers: Tensor  # (n, FOLLOWERS) int32
     followees: Tensor  # (n, FOLLOWEES) int32
+    followee_ages: Tensor  # (n, FOLLOWEES) int32
+    engaged: Tensor  # (n, ENGAGED) int32
+    engaged_families: Tensor  # (n, ENGAGED) int32
+    engaged_ages: Tensor  # (n, ENGAGED) int32
+    avoided: Tensor  # (n, AVOIDED) int32
+    avoided_families: Tensor  # (n, AVOIDED) int32
+    avoided_ages: Tensor  # (n, AVOIDED) int32
+    avoided_communities: Tensor  # (n, AVOIDED) int32
     languages: Tensor  # (n,) int32
+    countries: Tensor  # (n,) int32
+    known_for: Tensor  # (n,) int32
+    interests: Tensor  # (n, COMMUNITY_DIM) float32
+    following: Tensor  # (n, SKETCH) float32
 
 
 class Tower(nn.Module):
     """Both towers' dense weights. Id vectors are passed in, so that training can pass a part of them."""
 
-    directions: Tensor
+    language_directions: Tensor
+    country_directions: Tensor
+    community_directions: Tensor
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         if config.id_dim < 4:
-            raise ValueError(f"dim is {config.dim}, the fixed blocks alone take {len(DENSE) + LANGUAGE_DIM}")
+            raise ValueError(f"dim is {config.dim}, the fixed blocks alone take {FIXED}")
         self.config = config
         self.attention = nn.Parameter(torch.zeros(len(DENSE), len(PSI)))  # W: a consumer's view of a feature
+        self.quality = nn.Parameter(torch.zeros(len(VIEWS), len(QUALITY)))  # the views of a producer
+        self.demand = nn.Parameter(torch.zeros(len(VIEWS), len(PSI)))  # what a consumer makes of each
         self.bias = nn.Parameter(torch.zeros(BUCKETS, 1))
         self.position = nn.Parameter(torch.zeros(UNRECIPROCATED))  # weight of the i-th newest to follow back
         self.age = nn.Parameter(torch.zeros(AGES))  # and of its age
         self.inclination = nn.Parameter(torch.zeros(len(PSI)))  # and of who the consumer is
-        self.pooling = nn.Parameter(torch.zeros(4))  # c0..c3 of the id blocks
-        self.language = nn.Parameter(torch.zeros(1))
-        self.register_buffer("directions", _directions(), persistent=False)
+        self.engaged_family = nn.Parameter(torch.zeros(FAMILIES))  # weight of who was engaged with, and how,
+        self.engaged_age = nn.Parameter(torch.zeros(AGES))  # times what is left of it at this age
+        self.avoided_family = nn.Parameter(torch.zeros(FAMILIES))  # the same of who was avoided
+        self.avoided_age = nn.Parameter(torch.zeros(AGES))
+        self.followee_age = nn.Parameter(torch.zeros(AGES))  # added to c2 for a followee of this age
+        self.pooling = nn.Parameter(torch.zeros(6))  # c0..c3 of the id blocks, then of engaged and avoided
+        self.producer_sketch = nn.Parameter(torch.zeros(config.id_dim, 2 * SKETCH))
+        self.consumer_sketch = nn.Parameter(torch.zeros(config.id_dim, SKETCH))
+        self.language = nn.Parameter(torch.zeros(len(PSI)))  # how much a consumer wants its own language
+        self.place = nn.Parameter(
+            torch.zeros(4)
+        )  # producer's language, audience, country; consumer's country
+        self.community = nn.Parameter(torch.zeros(5))  # producer's audience, known for; interests, known for,
+        # and of whom it avoided
+        for name, table in (
+            ("language", directions.LANGUAGE),
+            ("country", directions.COUNTRY),
+            ("community", directions.COMMUNITY),
+        ):
+            self.register_buffer(f"{name}_directions", torch.from_numpy(table.copy()), persistent=False)
 
     def producers(self, batch: ProducerBatch, ids: IdTables) -> Tensor:
         """(n, dim) vectors of candidates."""
-        bias = F.embedding_bag(batch.buckets, self.bias, mode="sum")
         learned = (
             ids.target.index_select(0, batch.rows)
             + self.pooling[0] * _mean(batch.followers, ids.source)
             + self.pooling[1] * _mean(batch.followees, ids.target)
+            + F.linear(batch.sketches, self.producer_sketch)
         )
+        places = (
+            self.place[0] * self.language_directions.index_select(0, batch.languages)
+            + self.place[1] * batch.audience_languages
+            + self.place[2] * self.country_directions.index_select(0, batch.countries)
+        )
+        communities = self.community[0] * batch.communities + self.community[
+            1
+        ] * self.community_directions.index_select(0, batch.known_for)
         vectors = torch.cat(
             (
                 batch.dense[:, :-1],
-                bias,
+                F.embedding_bag(batch.buckets, self.bias, mode="sum"),
+                F.linear(batch.quality, self.quality),
+                places,
+                communities,
                 self._signs(batch.rows, ids),
                 learned,
-                self.directions.index_select(0, batch.languages % LANGUAGES),
             ),
             dim=1,
         )
@@ -112,24 +168,49 @@ class Tower(nn.Module):
 
     def consumers(self, batch: ConsumerBatch, ids: IdTables) -> Tensor:
         """(n, dim) vectors of those who ask."""
-        weights = (
+        returning = (
             self.position
-            + self.age[batch.unreciprocated_ages]
+            + _each(self.age, batch.unreciprocated_ages)
             + (batch.psi * self.inclination).sum(dim=1, keepdim=True)
         )  # (n, UNRECIPROCATED); nobody has no signs
-        signs = self._signs(batch.unreciprocated.flatten(), ids).view(*weights.shape, -1)
+        engaging = _each(self.engaged_family, batch.engaged_families) * _each(
+            self.engaged_age, batch.engaged_ages
+        )
+        avoiding = _each(self.avoided_family, batch.avoided_families) * _each(
+            self.avoided_age, batch.avoided_ages
+        )
+        others = torch.cat((batch.unreciprocated, batch.engaged, batch.avoided), dim=1)
+        weights = torch.cat((returning, engaging, avoiding), dim=1)
+        signs = self._signs(others.flatten(), ids).view(*others.shape, -1)
         learned = (
             ids.source.index_select(0, batch.rows)
-            + self.pooling[2] * _mean(batch.followees, ids.target)
+            + _weighted(
+                batch.followees, self.pooling[2] + _each(self.followee_age, batch.followee_ages), ids.target
+            )
             + self.pooling[3] * _mean(batch.followers, ids.source)
+            + self.pooling[4] * _weighted(batch.engaged, engaging, ids.target)
+            + self.pooling[5] * _weighted(batch.avoided, avoiding, ids.target)
+            + F.linear(batch.following, self.consumer_sketch)
         )
-        directions = self.directions.index_select(0, batch.languages % LANGUAGES)
+        wanted = (batch.psi * self.language).sum(dim=1, keepdim=True)
+        places = wanted * self.language_directions.index_select(0, batch.languages) + self.place[
+            3
+        ] * self.country_directions.index_select(0, batch.countries)
+        disliked = self.community_directions.index_select(0, batch.avoided_communities.flatten())
+        communities = (
+            self.community[2] * batch.interests
+            + self.community[3] * self.community_directions.index_select(0, batch.known_for)
+            + self.community[4]
+            * (avoiding.unsqueeze(2) * disliked.view(*avoiding.shape, COMMUNITY_DIM)).sum(dim=1)
+        )
         return torch.cat(
             (
                 F.linear(batch.psi, self.attention),
+                F.linear(batch.psi, self.demand),
+                places,
+                communities,
                 (weights.unsqueeze(2) * signs).sum(dim=1),
                 learned,
-                self.language * directions,
             ),
             dim=1,
         )
@@ -139,15 +220,18 @@ class Tower(nn.Module):
         return ids.signs.index_select(0, rows).to(torch.float32) * scale
 
 
+def _each(weights: Tensor, places: Tensor) -> Tensor:
+    """The weight at each place, in the shape of the places."""
+    return weights.index_select(0, places.flatten()).view(places.shape)
+
+
 def _mean(rows: Tensor, table: Tensor) -> Tensor:
     """Mean of the rows that are somebody; row 0 is nobody and is zero in every table."""
     total = F.embedding_bag(rows, table, mode="sum")
     return total / (rows != 0).sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def _directions() -> Tensor:
-    """(LANGUAGES, LANGUAGE_DIM) unit vectors, the same in every model; the unknown language has none."""
-    table = np.random.Generator(np.random.PCG64(1729)).standard_normal((LANGUAGES, LANGUAGE_DIM))
-    table /= np.linalg.norm(table, axis=1, keepdims=True)
-    table[0] = 0.0
-    return torch.from_numpy(table.astype(np.float32))
+def _weighted(rows: Tensor, weights: Tensor, table: Tensor) -> Tensor:
+    """The same with a weight for each row."""
+    total = F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+    return total / (rows != 0).sum(dim=1, keepdim=True).clamp(min=1)

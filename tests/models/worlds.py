@@ -6,7 +6,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kithstream.models.features import FOLLOWEES, FOLLOWERS, HALF_LIVES, UNRECIPROCATED, Rows, blank
+from kithstream.models.features import (
+    AGGREGATES,
+    AUDIENCE_LANGUAGES,
+    AVOIDED,
+    COMMUNITIES,
+    ENGAGED,
+    ENGAGING,
+    FAMILIES,
+    FAMILY,
+    FOLLOWEES,
+    FOLLOWERS,
+    HALF_LIVES,
+    NEGATIVE,
+    SKETCH,
+    UNRECIPROCATED,
+    Rows,
+    blank,
+)
 
 DAY = 86400.0
 
@@ -41,8 +58,46 @@ def some_rows(n: int, seed: int = 0, languages: Sequence[int] = (0,)) -> Rows:
         unreciprocated=waiting,
         unreciprocated_ages=_ages(waiting, UNRECIPROCATED, rng),
         languages=np.array([languages[i % len(languages)] for i in range(n)], np.int32),
-        **blank(n),  # type: ignore[arg-type]  # named fields
+        **_more(n, empty, rng),  # type: ignore[arg-type]  # named fields
     )
+
+
+def _more(n: int, empty: np.ndarray, rng: np.random.Generator) -> dict[str, object]:
+    """The optional fields filled with something, but for the accounts that are empty."""
+    more = dict(blank(n))
+    full = ~empty
+    some = int(full.sum())
+
+    def put(name: str, values: np.ndarray) -> None:
+        field = more[name]
+        assert isinstance(field, np.ndarray)
+        field[full] = values
+
+    put("countries", rng.integers(0, 600, some))
+    put("families", rng.exponential(2.0, (some, 2, FAMILIES, len(AGGREGATES))))
+    put("known_for", rng.integers(-1, 60, some))
+    put("audience", rng.integers(-9000, 9000, (some, SKETCH)))
+    put("following", rng.integers(-9000, 9000, (some, SKETCH)))
+    put("audience_languages", rng.integers(0, 4, (some, AUDIENCE_LANGUAGES)))
+    put("audience_shares", rng.dirichlet(np.ones(AUDIENCE_LANGUAGES), some))
+    for codes, weights in (("interests", "interest_weights"), ("communities", "community_weights")):
+        there = np.arange(COMMUNITIES) < rng.integers(0, COMMUNITIES + 1, some)[:, None]
+        put(codes, np.where(there, rng.integers(0, 60, there.shape), -1))
+        put(weights, np.where(there, rng.random(there.shape), 0.0))
+    for name, width, families in (("engaged", ENGAGED, ENGAGING), ("avoided", AVOIDED, NEGATIVE)):
+        lists = [
+            [] if empty[i] else [f"a{x}" for x in rng.integers(0, 500, rng.integers(0, width + 1))]
+            for i in range(n)
+        ]
+        there = np.arange(width) < np.array([len(names) for names in lists])[:, None]
+        numbers = rng.choice([FAMILY[family] for family in families], (n, width))
+        more[name] = lists
+        more[f"{name}_families"] = np.where(there, numbers, -1).astype(np.int32)
+        more[f"{name}_ages"] = _ages(lists, width, rng)
+        if name == "avoided":
+            communities = np.where(there, rng.integers(-1, 60, there.shape), -1)
+            more["avoided_communities"] = communities.astype(np.int32)
+    return more
 
 
 def nothing(accounts: Sequence[str], languages: Sequence[int] | None = None) -> Rows:
