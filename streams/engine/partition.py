@@ -12,21 +12,31 @@ from kithstream.streams.config import EngineConfig
 from kithstream.streams.engine import frames
 from kithstream.streams.engine.frames import Frame
 from kithstream.streams.errors import WrongLayout
-from kithstream.streams.state import counters, ledger, profiles, recent, sketches
+from kithstream.streams.state import contacts, counters, ledger, profiles, recent, sketches
 from kithstream.streams.state.counters import Kind
 from kithstream.streams.state.ledger import DAY, HORIZON, MINUTE
 from kithstream.streams.state.profiles import Profile
 from kithstream.streams.state.protocol import Column, Dropped, Store
 from kithstream.streams.state.recent import Recent
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 # Keys of the column ROWS: a letter, then the account.
 ROW_IN, ROW_OUT, FOLLOWERS, FOLLOWEES, SKETCH, PROFILE = b"i", b"o", b"f", b"g", b"s", b"p"
+ROW_LETTERS: Final = (
+    ROW_IN,
+    ROW_OUT,
+    FOLLOWERS,
+    FOLLOWEES,
+    SKETCH,
+    PROFILE,
+)  # all of them: deletion reads it
 # Keys of the column META.
 APPLIED, WATERMARK, LAYOUT, SALT = b"applied", b"watermark", b"layout", b"salt"
 OUTBOX, DELETED, RETRACTED, JOB = b"O", b"X", b"R", b"J"
 HEARD, EDGES, DIRTY = b"H", b"edges", b"Y"  # progress by source; next offset of frames; changed accounts
+LEAVING, BOOK = b"Z", b"B"  # accounts being deleted; address books to be gone over: behind which key
+DEPARTED: Final = b"\1"  # the value of a tombstone that an event of this partition's log made; others are told
 LOADED, UNDERIVED = b"L", b"D"  # rows taken from a source; rows to derive again, behind which account
 
 _FOLLOW: Final = 0
@@ -114,12 +124,32 @@ class Partition:
         self.next_frame = max(self.outbox, default=self.applied << 20) + 1
         self.acknowledged: list[bytes] = []  # outbox keys to delete with the next batch
         self._fingerprints: dict[str, bytes] = {}  # of accounts met lately
-        self.deleted = {key[1:] for key, _ in store.scan(Column.META, DELETED)}
+        tombstones = {key[1:]: value for key, value in store.scan(Column.META, DELETED)}
+        self.deleted = set(tombstones)
+        self.departed = {fingerprint for fingerprint, by in tombstones.items() if by == DEPARTED}
         self.retracted = {  # actor NUL event id -> day of the retraction
             key[5:]: int.from_bytes(key[1:5], "big") for key, _ in store.scan(Column.META, RETRACTED)
         }
         self.expired: list[Dropped] = []  # ranges beyond the horizon, to drop with the next batch
         self.jobs = {key[1:].decode(): value for key, value in store.scan(Column.META, JOB)}
+        self.leaving = {key[1:].decode(): value for key, value in store.scan(Column.META, LEAVING)}
+        self.books = {key[1:].decode(): value for key, value in store.scan(Column.META, BOOK)}
+        self.left: list[str] = []  # accounts whose deletion was finished since somebody took note
+
+    @property
+    def working(self) -> bool:
+        """True if background work waits."""
+        return bool(self.jobs or self.leaving or self.books)
+
+    def contacts(self, account: str) -> set[bytes]:
+        """Return the fingerprints of whom the account's address book names; none without its consent."""
+        begin = self.profile(account).contacts_begin
+        pairs = (p for prefix in contacts.prefixes(account) for p in self.store.scan(Column.OUT, prefix))
+        return set(contacts.present(pairs, begin)) if begin is not None else set()
+
+    def deleted_of(self, accounts: Collection[str]) -> set[str]:
+        """Return those of the accounts that were deleted."""
+        return {account for account in accounts if self.is_deleted(account)} if self.deleted else set()
 
     def fingerprint(self, account: str) -> bytes:
         """Return the salted hash under which a deleted account is remembered."""

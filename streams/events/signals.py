@@ -42,6 +42,9 @@ class Signal(NamedTuple):
     excludes: bool = False  # while present, neither account is a candidate for the other
     follows: bool = False  # while present, the target is no candidate for the actor
     public: bool = False  # others can see it on the product: it may be told as a reason
+    private: bool = (
+        False  # counts with the actor's consent alone; its target is kept as a salted hash and never told
+    )
 
 
 _STATE, _ONCE, _CONTROL = Kind.STATE, Kind.OCCURRENCE, Kind.CONTROL
@@ -64,7 +67,7 @@ SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("report", 14, _STATE, Group.NEGATIVE, undo="withdraw_report", excludes=True),
     Signal("notification_open", 15, _ONCE, Group.ENGAGE),
     Signal("notification_tab_click", 16, _ONCE, Group.ENGAGE),
-    Signal("address_book", 17, _STATE, Group.SILENT, undo="address_book_remove"),
+    Signal("address_book", 17, _STATE, Group.SILENT, undo="address_book_remove", private=True),
     Signal("impression", 18, _ONCE, Group.SILENT),
 )
 
