@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from kithstream.streams.engine.book import Book, Entry
-from kithstream.streams.engine.deletion import Deletions
+from kithstream.streams.engine.deletion import Deletions, ranges
 from kithstream.streams.engine.frames import Frame
 from kithstream.streams.engine.partition import (
     FOLLOWEES,
@@ -429,13 +429,29 @@ class Actors:
             return 0
         batch = Batch(partition)
         out: dict[int, Frame] = {}
-        left = most - self._deletions.work(most, batch, out)
+        removed, finished = self._deletions.work(most, batch, out)
+        left = most - removed
         if left > 0:
             left -= self._book.work(left, batch)
         if left > 0:
             left -= self._send_again(left, batch, out)
         self._finish(batch, out, partition.applied)
+        partition.reworked |= batch.touched
+        partition.left += finished
+        partition.uncompacted += finished
         return most - left + 1
+
+    def compact(self) -> int:
+        """Rewrite the files that may still hold accounts whose deletion is finished; return how many accounts.
+
+        Takes about a second for each in a large store; other threads may read and write meanwhile.
+        """
+        waiting, self._partition.uncompacted = self._partition.uncompacted, []
+        if waiting:
+            self._partition.store.compact(
+                [r for account in waiting for r in ranges(self._partition, account)]
+            )
+        return len(waiting)
 
     def _send_again(self, most: int, batch: Batch, out: dict[int, Frame]) -> int:
         """Re-send at most so many follows of accounts whose carried attributes changed; return how many."""

@@ -60,22 +60,23 @@ class Deletions:
         partition.leaving[account] = meta[LEAVING + name] = b""
         batch.touched.add(account)
 
-    def work(self, most: int, batch: Batch, out: dict[int, Frame]) -> int:
-        """Remove at most so many entries of accounts that are being deleted; return how many."""
+    def work(self, most: int, batch: Batch, out: dict[int, Frame]) -> tuple[int, list[str]]:
+        """Remove at most so many entries of accounts that are being deleted; return how many, and who is done."""
         partition = self._partition
         left = most
+        finished: list[str] = []
         for account, cursor in list(partition.leaving.items()):
             job = LEAVING + account.encode()
             for stage, key in self._entries(account, cursor):
                 if left <= 0:
                     partition.leaving[account] = batch.changes[Column.META][job] = bytes([stage]) + key
-                    return most
+                    return most, finished
                 left -= 1
                 self._remove(account, _COLUMNS[stage], key, batch, out)
             del partition.leaving[account]
-            partition.left.append(account)
+            finished.append(account)
             batch.changes[Column.META][job] = None
-        return most - left
+        return most - left, finished
 
     def _entries(self, account: str, cursor: bytes) -> Iterator[tuple[int, bytes]]:
         """What the partition holds of an account from the cursor on, which is the number of a column and a key."""

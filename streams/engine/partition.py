@@ -36,7 +36,9 @@ APPLIED, WATERMARK, LAYOUT, SALT = b"applied", b"watermark", b"layout", b"salt"
 OUTBOX, DELETED, RETRACTED, JOB = b"O", b"X", b"R", b"J"
 HEARD, EDGES, DIRTY = b"H", b"edges", b"Y"  # progress by source; next offset of frames; changed accounts
 LEAVING, BOOK = b"Z", b"B"  # accounts being deleted; address books to be gone over: behind which key
-DEPARTED: Final = b"\1"  # the value of a tombstone that an event of this partition's log made; others are told
+DEPARTED: Final = (
+    b"\1"  # the value of a tombstone that an event of this partition's log made; others are told
+)
 LOADED, UNDERIVED = b"L", b"D"  # rows taken from a source; rows to derive again, behind which account
 
 _FOLLOW: Final = 0
@@ -134,7 +136,9 @@ class Partition:
         self.jobs = {key[1:].decode(): value for key, value in store.scan(Column.META, JOB)}
         self.leaving = {key[1:].decode(): value for key, value in store.scan(Column.META, LEAVING)}
         self.books = {key[1:].decode(): value for key, value in store.scan(Column.META, BOOK)}
+        self.reworked: set[str] = set()  # accounts whose rows background work changed since then
         self.left: list[str] = []  # accounts whose deletion was finished since somebody took note
+        self.uncompacted: list[str] = []  # and those that the store's files may still hold
 
     @property
     def working(self) -> bool:

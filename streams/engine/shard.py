@@ -113,6 +113,10 @@ class Shard:
         """Do a bounded piece of background work; 0 when nothing is left."""
         return self._actors.work()
 
+    def compact(self) -> int:
+        """Rewrite the files that may still hold deleted accounts; return how many accounts those were."""
+        return self._actors.compact()
+
     def waiting(self) -> list[Waiting]:
         """Return the frames that no destination has acknowledged, oldest first."""
         partition = self.partition

@@ -61,9 +61,10 @@ class Targets:
             partition.told = max(partition.told, frame.appended)
             if partition.hear(frame.source, frame.upto):
                 meta[HEARD + frame.source.to_bytes(4, "big")] = frame.upto.to_bytes(8, "big")
-            for fingerprint in set(frame.deleted) - partition.deleted:
+            for fingerprint in frame.deleted:
                 partition.deleted.add(fingerprint)
-                batch.changes[Column.META][DELETED + fingerprint] = b""
+                if fingerprint not in partition.departed:
+                    meta[DELETED + fingerprint] = b""
         changed: list[tuple[str, str, int, bool]] = []
         self._states(received, batch, replies, changed)
         self._occurrences(received, batch, replies)

@@ -562,9 +562,13 @@ class Stream:
     async def work(self) -> None:
         """Some background work: edges sent again, a checkpoint."""
         for number, shard in self.shards.items():
-            if shard.partition.jobs and shard.work():
+            if shard.partition.working and shard.work():
+                self._vectors.touch(shard.partition.reworked)
+                shard.partition.reworked.clear()
                 await self._send_frames(shard)
                 self._due.set()
+            if shard.partition.uncompacted:
+                await asyncio.to_thread(shard.compact)
             if time.monotonic() - self._checkpointed[number] >= self._config.worker.checkpoint_seconds:
                 self._save(shard.partition)
 

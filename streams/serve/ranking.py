@@ -72,7 +72,12 @@ class Ranker:
         rows = self._reader.read([account], as_of, unreciprocated=True)
         encoded = self._model.encode_consumers(rows)
         exclude = self._exclusions.of(account)
-        return Asking(rows, encoded.vectors[0], encoded.step, exclude, self._exclusions.followed(account))
+        followed = self._exclusions.followed(account)
+        if gone := partition.deleted_of(
+            followed
+        ):  # reasons name nobody whose follows are still being removed
+            followed = followed - gone
+        return Asking(rows, encoded.vectors[0], encoded.step, exclude, followed)
 
     def rank(self, question: Question, asking: Asking, as_of: int, tick: int, glances: Glances) -> Ranked:
         """Rank candidates for a question. Takes no lock; `glances` tells what reasons are made of."""
