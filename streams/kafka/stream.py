@@ -618,6 +618,7 @@ class Stream:
         replayed = self.shards[number].partition.applied <= self._targets[number][0]
         if self._config.worker.push_rate > 0 and acted.touched and not replayed:
             urgent = {change.actor for change in acted.changes if change.family in _EXCLUDING}
+            urgent |= self.shards[number].partition.deleted_of(acted.touched)  # their lists are withdrawn
             self._answering.tell(wire.Changed(number, sorted(acted.touched - urgent), sorted(urgent)))
 
     def _tell_heard(self, number: int, heard: Heard) -> None:

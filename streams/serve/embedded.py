@@ -210,6 +210,7 @@ class Embedded:
         oldest = self.as_of - int(self.config.engine.retention_hours * HOUR)
         with self._appending:
             for log, partition in zip(self._logs, self.engine.partitions, strict=True):
+                log.roll(self.as_of)
                 log.drop_before(partition.applied, oldest)
 
     @property
