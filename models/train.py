@@ -125,7 +125,17 @@ class OnlineTrainer:
 
         Features made before hold rows that may be given to others: drop them.
         """
-        expired = self.model.ids.expire(before)
+        return self._drop(self.model.ids.expire(before))
+
+    def forget(self, accounts: Sequence[str]) -> int:
+        """Forgets accounts at once; returns how many were known. Raises `model.step` by one if any was.
+
+        Features made before hold rows that may be given to others: drop them.
+        """
+        known = self.model.ids.forget(accounts)
+        return self._drop(known) if known else 0
+
+    def _drop(self, expired: dict[str, int]) -> int:
         rows = np.array(list(expired.values()), np.int32)
         self._expired.extend(expired)
         self._changed[rows[rows < len(self._changed)]] = False

@@ -23,7 +23,7 @@ from kithstream.streams.state.protocol import Column
 
 WINDOWS: Final = ("hour", "day", "week", "ever")
 _cell = Struct("<Ii")
-_FIELDS: Final = ("language", "country", "private", "suspended", "listed", "active")
+_FIELDS: Final = ("language", "country", "private", "suspended", "listed", "contacts", "active")
 
 
 class Neighbour(msgspec.Struct, frozen=True):

@@ -443,6 +443,54 @@ def inspect(
         click.echo(line)
 
 
+@cli.command(epilog=example("kithstream audit u7 --path kin"))
+@click.argument("account")
+@directory
+@click.option(
+    "--also",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Search this directory as well: checkpoints, copies, training files.",
+)
+@click.option("--topics", is_flag=True, help="Search the compacted topics on kafka.servers as well.")
+@settings
+@as_json
+def audit(
+    account: str,
+    path: Path,
+    also: tuple[Path, ...],
+    topics: bool,
+    config_file: Path | None,
+    options: tuple[str, ...],
+    machine: bool,
+) -> None:
+    """Search everything under DIR for ACCOUNT: stores, logs, models, snapshots, copies.
+
+    Tells what holds it, why and until when, beside a running process or without one. Exit status 1 if an account
+    that was deleted has left more than its salted hash and what the log keeps until its retention is over.
+    """
+    import msgspec
+
+    from kithstream.streams.audit import audit as search
+    from kithstream.streams.audit import written
+
+    config = read_settings(config_file, options)
+    found = search(account, path, also, config)
+    if topics:
+        from kithstream.streams.kafka.search import search_topics
+
+        with told():
+            found = search_topics(found, config)
+    if machine:
+        values = msgspec.structs.asdict(found)
+        click.echo(msgspec.json.encode({**values, "leftovers": len(found.leftovers)}))
+    else:
+        for line in written(found):
+            click.echo(line)
+    if found.leftovers:
+        sys.exit(1)
+
+
 @cli.command(epilog=example("kithstream train --path kin --out model.safetensors"))
 @click.option(
     "--path",

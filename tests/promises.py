@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec.structs import replace
 
 from kithstream.streams.engine.engine import Engine
 from kithstream.streams.events.signals import BY_NAME, SIGNALS, UNDO_OF, Group, Kind
@@ -47,8 +48,11 @@ class State:
     )  # (account, list) -> letter and target
 
 
-def expected(events: Iterable[Event], watermark: int) -> State:
-    """Return the state that a log of usable events means, in whatever order they came."""
+def expected(events: Iterable[Event], watermark: int, salt: bytes = b"") -> State:
+    """Return the state that a log of usable events means, in whatever order they came.
+
+    `salt` is that of the engine, under which the names of address books are hashed.
+    """
     events = list(events)
     deleted = {e.actor for e in events if e.signal == "account_delete"}
     retracted = {(e.actor, e.retracts) for e in events if e.signal == "retract" and e.actor not in deleted}
@@ -56,8 +60,10 @@ def expected(events: Iterable[Event], watermark: int) -> State:
     once: dict[tuple[int, str, str, str, str, str], tuple[bool, int, int]] = {}
     language: dict[str, tuple[tuple[bool, int, int], str]] = {}
     country: dict[str, tuple[tuple[bool, int, int], str]] = {}
+    begin = {actor: _consent([e for e in events if e.actor == actor]) for actor in {e.actor for e in events}}
     for e in events:
-        if e.actor in deleted or e.target in deleted:
+        private = e.signal in ("address_book", "address_book_remove")
+        if e.actor in deleted or (e.target in deleted and not private):
             continue
         rank, crc = e.source == "server", zlib.crc32(e.id.encode())
         if e.signal == "profile":
@@ -69,6 +75,10 @@ def expected(events: Iterable[Event], watermark: int) -> State:
         signal = UNDO_OF.get(e.signal) or BY_NAME.get(e.signal)
         if signal is None or (e.actor, e.id) in retracted:
             continue
+        if private:
+            if e.time < begin[e.actor]:
+                continue
+            e = replace(e, target=hashlib.blake2b(e.target.encode(), digest_size=16, key=salt).hexdigest())
         if signal.kind is Kind.STATE:
             edge = e.actor, signal.name, e.target, e.item if signal.item else ""
             edges[edge] = max(edges.get(edge, (False, -1, False, -1)), (rank, e.time, undo, crc))
@@ -82,14 +92,20 @@ def expected(events: Iterable[Event], watermark: int) -> State:
     state = State()
     for edge, (_, time, undo, _) in edges.items():
         if not undo:
-            state.edges[edge] = state.transposed[edge] = time
+            state.edges[edge] = time
+            if edge[1] != "address_book":
+                state.transposed[edge] = time
     for (_, actor, event_id, name, target, _), (_, time, _) in once.items():
         state.occurrences[actor, event_id, name, target, time] += 1
     state.heard = Counter(state.occurrences)
     counted = [(a, t, f, time) for (a, f, t, _), time in state.edges.items()]
     counted += [(a, t, f, time) for (a, _, f, t, time) in state.occurrences]
     counts = [(state.rows_out, actor, name, time) for actor, _, name, time in counted]
-    counts += [(state.rows_in, target, name, time) for target, name, time in _capped(counted)]
+    counts += [
+        (state.rows_in, target, name, time)
+        for target, name, time in _capped(counted)
+        if name != "address_book"
+    ]  # nobody is told
     for rows, owner, name, time in counts:
         cells = rows.setdefault(owner, {})
         for cell in _cells(name, time, watermark):
@@ -119,6 +135,23 @@ def expected(events: Iterable[Event], watermark: int) -> State:
     state.followers = {account: [o for _, o in sorted(e)[:READ]] for account, e in gained.items()}
     state.followees = {account: [o for _, o in sorted(e)[:READ]] for account, e in made.items()}
     return state
+
+
+def _consent(events: Iterable[Event]) -> float:
+    """The time from which on an account's address book counts, as its profile events say; inf for never.
+
+    A withdrawal takes away all up to its time. A consent stands against withdrawals that are lesser by the
+    conflict rule and earlier; it reaches back to the day before it.
+    """
+    said = [((e.source == "server", e.time, zlib.crc32(e.id.encode())), e.contacts) for e in events]
+    refused = [stamp for stamp, contacts in said if contacts is False]
+    withdrawn = max((time for _, time, _ in refused), default=-1)
+    days = [
+        stamp[1] // DAY
+        for stamp, contacts in said
+        if contacts is True and stamp[1] > withdrawn and all(stamp > other for other in refused)
+    ]
+    return max(withdrawn + 1, (min(days) - 1) * DAY) if days else float("inf")
 
 
 def held(engine: Engine) -> State:
@@ -174,7 +207,7 @@ def held(engine: Engine) -> State:
 
 def agree(engine: Engine, events: Iterable[Event]) -> None:
     """Assert that an engine at rest holds exactly what its log means."""
-    want, have = expected(events, engine.watermark), held(engine)
+    want, have = expected(events, engine.watermark, engine.partitions[0].salt), held(engine)
     for name in State.__dataclass_fields__:
         assert getattr(have, name) == getattr(want, name), name
 

@@ -7,14 +7,13 @@ from struct import Struct
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from kithstream.streams.engine import frames
+from kithstream.streams.engine.book import Book, Entry
+from kithstream.streams.engine.deletion import Deletions, ranges
 from kithstream.streams.engine.frames import Frame
 from kithstream.streams.engine.partition import (
-    DELETED,
     FOLLOWEES,
     FOLLOWING,
     JOB,
-    LETTERS,
     PROFILE,
     RETRACTED,
     ROW_OUT,
@@ -25,8 +24,10 @@ from kithstream.streams.errors import InvalidEvent
 from kithstream.streams.events import wire
 from kithstream.streams.events.signals import SIGNALS, Kind, Signal
 from kithstream.streams.events.wire import Event
-from kithstream.streams.state import ledger, profiles
-from kithstream.streams.state.ledger import DAY, HORIZON, since
+from kithstream.streams.state import contacts, ledger, profiles
+from kithstream.streams.state.consent import NEVER
+from kithstream.streams.state.ledger import DAY, HORIZON, heard_of, since
+from kithstream.streams.state.profiles import Profile
 from kithstream.streams.state.protocol import Column
 
 
@@ -84,6 +85,7 @@ class _Plan(NamedTuple):
     said_letter: str
     counted: bool  # the event itself is an occurrence
     item: bool
+    private: bool
 
 
 _FOLLOW: Final = 0
@@ -97,8 +99,10 @@ def _plans(signals: Sequence[Signal]) -> dict[str, _Plan]:
     for signal in signals:
         letter = chr(65 + signal.family)
         state = signal.kind is Kind.STATE
-        occurrence = _Plan(-1, letter, 0, signal.family, letter, True, True)
-        state_edge = _Plan(signal.family, letter, 0, signal.family, letter, False, signal.item)
+        occurrence = _Plan(-1, letter, 0, signal.family, letter, True, True, False)
+        state_edge = _Plan(
+            signal.family, letter, 0, signal.family, letter, False, signal.item, signal.private
+        )
         plans.setdefault(
             signal.name, state_edge if state else occurrence
         )  # an undo with a trace stays an undo
@@ -112,11 +116,13 @@ def _plans(signals: Sequence[Signal]) -> dict[str, _Plan]:
                 chr(65 + trace.family),
                 signal.trace,
                 signal.item,
+                signal.private,
             )
     return plans
 
 
 _PLANS: Final = _plans(SIGNALS)
+_PRIVATE: Final = frozenset(name for name, plan in _PLANS.items() if plan.private)
 _UNDONE_BY: Final = {plan.said: plan.edge for plan in _PLANS.values() if plan.undo and plan.counted}
 
 
@@ -126,6 +132,8 @@ class Actors:
     def __init__(self, partition: Partition, route: Mapping[str, int]) -> None:
         self._partition = partition
         self._route = route
+        self._book = Book(partition)
+        self._deletions = Deletions(partition, route)
 
     def decode(self, records: Sequence[Record], offsets: Iterable[int]) -> Decoded:
         """Return the usable events of a poll batch, dead letters and strays; moves the watermark."""
@@ -134,6 +142,7 @@ class Actors:
         dead: list[DeadLetter] = []
         moved: list[tuple[int, Record, int]] = []
         watermark = partition.watermark
+        leaving: set[str] = set()  # whom an event of this batch deletes
         for offset, record in zip(offsets, records, strict=False):
             appended, raw = record
             try:
@@ -150,16 +159,30 @@ class Actors:
                 detail = f"time is {event.time}, expected at least {watermark - HORIZON}"
                 dead.append(DeadLetter(offset, "too_late", detail, raw))
                 continue
-            if partition.deleted and (
-                partition.is_deleted(event.actor) or (event.target and partition.is_deleted(event.target))
-            ):
+            if (partition.deleted or leaving) and self._kept_out(event, leaving):
                 dead.append(DeadLetter(offset, "deleted", "the account was deleted", b""))
                 continue
+            if event.signal == "account_delete":
+                leaving.add(event.actor)
             events.append(event)
         partition.advance(watermark)
         if records:
             partition.appended = max(partition.appended, records[-1].appended)
         return Decoded(events, dead, moved)
+
+    def _kept_out(self, event: Event, leaving: set[str]) -> bool:
+        """True if the event is about a deleted account, or of one that this log deleted before.
+
+        Others tell of deletions, too: a partition that comes back from an older copy may hear of its own account's
+        before its log comes to it, and must fold what stands before it all the same. Address books hold hashes,
+        which stay.
+        """
+        partition, actor, target = self._partition, event.actor, event.target
+        if actor in leaving or partition.fingerprint(actor) in partition.departed:
+            return True
+        return bool(
+            target and event.signal not in _PRIVATE and (target in leaving or partition.is_deleted(target))
+        )
 
     def apply(self, events: Sequence[Event], next_offset: int) -> Acted:
         """Fold decoded events and write them as one, so that the store's offset becomes `next_offset`.
@@ -170,16 +193,22 @@ class Actors:
         changes: list[Change] = []
         start = 0
         applied = self._partition.applied
+        expired, self._partition.expired = self._partition.expired, []  # none goes before all is folded
         for place, event in enumerate(events):
-            if event.signal in ("retract", "account_delete"):
+            if event.signal in ("retract", "account_delete") or event.contacts is not None:
                 # Events before it are folded but the offset stays: a crash in between repeats them, to no effect.
                 if place > start:
                     self._fold(events[start:place], applied, touched, changes)
                 if event.signal == "retract":
                     self._retract(event, touched, changes)
-                else:
+                elif event.signal == "account_delete":
                     self._delete(event, touched)
+                elif event.signal == "profile":
+                    self._consent(event, applied, touched)
+                else:
+                    continue
                 start = place + 1
+        self._partition.expired = expired
         self._fold(events[start:], next_offset, touched, changes)
         return Acted(touched, changes, [], len(events), [event.time for event in events])
 
@@ -196,6 +225,7 @@ class Actors:
         if told:  # into the caches at once: one by one they would cost a read each
             partition.load_profiles(told)
             partition.load_recents([FOLLOWEES + account.encode() for account in told])
+        private: list[Entry] = []
         for event in events:
             plan = _PLANS.get(event.signal)
             if plan is None:
@@ -207,6 +237,9 @@ class Actors:
             if retracted and f"{actor}\0{event_id}".encode() in retracted:
                 continue
             stamp = _pack((event.source == "server") << 63 | time << 1 | plan.undo, crc32(event_id.encode()))
+            if plan.private:
+                private.append(Entry(partition, event, plan.edge, stamp))
+                continue
             said_key = _day(time // DAY) + f"{actor}\0{event_id}\0{plan.said_letter}{target}\0{item}".encode()
             edge_key = f"{actor}\0{plan.letter}{target}\0{item}".encode() if plan.edge >= 0 else b""
             work.append((event, plan, stamp, said_key, edge_key))
@@ -239,6 +272,8 @@ class Actors:
         out: dict[int, Frame] = {}
         self._state_changes(first_edges, edges, batch, out, changed)
         self._occurrence_changes(first_said, said, batch, out)
+        if private:
+            self._book.fold(private, batch)
         self._finish(batch, out, next_offset)
         touched.update(batch.touched)
 
@@ -349,6 +384,9 @@ class Actors:
                 letter_target, item = key[4 + len(name) + 1 :].split(b"\0")
                 target, said_family = letter_target[1:].decode(), letter_target[0] - 65
                 stamp = entry[ledger.EPOCH :]
+                if said_family in contacts.FAMILIES:
+                    self._book.take_back(key, entry, batch)
+                    continue
                 if not stamp:
                     continue
                 about = Event(event.id, "", event.actor, event.time, target=target, item=item.decode())
@@ -372,64 +410,65 @@ class Actors:
         self._finish(batch, out, partition.applied)
         touched.update(batch.touched)
 
-    def _delete(self, event: Event, touched: set[str]) -> None:
-        """Remove an account and everything that names it; a salted hash stays and keeps late events out."""
-        partition, route = self._partition, self._route
-        account, store = event.actor, partition.store
+    def _consent(self, event: Event, next_offset: int, touched: set[str]) -> None:
+        """Take in a profile that says whether the account's address book may be read."""
+        partition = self._partition
         batch = Batch(partition)
+        before = _covered(partition.profile(event.actor))
+        self._profile(event, batch)
+        if _covered(partition.profile(event.actor)) != before:
+            self._book.reconsider(event.actor, batch)
+        self._finish(batch, {}, next_offset)
+        touched.update(batch.touched)
+
+    def _delete(self, event: Event, touched: set[str]) -> None:
+        """Delete an account: hidden and kept out from this batch on, its edges go in the background."""
+        batch = Batch(self._partition)
         out: dict[int, Frame] = {}
-
-        def to(place: int) -> Frame:
-            return out.setdefault(place, Frame(partition.watermark))
-
-        prefix = account.encode() + b"\0"
-        for key, _ in store.scan(Column.OUT, prefix):
-            letter_target, item = key[len(prefix) :].split(b"\0")
-            target = letter_target[1:]
-            in_key = b"%b\0%c%b\0%b" % (target, letter_target[0], account.encode(), item)
-            to(route[target.decode()]).states += (in_key, frames.GONE)
-            batch.changes[Column.OUT][key] = None
-        for key, _ in store.scan(Column.IN, prefix):
-            letter_actor, item = key[len(prefix) :].split(b"\0")
-            actor = letter_actor[1:]
-            out_key = b"%b\0%c%b\0%b" % (actor, letter_actor[0], account.encode(), item)
-            to(route[actor.decode()]).void.append(out_key)
-            batch.changes[Column.IN][key] = None
-        today = partition.watermark // DAY
-        for day in range(max(today - 8, 0), today + 2):
-            for key, _ in store.scan(Column.SAID, ledger.day_prefix(day) + prefix):
-                _, letter_target, _ = key[4 + len(prefix) :].split(b"\0")
-                if SIGNALS[letter_target[0] - 65].kind is Kind.OCCURRENCE:
-                    to(route[letter_target[1:].decode()]).heard += (heard_of(key), frames.GONE)
-                batch.changes[Column.SAID][key] = None
-            for key, _ in store.scan(Column.HEARD, ledger.day_prefix(day) + prefix):
-                actor = key[4 + len(prefix) :].split(b"\0")[0][1:]
-                to(route[actor.decode()]).unsaid.append(said_of(key))
-                batch.changes[Column.HEARD][key] = None
-        fingerprint = partition.fingerprint(account)
-        for place in range(partition.partitions):
-            to(place).deleted.append(fingerprint)
-        for letter in LETTERS:
-            key = letter + account.encode()
-            batch.changes[Column.ROWS][key] = None
-            for cache in (partition.rows, partition.recents, partition.profiles):
-                cache.drop(key)
-        if partition.jobs.pop(account, None) is not None:
-            batch.changes[Column.META][JOB + account.encode()] = None
-        partition.deleted.add(fingerprint)
-        batch.changes[Column.META][DELETED + fingerprint] = b""
-        batch.touched.add(account)
-        self._finish(batch, out, partition.applied)
+        self._deletions.begin(event.actor, batch, out)
+        self._finish(batch, out, self._partition.applied)
         touched.update(batch.touched)
 
     def work(self) -> int:
-        """Re-send some follows of accounts whose carried attributes changed; return how many, 0 when none waits."""
+        """Do a bounded piece of background work; return its edges, one more if something was done at all.
+
+        In this order: removing deleted accounts, going over address books, re-sending follows of accounts
+        whose carried attributes changed.
+        """
         partition = self._partition
-        left = partition.config.job_edges
-        if not partition.jobs:
+        most = partition.config.job_edges
+        if not partition.working:
             return 0
         batch = Batch(partition)
         out: dict[int, Frame] = {}
+        removed, finished = self._deletions.work(most, batch, out)
+        left = most - removed
+        if left > 0:
+            left -= self._book.work(left, batch)
+        if left > 0:
+            left -= self._send_again(left, batch, out)
+        self._finish(batch, out, partition.applied)
+        partition.reworked |= batch.touched
+        partition.left += finished
+        partition.uncompacted += finished
+        return most - left + 1
+
+    def compact(self) -> int:
+        """Rewrite the files that may still hold accounts whose deletion is finished; return how many accounts.
+
+        Takes about a second for each in a large store; other threads may read and write meanwhile.
+        """
+        waiting, self._partition.uncompacted = self._partition.uncompacted, []
+        if waiting:
+            self._partition.store.compact(
+                [r for account in waiting for r in ranges(self._partition, account)]
+            )
+        return len(waiting)
+
+    def _send_again(self, most: int, batch: Batch, out: dict[int, Frame]) -> int:
+        """Re-send at most so many follows of accounts whose carried attributes changed; return how many."""
+        partition = self._partition
+        left = most
         for account, cursor in list(partition.jobs.items()):
             carried = partition.profile(account).carried()
             prefix = f"{account}\0{chr(65 + _FOLLOW)}".encode()
@@ -450,20 +489,12 @@ class Actors:
                 batch.changes[Column.META][job] = None
             if left <= 0:
                 break
-        self._finish(batch, out, partition.applied)
-        return partition.config.job_edges - left + 1
+        return most - left
 
 
-def heard_of(said_key: bytes) -> bytes:
-    """Return the target's key of an occurrence, from its actor's."""
-    actor, event_id, letter_target, item = said_key[4:].split(b"\0")
-    return b"%b%b\0%c%b\0%b\0%b" % (said_key[:4], letter_target[1:], letter_target[0], actor, item, event_id)
-
-
-def said_of(heard_key: bytes) -> bytes:
-    """Return the actor's key of an occurrence, from its target's: the inverse of `heard_of`."""
-    target, letter_actor, item, event_id = heard_key[4:].split(b"\0")
-    return b"%b%b\0%b\0%c%b\0%b" % (heard_key[:4], letter_actor[1:], event_id, letter_actor[0], target, item)
+def _covered(profile: Profile) -> tuple[int | None, int]:
+    """Which entries of an address book count, and which must go."""
+    return profile.contacts_begin, profile.consent.withdrawn if profile.consent else NEVER
 
 
 def _undone(stamp: bytes) -> bytes:

@@ -85,8 +85,11 @@ class Engine:
         self._shards[frame.source].acknowledge(frame)
 
     def exchange(self) -> Settled:
-        """Deliver every waiting frame, the replies to them too."""
+        """Deliver every waiting frame, the replies to them too. Tells what background work touched as well."""
         settled = Settled(set(), [], 0)
+        for partition in self.partitions:
+            settled.touched.update(partition.reworked)
+            partition.reworked.clear()
         count = 0
         while waiting := self.waiting():
             by_destination: dict[int, list[Waiting]] = {}
@@ -105,6 +108,22 @@ class Engine:
         """Do a bounded piece of background work in each partition; 0 when nothing is left."""
         return sum(shard.work() for shard in self._shards)
 
+    @property
+    def working(self) -> bool:
+        """True if background work waits."""
+        return any(partition.working for partition in self.partitions)
+
+    def take_left(self) -> list[str]:
+        """Return the accounts whose deletion was finished since the last call: no store names them any more."""
+        left = [account for partition in self.partitions for account in partition.left]
+        for partition in self.partitions:
+            partition.left.clear()
+        return left
+
+    def compact(self) -> int:
+        """Rewrite the files that may still hold deleted accounts; other threads may read and write meanwhile."""
+        return sum(shard.compact() for shard in self._shards)
+
     def settle(self) -> Settled:
         """Exchange and work until the state is at rest."""
         total = self.exchange()
@@ -116,6 +135,7 @@ class Engine:
             if partition.acknowledged:
                 partition.store.write({Column.META: dict.fromkeys(partition.acknowledged)})
                 partition.acknowledged.clear()
+        self.compact()
         return total
 
     def close(self) -> None:

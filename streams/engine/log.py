@@ -19,6 +19,7 @@ from kithstream.streams.engine.actors import Record
 from kithstream.streams.errors import GapInLog
 
 SEGMENT: Final = 64 << 20  # bytes after which a new file begins
+ROLLED: Final = 86_400_000_000  # microseconds after which one begins anyway, so that old records can go
 _head = Struct("<IIq")  # length, crc32 of time and bytes, append time
 
 
@@ -59,10 +60,7 @@ class Log:
         self._file.flush()
         self._size += len(data)
         if self._size >= SEGMENT:
-            self._file.close()
-            self._file = open(self._name(end), "ab")  # noqa: SIM115 (held open)
-            self._firsts.append(end)
-            self._size = 0
+            self._begin(end)
         self._next = end  # last: a reader beside takes what is below for written
         return first
 
@@ -91,13 +89,34 @@ class Log:
         self._reader = at, segment, position
         return found
 
+    def roll(self, now: int) -> bool:
+        """Begin a new file if the newest one began a day ago, by append times; true if it did. For the appender."""
+        first = self._appended(self._firsts[-1])
+        if first is None or first > now - ROLLED:
+            return False
+        self._begin(self._next)
+        return True
+
+    def _begin(self, first: int) -> None:
+        self._file.close()
+        self._file = open(self._name(first), "ab")  # noqa: SIM115 (held open)
+        self._firsts.append(first)
+        self._size = 0
+
+    def _appended(self, first: int) -> int | None:
+        """When a file's first record was appended, None if it has none."""
+        with open(self._name(first), "rb") as file:
+            head = file.read(_head.size)
+        return _head.unpack(head)[2] if len(head) == _head.size else None
+
     def drop_before(self, offset: int, appended: int) -> int:
         """Delete whole files whose records are below `offset` and older than a time; return how many."""
         dropped = 0
         while len(self._firsts) > 1 and self._firsts[1] <= offset:
-            with open(self._name(self._firsts[1]), "rb") as file:
-                head = file.read(_head.size)
-            if len(head) < _head.size or _head.unpack(head)[2] >= appended:
+            newer = self._appended(self._firsts[1])  # not older than the newest of the file before
+            if newer is None:
+                newer = max(record.appended for record in records(self._name(self._firsts[0])))
+            if newer >= appended:
                 break
             self._name(self._firsts.pop(0)).unlink()
             self._reader = None

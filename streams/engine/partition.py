@@ -15,20 +15,19 @@ from kithstream.streams.engine.frames import Frame
 from kithstream.streams.errors import WrongLayout
 from kithstream.streams.events.signals import SIGNALS, Newest, by_family
 from kithstream.streams.events.signals import Kind as SignalKind
-from kithstream.streams.state import counters, ledger, pairs, profiles, recent, sketches
+from kithstream.streams.state import contacts, counters, ledger, pairs, profiles, recent, sketches
 from kithstream.streams.state.counters import Kind
 from kithstream.streams.state.ledger import DAY, HORIZON, MINUTE
 from kithstream.streams.state.profiles import Profile
 from kithstream.streams.state.protocol import Column, Dropped, Store
 from kithstream.streams.state.recent import NEIGHBOURS, Recent, Size
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 # Keys of the column ROWS: a letter, then the account.
 ROW_IN, ROW_OUT, FOLLOWERS, FOLLOWEES, SKETCH, PROFILE = b"i", b"o", b"f", b"g", b"s", b"p"
 FOLLOWING = b"t"  # the sketch of the followees
-# Every letter there is: what is left of an account is looked for under these.
-LETTERS: Final[tuple[bytes, ...]] = (
+ROW_LETTERS: Final[tuple[bytes, ...]] = (
     ROW_IN,
     ROW_OUT,
     FOLLOWERS,
@@ -37,16 +36,20 @@ LETTERS: Final[tuple[bytes, ...]] = (
     FOLLOWING,
     PROFILE,
     *(kind.value for kind in Newest),
-)
+)  # all of them: deletion and the audit read it
 # Keys of the column META.
 APPLIED, WATERMARK, LAYOUT, SALT = b"applied", b"watermark", b"layout", b"salt"
 OUTBOX, DELETED, RETRACTED, JOB = b"O", b"X", b"R", b"J"
 HEARD, EDGES, DIRTY = b"H", b"edges", b"Y"  # progress by source; next offset of frames; changed accounts
+LEAVING, BOOK = b"Z", b"B"  # accounts being deleted; address books to be gone over: behind which key
+DEPARTED: Final = (
+    b"\1"  # the value of a tombstone that an event of this partition's log made; others are told
+)
 LOADED, UNDERIVED = b"L", b"D"  # rows taken from a source; rows to derive again, behind which account
 
 _FOLLOW: Final = 0
 _MUTUAL: Final = counters.cell(_FOLLOW, Kind.MUTUAL, 0)
-_PAIRS: Final = 1 << 31  # added to the day in keys of HEARD: what an actor adds to a target on that day
+PAIRS: Final = 1 << 31  # added to the day in keys of HEARD: what an actor adds to a target on that day
 SIZES: Final = {  # of the lists of newest; an impression is read to see what was shown and ignored
     Newest.ENGAGED: Size(12, 20),
     Newest.AVOIDED: Size(8, 12),
@@ -137,12 +140,34 @@ class Partition:
         self.next_frame = max(self.outbox, default=self.applied << 20) + 1
         self.acknowledged: list[bytes] = []  # outbox keys to delete with the next batch
         self._fingerprints: dict[str, bytes] = {}  # of accounts met lately
-        self.deleted = {key[1:] for key, _ in store.scan(Column.META, DELETED)}
+        tombstones = {key[1:]: value for key, value in store.scan(Column.META, DELETED)}
+        self.deleted = set(tombstones)
+        self.departed = {fingerprint for fingerprint, by in tombstones.items() if by == DEPARTED}
         self.retracted = {  # actor NUL event id -> day of the retraction
             key[5:]: int.from_bytes(key[1:5], "big") for key, _ in store.scan(Column.META, RETRACTED)
         }
         self.expired: list[Dropped] = []  # ranges beyond the horizon, to drop with the next batch
         self.jobs = {key[1:].decode(): value for key, value in store.scan(Column.META, JOB)}
+        self.leaving = {key[1:].decode(): value for key, value in store.scan(Column.META, LEAVING)}
+        self.books = {key[1:].decode(): value for key, value in store.scan(Column.META, BOOK)}
+        self.reworked: set[str] = set()  # accounts whose rows background work changed since then
+        self.left: list[str] = []  # accounts whose deletion was finished since somebody took note
+        self.uncompacted: list[str] = []  # and those that the store's files may still hold
+
+    @property
+    def working(self) -> bool:
+        """True if background work waits."""
+        return bool(self.jobs or self.leaving or self.books)
+
+    def contacts(self, account: str) -> set[bytes]:
+        """Return the fingerprints of whom the account's address book names; none without its consent."""
+        begin = self.profile(account).contacts_begin
+        pairs = (p for prefix in contacts.prefixes(account) for p in self.store.scan(Column.OUT, prefix))
+        return set(contacts.present(pairs, begin)) if begin is not None else set()
+
+    def deleted_of(self, accounts: Collection[str]) -> set[str]:
+        """Return those of the accounts that were deleted."""
+        return {account for account in accounts if self.is_deleted(account)} if self.deleted else set()
 
     def fingerprint(self, account: str) -> bytes:
         """Return the salted hash under which a deleted account is remembered."""
@@ -208,7 +233,7 @@ class Partition:
             self.expired = [
                 Dropped(Column.SAID, ledger.day_prefix(0), ledger.day_prefix(oldest)),
                 Dropped(Column.HEARD, ledger.day_prefix(0), ledger.day_prefix(oldest)),
-                Dropped(Column.HEARD, ledger.day_prefix(_PAIRS), ledger.day_prefix(_PAIRS | oldest)),
+                Dropped(Column.HEARD, ledger.day_prefix(PAIRS), ledger.day_prefix(PAIRS | oldest)),
                 Dropped(Column.META, RETRACTED + ledger.day_prefix(0), RETRACTED + ledger.day_prefix(oldest)),
             ]
             self.retracted = {name: day for name, day in self.retracted.items() if day >= oldest}
@@ -502,7 +527,7 @@ class Batch:
 
 def pair_key(day: int, target: str, family: int, actor: str) -> bytes:
     """Return the key of HEARD under which lies what an actor adds to a target on a day, of one family."""
-    return ledger.day_prefix(_PAIRS | day) + f"{target}\0{chr(65 + family)}{actor}".encode()
+    return ledger.day_prefix(PAIRS | day) + f"{target}\0{chr(65 + family)}{actor}".encode()
 
 
 def outbox_key(number: int, destination: int) -> bytes:

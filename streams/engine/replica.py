@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Protocol
 
 from kithstream.streams.engine.partition import APPLIED, DELETED, HEARD, PROFILE, SALT
-from kithstream.streams.state import profiles, recent
+from kithstream.streams.state import contacts, profiles, recent
 from kithstream.streams.state.profiles import Profile
 from kithstream.streams.state.protocol import Column
 from kithstream.streams.state.recent import Recent
@@ -70,7 +70,24 @@ class Replica:
         """Return the account's profile; an empty one if it never told."""
         return self.load_profiles([account])[account]
 
+    def fingerprint(self, account: str) -> bytes:
+        """Return the salted hash under which a deleted account, or a contact, is remembered."""
+        return blake2b(account.encode(), digest_size=16, key=self._salt).digest()
+
     def is_deleted(self, account: str) -> bool:
         """True if the account was deleted."""
-        fingerprint = blake2b(account.encode(), digest_size=16, key=self._salt).digest()
-        return self.store.get(Column.META, [DELETED + fingerprint]) != [None]
+        return self.store.get(Column.META, [DELETED + self.fingerprint(account)]) != [None]
+
+    def deleted_of(self, accounts: Collection[str]) -> set[str]:
+        """Return those of the accounts that were deleted."""
+        if next(self.store.scan(Column.META, DELETED), None) is None:
+            return set()
+        keys = [DELETED + self.fingerprint(account) for account in accounts]
+        found = self.store.get(Column.META, keys)
+        return {account for account, mark in zip(accounts, found, strict=True) if mark is not None}
+
+    def contacts(self, account: str) -> set[bytes]:
+        """Return the fingerprints of whom the account's address book names; none without its consent."""
+        begin = self.profile(account).contacts_begin
+        pairs = (p for prefix in contacts.prefixes(account) for p in self.store.scan(Column.OUT, prefix))
+        return set(contacts.present(pairs, begin)) if begin is not None else set()

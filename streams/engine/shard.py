@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from kithstream.streams.config import EngineConfig
@@ -42,6 +42,12 @@ class Readable(Protocol):
     def profile(self, account: str) -> Profile: ...
 
     def is_deleted(self, account: str) -> bool: ...
+
+    def deleted_of(self, accounts: Collection[str]) -> set[str]: ...
+
+    def fingerprint(self, account: str) -> bytes: ...
+
+    def contacts(self, account: str) -> set[bytes]: ...
 
 
 class Reads(Protocol):
@@ -106,6 +112,10 @@ class Shard:
     def work(self) -> int:
         """Do a bounded piece of background work; 0 when nothing is left."""
         return self._actors.work()
+
+    def compact(self) -> int:
+        """Rewrite the files that may still hold deleted accounts; return how many accounts those were."""
+        return self._actors.compact()
 
     def waiting(self) -> list[Waiting]:
         """Return the frames that no destination has acknowledged, oldest first."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from kithstream.streams.engine import frames
-from kithstream.streams.engine.actors import said_of
 from kithstream.streams.engine.frames import Frame
 from kithstream.streams.engine.partition import (
     DELETED,
@@ -22,9 +21,11 @@ from kithstream.streams.engine.partition import (
     Partition,
 )
 from kithstream.streams.engine.routing import Route
+from kithstream.streams.events.signals import SIGNALS
+from kithstream.streams.events.signals import Kind as KindOfSignal
 from kithstream.streams.state import counters
 from kithstream.streams.state.counters import Kind
-from kithstream.streams.state.ledger import since
+from kithstream.streams.state.ledger import DAY, day_prefix, said_of, since
 from kithstream.streams.state.protocol import Column
 
 _FOLLOW: Final = 0
@@ -64,7 +65,8 @@ class Targets:
                 meta[HEARD + frame.source.to_bytes(4, "big")] = frame.upto.to_bytes(8, "big")
             for fingerprint in frame.deleted:
                 partition.deleted.add(fingerprint)
-                batch.changes[Column.META][DELETED + fingerprint] = b""
+                if fingerprint not in partition.departed:
+                    meta[DELETED + fingerprint] = b""
         changed: list[tuple[str, str, int, bool]] = []
         self._states(received, batch, replies, changed)
         self._occurrences(received, batch, replies)
@@ -101,7 +103,7 @@ class Targets:
             if partition.deleted and partition.is_deleted(target):
                 if new != frames.GONE:
                     out_key = b"%b\0%c%b\0%b" % (letter_actor[1:], letter_actor[0], target_bytes, item)
-                    self._reply(replies, actor).void.append(out_key)
+                    self._reply(replies, actor, target).void.append(out_key)
                 continue
             staged[key] = new if new != frames.GONE else None  # the salted hash keeps it out from here on
             before, after = since(old), since(new)
@@ -145,44 +147,67 @@ class Targets:
                 new = frames.GONE
             if partition.deleted and partition.is_deleted(target):
                 if new != frames.GONE:
-                    self._reply(replies, actor).unsaid.append(said_of(key))
+                    self._reply(replies, actor, target).unsaid.append(said_of(key))
                 continue
             staged[key] = new if new != frames.GONE else None
             batch.got(target, letter_actor[0] - 65, since(old), since(new), actor)
 
-    def _reply(self, replies: dict[int, Frame], actor: str) -> Frame:
-        return replies.setdefault(self._route[actor], Frame(self._partition.watermark))
+    def _reply(self, replies: dict[int, Frame], actor: str, deleted: str) -> Frame:
+        frame = replies.setdefault(self._route[actor], Frame(self._partition.watermark))
+        frame.deleted.append(self._partition.fingerprint(deleted))
+        return frame
 
     def _void(self, received: Sequence[Frame]) -> set[str]:
-        """Drop the out-edges of this partition's actors whose target was deleted."""
+        """Drop what this partition's actors hold about targets that were deleted.
+
+        Of actors that are deleted themselves the rows are gone, and stay so.
+        """
         partition = self._partition
         batch = Batch(partition)
         void = list(dict.fromkeys(key for frame in received for key in frame.void))
+        said_about: dict[bytes, set[bytes]] = {}  # actor -> targets
         for key, value in zip(void, partition.store.get(Column.OUT, void), strict=True):
+            actor, letter_target, _ = key.split(b"\0")
+            said_about.setdefault(actor, set()).add(letter_target[1:])
             if value is None:
                 continue
-            actor, letter_target, _ = key.split(b"\0")
             before, family = since(value), letter_target[0] - 65
             batch.changes[Column.OUT][key] = None
-            if before >= 0:
+            if before >= 0 and not partition.is_deleted(actor.decode()):
                 batch.made(actor.decode(), family, before, -1, letter_target[1:].decode())
                 if family == _FOLLOW:
                     batch.recents.append((actor.decode(), before, -1, letter_target[1:].decode()))
                     batch.sketched.append((actor.decode(), letter_target[1:].decode(), -1))
                     batch.fold_mutual([(actor.decode(), letter_target[1:].decode(), -1)], Column.IN)
+        for actor, targets in said_about.items():
+            batch.changes[Column.SAID].update((key, None) for key in self._said(actor, targets))
         unsaid = list(dict.fromkeys(key for frame in received for key in frame.unsaid))
         for key, value in zip(unsaid, partition.store.get(Column.SAID, unsaid), strict=True):
             if value is None:
                 continue
             actor, _, letter_target, _ = key[4:].split(b"\0")
             batch.changes[Column.SAID][key] = None
-            batch.made(actor.decode(), letter_target[0] - 65, since(value), -1, letter_target[1:].decode())
+            if not partition.is_deleted(actor.decode()):
+                family, target = letter_target[0] - 65, letter_target[1:].decode()
+                batch.made(actor.decode(), family, since(value), -1, target)
         batch.fold_rows(ROW_OUT)
         batch.fold_recents(FOLLOWEES, Column.OUT)
         batch.fold_newest()
         batch.fold_sketches(FOLLOWING)
         batch.write()
         return batch.touched
+
+    def _said(self, actor: bytes, targets: set[bytes]) -> Iterator[bytes]:
+        """The keys of an actor's events about targets that decide a state; its occurrences are told one by one."""
+        today = self._partition.watermark // DAY
+        for day in range(max(today - 8, 0), today + 2):
+            for key, _ in self._partition.store.scan(Column.SAID, day_prefix(day) + actor + b"\0"):
+                letter_target = key.split(b"\0")[-2]
+                if (
+                    letter_target[1:] in targets
+                    and SIGNALS[letter_target[0] - 65].kind is not KindOfSignal.OCCURRENCE
+                ):
+                    yield key
 
 
 def _greatest(lists: Iterable[Sequence[bytes]]) -> dict[bytes, bytes]:

@@ -21,4 +21,5 @@ class Record(TypedDict):
     private: NotRequired[bool]  # profile
     suspended: NotRequired[bool]  # profile
     listed: NotRequired[bool]  # profile: a candidate before its first in-signal
+    contacts: NotRequired[bool]  # profile: consent to its address book
     retracts: NotRequired[str]  # retract: the event's id

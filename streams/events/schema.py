@@ -52,13 +52,17 @@ _FIELDS: Final[dict[str, tuple[str, Schema]]] = {
         "of a profile: true makes a candidate before anybody has engaged",
         {"type": ["boolean", "null"]},
     ),
+    "contacts": (
+        "of a profile: true consents to its address book, false purges every entry up to its time",
+        {"type": ["boolean", "null"]},
+    ),
     "retracts": ("of a retract: the id of the event that is taken back", {"type": "string"}),
 }
 
 _CONTROLS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "profile": (
         "says what the account is",
-        ("language", "country", "private", "suspended", "listed"),
+        ("language", "country", "private", "suspended", "listed", "contacts"),
     ),
     "account_deactivate": ("hides the account, and answers nothing for it, until it is reactivated", ()),
     "account_reactivate": ("takes account_deactivate back", ()),
@@ -125,9 +129,13 @@ def markdown() -> str:
         "- **excludes**: while it stands, neither account is a candidate for the other. A follow keeps its",
         "  target out of the actor's answers only.",
         "- **group**: what it is to the features that sum over several signals; silent ones are in no sum.",
+        "- **private**: its target is kept as a salted hash, in the actor's ledger alone: the target's side is",
+        "  told nothing, not even a number. It counts while the actor's profile says `contacts`, if it was sent",
+        "  on the UTC day before that consent or later; without consent the hash goes after the horizon. A",
+        "  withdrawal takes away what was sent up to its time. Deleting the target leaves the hash.",
         "",
-        "| signal | kind | undo | trace | item | excludes | group |",
-        "|---|---|---|---|---|---|---|",
+        "| signal | kind | undo | trace | item | excludes | group | private |",
+        "|---|---|---|---|---|---|---|---|",
         *(_row(signal) for signal in SIGNALS),
         "",
         "Undos that are no signal of their own: "
@@ -193,6 +201,7 @@ def _row(signal: Signal) -> str:
         item,
         excludes,
         signal.group.name.lower(),
+        "yes" if signal.private else "-",
     )
     return f"| {' | '.join(cells)} |"
 

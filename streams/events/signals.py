@@ -54,6 +54,9 @@ class Signal(NamedTuple):
     cap: int = 0  # most of one actor that count for one target in a day; 0 where a pair has one edge at most
     hidden: int = 0  # days for which the target is no candidate for the actor
     fading: int = 0  # days after these over which the target comes back
+    private: bool = (
+        False  # counts with the actor's consent alone; its target is kept as a salted hash and never told
+    )
 
 
 _STATE, _ONCE, _CONTROL = Kind.STATE, Kind.OCCURRENCE, Kind.CONTROL
@@ -101,7 +104,7 @@ SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("report", 14, _STATE, Group.NEGATIVE, undo="withdraw_report", excludes=True, newest=_AVOIDED),
     Signal("notification_open", 15, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10),
     Signal("notification_tab_click", 16, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10),
-    Signal("address_book", 17, _STATE, Group.SILENT, undo="address_book_remove"),
+    Signal("address_book", 17, _STATE, Group.SILENT, undo="address_book_remove", private=True),
     Signal("impression", 18, _ONCE, Group.SILENT, newest=_SHOWN, cap=10),
 )
 

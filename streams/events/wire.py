@@ -36,6 +36,7 @@ class Event(msgspec.Struct, gc=False, omit_defaults=True):
     private: bool | None = None  # profile: no candidate for anybody
     suspended: bool | None = None  # profile: no candidate for anybody
     listed: bool | None = None  # profile: a candidate before its first in-signal
+    contacts: bool | None = None  # profile: consent to its address book; false purges it
     retracts: str = ""  # retract: the id of the event that is taken back
 
 
@@ -47,7 +48,7 @@ NEEDS_ITEM: Final = frozenset(
     name for s in (*BY_NAME.values(), *UNDO_OF.values()) if s.item for name in (s.name, s.undo) if name
 ) - {"not_interested", "undo_not_interested"}
 _KNOWN: Final = frozenset(NAMES)
-_PROFILE_FIELDS: Final = ("language", "country", "private", "suspended", "listed")
+_PROFILE_FIELDS: Final = ("language", "country", "private", "suspended", "listed", "contacts")
 
 
 def decode(raw: bytes, *, now: int) -> Event:

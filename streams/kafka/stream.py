@@ -562,9 +562,13 @@ class Stream:
     async def work(self) -> None:
         """Some background work: edges sent again, a checkpoint."""
         for number, shard in self.shards.items():
-            if shard.partition.jobs and shard.work():
+            if shard.partition.working and shard.work():
+                self._vectors.touch(shard.partition.reworked)
+                shard.partition.reworked.clear()
                 await self._send_frames(shard)
                 self._due.set()
+            if shard.partition.uncompacted:
+                await asyncio.to_thread(shard.compact)
             if time.monotonic() - self._checkpointed[number] >= self._config.worker.checkpoint_seconds:
                 self._save(shard.partition)
 
@@ -614,6 +618,7 @@ class Stream:
         replayed = self.shards[number].partition.applied <= self._targets[number][0]
         if self._config.worker.push_rate > 0 and acted.touched and not replayed:
             urgent = {change.actor for change in acted.changes if change.family in _EXCLUDING}
+            urgent |= self.shards[number].partition.deleted_of(acted.touched)  # their lists are withdrawn
             self._answering.tell(wire.Changed(number, sorted(acted.touched - urgent), sorted(urgent)))
 
     def _tell_heard(self, number: int, heard: Heard) -> None:

@@ -103,6 +103,22 @@ class Candidates:
         self._touch(settled.touched)
         self.exclusions.note_heard(settled.changes)
 
+    def forget(self, accounts: Sequence[str]) -> None:
+        """Forget accounts in the model and in training; the rows of others do not name them any more."""
+        if not accounts:
+            return
+        if self.trainer is not None:
+            self.trainer.forget(accounts)
+        else:
+            self.model.ids.forget(accounts)
+
+    def forget_deleted(self) -> None:
+        """Forget what the model still knows of deleted accounts, if it was saved before they were removed."""
+        engine = self.engine
+        if any(partition.deleted for partition in engine.partitions):
+            known = [name for name in self.model.ids.names if name is not None]
+            self.forget([name for name in known if engine.at(engine.route[name]).is_deleted(name)])
+
     def _touch(self, accounts: Iterable[str]) -> None:
         self.vectors.touch(accounts)
         if any(partition.deleted for partition in self.engine.partitions):

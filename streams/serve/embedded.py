@@ -115,6 +115,7 @@ class Embedded:
         self._trimmed = 0  # hour since 1970
         self.on_pumped: Callable[[Pumped], None] | None = None
         finish(self.engine)
+        self.chain.forget_deleted()
         self.chain.rebuild(self.as_of)
         self._start_index()
 
@@ -176,6 +177,7 @@ class Embedded:
             chain.settled(engine.exchange())
             if engine.work():
                 chain.settled(engine.exchange())
+            chain.forget(engine.take_left())
             folded = time.perf_counter()
             encoded = chain.flush(self.as_of, self.config.model.aged_rows if aged is None else aged)
             done = time.perf_counter()
@@ -196,6 +198,7 @@ class Embedded:
         if self.on_pumped is not None:
             self.on_pumped(pumped)
         self._trim()
+        engine.compact()
         return pumped
 
     def _trim(self) -> None:
@@ -207,6 +210,7 @@ class Embedded:
         oldest = self.as_of - int(self.config.engine.retention_hours * HOUR)
         with self._appending:
             for log, partition in zip(self._logs, self.engine.partitions, strict=True):
+                log.roll(self.as_of)
                 log.drop_before(partition.applied, oldest)
 
     @property
@@ -235,7 +239,7 @@ class Embedded:
     def catch_up(self) -> int:
         """Pump until everything published is visible; return the number of records."""
         total = 0
-        while self.behind or self.engine.waiting():
+        while self.behind or self.engine.waiting() or self.engine.working:
             total += self.pump(aged=ALL).records
         return total
 
@@ -355,7 +359,7 @@ class Embedded:
             while not self._stopping:
                 pumped = self.pump()
                 self.chain.give_way()
-                if pumped.records:
+                if pumped.records or self.engine.working:
                     continue
                 pause = 0.01 if pumped.upserted else 1.0
                 with self._arrived:
@@ -390,9 +394,12 @@ class Embedded:
         temporary = path.with_name(path.name + ".writing")
         shutil.rmtree(temporary, ignore_errors=True)
         (temporary / "state").mkdir(parents=True)
+        with self.chain.lock:
+            self.chain.settled(self.engine.settle())
+            self.chain.forget(self.engine.take_left())  # the model's file is not to name them
         self.save_model(temporary / MODEL)
         with self.chain.lock:
-            self.engine.settle()
+            self.chain.settled(self.engine.settle())
             for number, partition in enumerate(self.engine.partitions):
                 partition.store.checkpoint(temporary / "state" / str(number))
         shutil.copy(self.path / LAYOUT, temporary / LAYOUT)

@@ -78,10 +78,13 @@ class Ranker:
         rows = self._reader.read([account], as_of, unreciprocated=True)
         encoded = self._model.encode_consumers(rows)
         exclude = self._exclusions.of(account)
+        followed = self._exclusions.followed(account)
+        if gone := partition.deleted_of(
+            followed
+        ):  # reasons name nobody whose follows are still being removed
+            followed = followed - gone
         losses = self._losses(account, exclude, as_of)
-        return Asking(
-            rows, encoded.vectors[0], encoded.step, exclude, self._exclusions.followed(account), losses
-        )
+        return Asking(rows, encoded.vectors[0], encoded.step, exclude, followed, losses)
 
     def _losses(self, account: str, exclude: set[str], as_of: int) -> dict[str, float]:
         """What scores are lowered by; adds to `exclude` whom the account is not to be shown for a while."""

@@ -133,6 +133,18 @@ def heard_key(day: int, owner: str, family: int, other: str, item: str, event_id
     return _day(day) + f"{owner}\0{chr(65 + family)}{other}\0{item}\0{event_id}".encode()
 
 
+def heard_of(said_key: bytes) -> bytes:
+    """Return the target's key of an occurrence, from its actor's."""
+    actor, event_id, letter_target, item = said_key[4:].split(b"\0")
+    return b"%b%b\0%c%b\0%b\0%b" % (said_key[:4], letter_target[1:], letter_target[0], actor, item, event_id)
+
+
+def said_of(heard_key: bytes) -> bytes:
+    """Return the actor's key of an occurrence, from its target's: the inverse of `heard_of`."""
+    target, letter_actor, item, event_id = heard_key[4:].split(b"\0")
+    return b"%b%b\0%b\0%c%b\0%b" % (heard_key[:4], letter_actor[1:], event_id, letter_actor[0], target, item)
+
+
 def day_prefix(day: int) -> bytes:
     """Return the prefix shared by every key of a day."""
     return _day(day)

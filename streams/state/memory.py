@@ -53,6 +53,9 @@ class MemoryStore:
     def ingest(self, column: Column, pairs: Sequence[tuple[bytes, bytes]]) -> None:
         self.write({column: dict(pairs)})
 
+    def compact(self, ranges: Sequence[Dropped]) -> None:
+        """Nothing to do: what was deleted is gone."""
+
     def checkpoint(self, path: Path) -> None:
         raise NotImplementedError("a store in memory has no checkpoint: copy it")
 

@@ -8,6 +8,7 @@ import msgspec
 
 from kithstream.streams.events.wire import Event
 from kithstream.streams.state import ledger
+from kithstream.streams.state.consent import Consent
 
 Value = str | bool
 
@@ -28,6 +29,8 @@ class Profile(msgspec.Struct, omit_defaults=True):
     suspended: Field | None = None
     listed: Field | None = None
     active: Field | None = None
+    contacts: Field | None = None
+    consent: Consent | None = None  # how far the address book counts; `contacts` alone does not tell
     revision: int = 0
 
     @property
@@ -44,6 +47,11 @@ class Profile(msgspec.Struct, omit_defaults=True):
     def opted_in(self) -> bool:
         """True if the account is a candidate before its first in-signal."""
         return self.listed is not None and bool(self.listed.value)
+
+    @property
+    def contacts_begin(self) -> int | None:
+        """The event time in microseconds from which on the address book counts, None while it does not."""
+        return self.consent.begin if self.consent is not None else None
 
     def carried(self) -> bytes:
         """Return what the account's follows carry to their targets: revision, language, country; 8 bytes."""
@@ -64,7 +72,7 @@ class Profile(msgspec.Struct, omit_defaults=True):
         return code(str(self.country.value)) if self.country else 0
 
 
-_FIELDS: Final = ("language", "country", "private", "suspended", "listed")
+_FIELDS: Final = ("language", "country", "private", "suspended", "listed", "contacts")
 _decode = msgspec.msgpack.Decoder(Profile).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -102,6 +110,9 @@ def apply(profile: Profile, event: Event) -> bool:
         value: Value | None = getattr(event, name)
         if value is not None:
             _merge(profile, name, stamp, value)
+    if event.contacts is not None:
+        profile.consent = profile.consent or Consent()
+        profile.consent.tell(stamp, event.contacts)
     was, now = [tuple(f and f.value for f in pair) for pair in (before, (profile.language, profile.country))]
     if was == now:
         return False

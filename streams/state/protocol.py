@@ -48,6 +48,9 @@ class Store(Protocol):
     def ingest(self, column: Column, pairs: Sequence[tuple[bytes, bytes]]) -> None:
         """Put many pairs, in the byte order of their keys: all or none, after every write before it."""
 
+    def compact(self, ranges: Sequence[Dropped]) -> None:
+        """Rewrite files, so that what was deleted or written over in these ranges is in none of them."""
+
     def checkpoint(self, path: Path) -> None:
         """Write a consistent copy into a directory that does not exist yet."""
 

@@ -213,11 +213,20 @@ class RocksStore(_Columns):
     def checkpoint(self, path: Path) -> None:
         Checkpoint(self._db).create_checkpoint(str(path))
 
-    def compact(self) -> None:
-        """Flush and compact every column; for measuring what an edge takes."""
-        for column in self._columns.values():
-            column.flush()
-            column.compact_range(None, None)
+    def compact(self, ranges: Sequence[Dropped] | None = None) -> None:
+        """Rewrite files, so that what was deleted or written over in these ranges is in none of them.
+
+        None is everything. Files that reach into a range are rewritten whole.
+        """
+        if ranges is None:
+            for whole in self._columns.values():
+                whole.flush()
+                whole.compact_range(None, None)
+            return
+        for column in {drop.column for drop in ranges}:
+            self._columns[column].flush()
+        for drop in ranges:
+            self._columns[drop.column].compact_range(drop.begin, drop.end)
 
     def close(self) -> None:
         """Release the files; the store is not usable afterwards."""

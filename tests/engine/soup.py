@@ -13,8 +13,11 @@ DAY = 86_400_000_000
 ACCOUNTS = ("ann", "bob", "cyd", "dan", "eve")
 FEW = ACCOUNTS[:3]  # few enough that most events meet an edge that is there already
 _EDGES = tuple(BY_NAME) + tuple(UNDO_OF)
+_BOOK = ("address_book", "address_book", "address_book_remove")
 # Weighted to what decides most: follows and their undos, then everything else.
-_SIGNALS = ("follow",) * 24 + ("unfollow",) * 16 + ("block", "unblock", "like", "unlike") * 4 + _EDGES
+_SIGNALS = (
+    ("follow",) * 24 + ("unfollow",) * 16 + ("block", "unblock", "like", "unlike") * 4 + _BOOK * 6 + _EDGES
+)
 # Within six days, so that no order makes an event late beyond the horizon; some equal, some across midnight.
 _TIMES = st.one_of(
     st.integers(0, 5).map(lambda day: START + day * DAY),
@@ -40,6 +43,7 @@ def event(draw: st.DrawFn) -> Event:
             source=source,
             language=draw(st.sampled_from(("en", "de", "pt-BR", None))),
             country=draw(st.sampled_from(("US", "BR", None))),
+            contacts=draw(st.sampled_from((True, True, False, None))),
         )
     if kind < 5:
         return Event(f"r{number}", "retract", actor, time, retracts=f"e{draw(st.integers(0, 40))}")
@@ -63,3 +67,13 @@ def soup(draw: st.DrawFn) -> list[Event]:
             if time < START + 6 * DAY and again.signal != "retract":
                 events.append(replace(again, time=time, source=draw(st.sampled_from(("server", "client")))))
     return draw(st.permutations(events))
+
+
+@st.composite
+def departing(draw: st.DrawFn) -> list[Event]:
+    """A soup in which one or two of the accounts are deleted, anywhere in it."""
+    events = draw(soup())
+    for account in draw(st.lists(st.sampled_from(FEW), min_size=1, max_size=2, unique=True)):
+        gone = Event("gone", "account_delete", account, START + draw(st.integers(0, 6 * DAY - 1)))
+        events.insert(draw(st.integers(0, len(events))), gone)
+    return events
