@@ -95,8 +95,8 @@ class RocksReplica(_Columns):
     RocksDB's own catching up can tear a state. It reads the manifest, and the logs of writes after it: a log that
     was flushed and deleted in between is in neither, while later writes are seen. So it is done again until the
     manifest stood still. And what was read of a log hides what the writer flushed of the same log since, until
-    the column is written again (facebook/rocksdb#15051). So the store is opened anew when the writer has both
-    gone on to another log and changed the manifest, without which there is no flush.
+    the column is written again (facebook/rocksdb#15051). So the store is opened anew whenever the manifest changed:
+    a log may wait for its flush long after the writer has gone on to the next, so names of logs tell too little.
     """
 
     def __init__(self, path: Path, own: Path, config: StoreConfig) -> None:
@@ -121,9 +121,8 @@ class RocksReplica(_Columns):
             before, seen = self._files(), self._seen
             if before == seen and failure is None:
                 return False
-            flushed = before.log != seen.log and before.manifests != seen.manifests
             try:
-                if flushed or failure is not None:
+                if before.manifests != seen.manifests or failure is not None:
                     self._reopen()
                 else:
                     self._db.try_catch_up_with_primary()
