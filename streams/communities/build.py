@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import msgspec
 import numpy as np
@@ -76,6 +76,40 @@ def build(
         modularity(graph, community),
         walked.epochs,
         perf_counter() - started,
+    )
+
+
+class Shown(TypedDict):
+    """A community of a version."""
+
+    community: int
+    members: int
+    norm: float
+
+
+class Described(TypedDict):
+    """What a file of communities holds."""
+
+    version: str
+    communities: int  # that have members
+    members: int
+    median_size: float
+    largest: list[Shown]  # by members, then by number
+
+
+def described(known: KnownFor, largest: int) -> Described:
+    """Return counts of a version, and the `largest` communities of it."""
+    sizes = np.bincount(known.communities, minlength=known.count)
+    alive = np.flatnonzero(sizes)
+    order = alive[np.argsort(-sizes[alive], kind="stable")][:largest]
+    return Described(
+        version=known.version,
+        communities=len(alive),
+        members=len(known),
+        median_size=float(np.median(sizes[alive])) if len(alive) else 0.0,
+        largest=[
+            Shown(community=at, members=int(sizes[at]), norm=float(known.norms[at])) for at in order.tolist()
+        ],
     )
 
 

@@ -32,6 +32,14 @@ _LETTER: Final = ledger.LETTERS[BY_NAME["follow"].family]
 Numbers = NDArray[np.int64]
 
 
+class Arcs(NamedTuple):
+    """Follows as they are read; accounts are numbered as they come, and a pair may come twice."""
+
+    source: Numbers  # (m,)
+    target: Numbers  # (m,)
+    time: Numbers  # (m,) microseconds since the epoch
+
+
 class Follows(NamedTuple):
     """Who follows whom: each pair once, by source, the newest first; accounts are numbered by their ids."""
 
@@ -49,9 +57,7 @@ def unheard(read: int) -> None:
     """Progress that nobody asked for."""
 
 
-def numbered(
-    accounts: Sequence[str], source: Numbers, target: Numbers, time: Numbers, newest: int = NEWEST
-) -> Follows:
+def numbered(accounts: Sequence[str], arcs: Arcs, newest: int = NEWEST) -> Follows:
     """Return a graph whose accounts came in any order, a pair at its newest time.
 
     Of each source the `newest` follows are kept; at equal times the smaller id comes first.
@@ -59,7 +65,7 @@ def numbered(
     order = sorted(range(len(accounts)), key=accounts.__getitem__)
     number = np.empty(len(order), np.int64)
     number[order] = np.arange(len(order))
-    source, target = number[source], number[target]
+    source, target, time = number[arcs.source], number[arcs.target], arcs.time
     by_pair = np.lexsort((-time, target, source))
     pair = source[by_pair] << 32 | target[by_pair]
     by_pair = by_pair[np.flatnonzero(np.diff(pair, prepend=-1))]
@@ -99,7 +105,8 @@ def stored(folder: Path, newest: int = NEWEST, on_read: OnRead = unheard) -> Fol
             finally:
                 replica.close()
     on_read(len(time))
-    return numbered(list(numbers), *(np.frombuffer(column, np.int64) for column in columns), newest)
+    arcs = Arcs(*(np.frombuffer(column, np.int64) for column in columns))
+    return numbered(list(numbers), arcs, newest)
 
 
 def _partitions(folder: Path) -> int:
@@ -148,4 +155,4 @@ def in_file(
         rows += len(kept)
         on_read(rows)
     whole = (np.concatenate([np.zeros(0, np.int64), *column]) for column in columns)
-    return numbered(list(numbers), *whole, newest)
+    return numbered(list(numbers), Arcs(*whole), newest)
