@@ -2,8 +2,8 @@
 
 The first four fifths of a stream's follows make a version; the others are what is to be found. An account's
 interests times the producers' embeddings nominate twenty accounts it did not follow (SimClusters: interests
-U[u, c] / |U[:, c]|, embedding E[p, c] = sum over followers u of p of U[u, c] / (|U[:, c]| sqrt(followers of p))); recall is
-the share of its later follows among them, of accounts that both were there before. The simulator's truth is each
+U[u, c] / |U[:, c]|, embedding E[p, c] = sum over the followers u of p of U[u, c] / |U[:, c]|, over sqrt(|F_p|)); recall
+is the share of its later follows among them, of accounts that both were there before. The simulator's truth is each
 account's main community. Louvain is networkx's (BSD). igraph and leidenalg (GPL) are compared if they happen to be
 installed; the package needs neither.
 """
@@ -146,9 +146,10 @@ def leiden(quality: str, **settings: float) -> Method:
 
 
 METHODS: Final[dict[str, Method]] = {
-    "walk": walked(WalkConfig()),
-    "walk-20": walked(WalkConfig(attraction=20.0)),
-    "walk-40": walked(WalkConfig(attraction=40.0)),
+    "modularity": walked(WalkConfig()),
+    "modularity-1": walked(WalkConfig(resolution=1.0)),
+    "modularity-4": walked(WalkConfig(resolution=4.0)),
+    "simclusters": walked(WalkConfig(liking="simclusters")),
     "louvain": louvain(1.0),
     "louvain-2": louvain(2.0),
     "louvain-4": louvain(4.0),

@@ -28,12 +28,14 @@ from kithstream.streams.options import (
 )
 
 if TYPE_CHECKING:
+    from kithstream.streams.communities.walk import Liking
     from kithstream.streams.config import KafkaConfig
     from kithstream.streams.events.record import Record
     from kithstream.streams.kafka.topics import Topic
     from kithstream.streams.training import Timed
 
 FORMATS: Final = ("jsonl", "higgs", "bitcoin", "pairs")
+METHODS: Final = ("modularity", "simclusters")
 GRAPHS: Final = ("parquet", "csv", "jsonl")
 UNITS: Final = {"s": 1_000_000, "ms": 1000, "us": 1}  # microseconds
 _FILE: Final = click.Path(exists=True, dir_okay=False, allow_dash=True)
@@ -564,6 +566,20 @@ def communities() -> None:
     help="Strongest ones that a producer keeps.",
 )
 @click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default=METHODS[0],
+    show_default=True,
+    help="What producers like: to be nearer than by chance, or SimClusters' own rule.",
+)
+@click.option(
+    "--resolution",
+    type=click.FloatRange(0.01),
+    default=2.0,
+    show_default=True,
+    help="Of modularity: the greater, the more communities.",
+)
+@click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
 )
 @as_json
@@ -576,6 +592,8 @@ def build_communities(
     warm: Path | None,
     min_followers: int,
     neighbours: int,
+    method: Liking,
+    resolution: float,
     seed: int,
     machine: bool,
 ) -> None:
@@ -592,10 +610,15 @@ def build_communities(
     from kithstream.streams.communities.build import BuildConfig, build
     from kithstream.streams.communities.graph import GraphConfig
     from kithstream.streams.communities.known import KnownFor
+    from kithstream.streams.communities.walk import WalkConfig
     from kithstream.streams.progress import Progress
 
     before = KnownFor.load(warm) if warm is not None else None
-    config = BuildConfig(graph=GraphConfig(min_followers, neighbours=neighbours), seed=seed)
+    config = BuildConfig(
+        graph=GraphConfig(min_followers, neighbours=neighbours),
+        walk=WalkConfig(liking=method, resolution=resolution),
+        seed=seed,
+    )
     with told(), Progress("read", unit="follows") as progress:
         if path is not None:
             known = follows.stored(path, on_read=progress.reach)
