@@ -36,7 +36,7 @@ def numbered(community: Numbers, before: Numbers | None = None) -> Numbers:
     """Return communities (p,) with numbers from 0 that an earlier version, `before` (p,), would know again.
 
     The largest overlap decides first, at equal overlaps the smaller numbers. Others take the lowest numbers
-    that are free, the largest community first.
+    that are free, the largest community first, of equal ones that with the smaller number.
 
     >>> numbered(np.array([5, 5, 9, 9, 9, -1]), np.array([0, 0, 3, 3, -1, 0])).tolist()
     [0, 0, 3, 3, 3, -1]
