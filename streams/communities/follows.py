@@ -88,7 +88,7 @@ def stored(folder: Path, newest: int = NEWEST, on_read: OnRead = unheard) -> Fol
     with tempfile.TemporaryDirectory(prefix="kithstream-communities-") as own:
         for partition in range(_partitions(folder)):
             path = folder / "state" / str(partition)
-            if not path.is_dir():
+            if not (path / "CURRENT").is_file():  # which every database of RocksDB has
                 raise StoreRefused(f"{folder} holds no state of partition {partition}")
             replica = RocksReplica(path, Path(own) / str(partition), StoreConfig())
             try:
