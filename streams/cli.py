@@ -28,15 +28,18 @@ from kithstream.streams.options import (
 )
 
 if TYPE_CHECKING:
+    from kithstream.streams.communities.walk import Liking
     from kithstream.streams.config import KafkaConfig
     from kithstream.streams.events.record import Record
     from kithstream.streams.kafka.topics import Topic
     from kithstream.streams.training import Timed
 
 FORMATS: Final = ("jsonl", "higgs", "bitcoin", "pairs")
+METHODS: Final = ("modularity", "simclusters")
 GRAPHS: Final = ("parquet", "csv", "jsonl")
 UNITS: Final = {"s": 1_000_000, "ms": 1000, "us": 1}  # microseconds
 _FILE: Final = click.Path(exists=True, dir_okay=False, allow_dash=True)
+_ONE_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 
 
@@ -568,6 +571,140 @@ def simulate(accounts: int, events: int, seed: int, out: str, machine: bool) -> 
             progress.advance(chunk.count(b"\n"))
     if out != "-":
         show({"events": progress.done, "out": out}, machine)
+
+
+@cli.group(cls=Commands, epilog=example("kithstream communities build --path kin --out known.safetensors"))
+def communities() -> None:
+    """Make versions of communities, offline: what accounts are known for; or look at one."""
+
+
+@communities.command(
+    "build", epilog=example("kithstream communities build --path kin --out known.safetensors")
+)
+@click.option(
+    "--path",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A runtime's directory, in use or not, or a checkpoint.",
+)
+@click.option("--graph", type=_ONE_FILE, help="A file of follows, as load takes it.")
+@click.option("--format", "form", type=click.Choice(GRAPHS), help="Of the file; its name tells otherwise.")
+@click.option(
+    "--time-unit",
+    type=click.Choice(list(UNITS)),
+    default="us",
+    show_default=True,
+    help="Of the file's times that are whole numbers.",
+)
+@click.option(
+    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The version to write."
+)
+@click.option("--warm", type=_ONE_FILE, help="An earlier version, whose communities keep their numbers.")
+@click.option(
+    "--min-followers",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="That an account needs to be a producer.",
+)
+@click.option(
+    "--neighbours",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Strongest ones that a producer keeps.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default=METHODS[0],
+    show_default=True,
+    help="What producers like: to be nearer than by chance, or SimClusters' own rule.",
+)
+@click.option(
+    "--resolution",
+    type=click.FloatRange(0.01),
+    default=2.0,
+    show_default=True,
+    help="Of modularity: the greater, the more communities.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
+)
+@as_json
+def build_communities(
+    path: Path | None,
+    graph: Path | None,
+    form: str | None,
+    time_unit: str,
+    out: Path,
+    warm: Path | None,
+    min_followers: int,
+    neighbours: int,
+    method: Liking,
+    resolution: float,
+    seed: int,
+    machine: bool,
+) -> None:
+    """Make a version of communities from the follows of a runtime or of a file.
+
+    A runtime is read beside the process that uses it, and nothing is written there; what it has not folded yet is
+    not in the version. Producers are near one another if they have followers in common; communities are found
+    among them, and the lengths of their columns of interest are frozen. Equal follows, options and seed give an
+    equal version.
+    """
+    if (path is None) == (graph is None):
+        raise Refused("one of --path and --graph is needed")
+    from kithstream.streams.communities import follows
+    from kithstream.streams.communities.build import BuildConfig, build
+    from kithstream.streams.communities.graph import GraphConfig
+    from kithstream.streams.communities.known import KnownFor
+    from kithstream.streams.communities.walk import WalkConfig
+    from kithstream.streams.progress import Progress
+
+    before = KnownFor.load(warm) if warm is not None else None
+    config = BuildConfig(
+        graph=GraphConfig(min_followers, neighbours=neighbours),
+        walk=WalkConfig(liking=method, resolution=resolution),
+        seed=seed,
+    )
+    with told(), Progress("read", unit="follows") as progress:
+        if path is not None:
+            known = follows.stored(path, on_read=progress.reach)
+        else:
+            assert graph is not None
+            unit = UNITS[time_unit]
+            known = follows.in_file(graph, form=form, microseconds=unit, on_read=progress.reach)
+    with Progress("walk", config.walk.epochs, "epochs") as progress:
+        built = build(known, config, before, lambda epoch, moved: progress.reach(epoch))
+    built.known.save(out)
+    values = built._asdict()
+    del values["known"]
+    values |= {"version": built.known.version, "out": str(out)}
+    show(values | {"seconds": round(built.seconds, 3), "modularity": round(built.modularity, 4)}, machine)
+
+
+@communities.command("show", epilog=example("kithstream communities show known.safetensors"))
+@click.argument("file", type=_ONE_FILE)
+@click.option(
+    "--largest", type=click.IntRange(0), default=10, show_default=True, help="Communities to be listed."
+)
+@as_json
+def show_communities(file: Path, largest: int, machine: bool) -> None:
+    """Show a version of communities: its counts, and the largest of them by members.
+
+    The norm of a community is the length of its column of interests over all accounts, as the version froze it.
+    """
+    from kithstream.streams.communities.build import described
+    from kithstream.streams.communities.known import KnownFor
+
+    found = described(KnownFor.load(file), largest)
+    if machine:
+        click.echo(json.dumps(found))
+        return
+    show({name: value for name, value in found.items() if name != "largest"}, machine)
+    click.echo("community  members  norm")
+    for one in found["largest"]:
+        click.echo(f"{one['community']:>9}  {one['members']:>7}  {one['norm']:.6g}")
 
 
 @cli.group(cls=Commands, epilog=example("kithstream topics create"))

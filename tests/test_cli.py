@@ -500,6 +500,39 @@ def test_the_example_of_load_works(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "a name ending in" in refused(run("load", "graph.data", "--path", "other"))
 
 
+def test_the_examples_of_communities_work(here: Path) -> None:
+    words = example_of("communities build")
+    built = told(run(*words, "--json"))
+    assert built["communities"]
+    assert {"accounts", "edges", "producers", "modularity", "seconds"} <= set(built)
+    shown = told(run(*example_of("communities show"), "--json"))
+    assert (shown["version"], shown["members"]) == (built["version"], built["members"])
+    text = run(*example_of("communities show"), "--largest", 1).stdout.splitlines()
+    assert text[0].split() == ["version", built["version"]]
+    assert len(text[text.index("community  members  norm") :]) == 2
+    assert told(run(*words, "--json"))["version"] == built["version"]
+    warm = told(run(*words[:-1], "next", "--warm", words[-1], "--method", "simclusters", "--json"))
+    assert warm["edges"] == built["edges"]
+    assert "one of --path and --graph" in refused(run(*words, "--graph", words[-1]))
+    assert "one of --path and --graph" in refused(run("communities", "build", "--out", "x"))
+    assert "holds no communities" in refused(run("communities", "show", Path("kin") / "layout.json"))
+    assert "holds no communities" in refused(run(*words, "--warm", Path("kin") / "layout.json"))
+    assert "holds no runtime" in refused(run("communities", "build", "--path", ".", "--out", "x"))
+    assert not Path("x").exists()
+
+
+def test_communities_are_built_from_a_file(tmp_path: Path) -> None:
+    rows = [(f"a{n}", f"b{(n * k) % 12}") for n in range(60) for k in range(1, 5)]
+    file = tmp_path / "follows.csv"
+    file.write_text("source,target\n" + "".join(f"{source},{target}\n" for source, target in rows))
+    command = ("communities", "build", "--graph", file, "--out", tmp_path / "known", "--json")
+    assert told(run(*command))["edges"] == len(set(rows))
+    (tmp_path / "graph.data").write_text(file.read_text())
+    other = ("communities", "build", "--graph", tmp_path / "graph.data", "--out", tmp_path / "b", "--json")
+    assert "a name ending in" in refused(run(*other))
+    assert told(run(*other, "--format", "csv"))["edges"] == len(set(rows))
+
+
 def test_serve_answers_until_it_is_told_to_stop(here: Path) -> None:
     words = [*example_of("serve"), "--json"]
     words[words.index("--port") + 1] = "0"
