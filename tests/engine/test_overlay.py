@@ -76,7 +76,8 @@ def test_an_overlay_lies_over_a_store_on_disk_and_over_its_replica(
     for below in (stored, replica):
         overlay = Overlay(below)
         overlay.write(
-            {Column.OUT: {b"a": b"9", b"d": b"4"}}, [Dropped(Column.OUT, b"b", b"c"), Dropped(Column.IN, b"", b"z")]
+            {Column.OUT: {b"a": b"9", b"d": b"4"}},
+            [Dropped(Column.OUT, b"b", b"c"), Dropped(Column.IN, b"", b"z")],
         )
         assert list(overlay.scan(Column.OUT, b"")) == [(b"a", b"9"), (b"c", b"3"), (b"d", b"4")]
         assert overlay.get(Column.OUT, [b"b", b"c", b"a"]) == [None, b"3", b"9"]

@@ -1,0 +1,135 @@
+"""Where ids stand among everything that is allowed: exact, by one pass over the table for all of them.
+
+A graph cannot tell how many are better. The pass multiplies in float32 and decides by `score` alone whatever lies
+within rounding of an id's own score, so a rank agrees with the order of the answers bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kithstream.index.score import Bools, Doubles, Floats, Slots, score, tolerance
+from kithstream.index.table import VectorTable
+
+_ROWS: Final = 8192  # of the table that are multiplied at a time
+_RETRIES: Final = 2  # then the writer is held for the pass
+
+
+class Ranks(NamedTuple):
+    """Standings of m (vector, id) pairs, all at one revision."""
+
+    scores: Floats  # (m,), NaN for an unknown id
+    ranks: NDArray[np.int64]  # (m,) from 1: allowed ids before it, and one; 0 for an unknown id
+
+
+class Asked(NamedTuple):
+    """Checked pairs of a vector and an id, and who counts."""
+
+    queries: Floats  # (q, dim)
+    wide: Doubles  # (q, dim) the same
+    norms: Doubles  # (q,)
+    which: NDArray[np.int64]  # (m,) of a pair: its query
+    names: Sequence[str]  # m, of a pair: its id
+    exclude: Collection[str]
+    allow: Collection[str] | None
+    labels: Collection[int] | None
+
+
+class _Pass(NamedTuple):
+    """What one pass read."""
+
+    slots: Slots  # (m,) of the ids, -1 for an unknown one
+    scores: Floats  # (m,)
+    before: Bools  # (rows, m) whether a row stands before the pair's id
+
+
+def ranks_of(table: VectorTable, asked: Asked) -> Ranks:
+    """Rank without a lock; rows that changed meanwhile are counted again, and at last the writer is held."""
+    for _ in range(_RETRIES):
+        mark = table.revision
+        read = _read(table, asked)
+        with table.lock:
+            changed = table.since(mark)
+            if changed is None or np.isin(changed, read.slots).any() or _moved(table, asked, read):
+                continue
+            changed = np.unique(changed)
+            before = read.before.sum(axis=0)
+            before -= read.before[changed[changed < len(read.before)]].sum(axis=0)
+            vectors, allowed = table.view.vectors[changed], _allowed(table, asked, len(table.view.alive))
+            before += _before(table, asked, read.scores, changed, vectors, allowed[changed]).sum(axis=0)
+        return _ranks(read, before)
+    with table.lock:
+        read = _read(table, asked)
+    return _ranks(read, read.before.sum(axis=0))
+
+
+def _ranks(read: _Pass, before: NDArray[np.int64]) -> Ranks:
+    return Ranks(read.scores, np.where(read.slots >= 0, before + 1, 0))
+
+
+def _moved(table: VectorTable, asked: Asked, read: _Pass) -> bool:
+    """True if an id came or went while the table was read."""
+    return any(table.slot(name) != slot for name, slot in zip(asked.names, read.slots.tolist(), strict=True))
+
+
+def _read(table: VectorTable, asked: Asked) -> _Pass:
+    slots = np.array([table.slot(name) for name in asked.names], np.int64)
+    view = table.view
+    used = min(table.used, len(view.alive))
+    slots[slots >= used] = -1  # given since: it is among the changed
+    scores = np.full(len(slots), np.nan, np.float32)
+    for pair in np.flatnonzero(slots >= 0).tolist():
+        at = slots[pair : pair + 1]
+        scores[pair] = score(view.vectors[at], asked.wide[asked.which[pair]])[0]
+    before = np.zeros((used, len(slots)), np.bool_)
+    allowed = _allowed(table, asked, used)
+    for first in range(0, used, _ROWS):
+        part = slice(first, min(first + _ROWS, used))
+        rows = np.arange(part.start, part.stop)
+        before[part] = _before(table, asked, scores, rows, view.vectors[part], allowed[part])
+    return _Pass(slots, scores, before)
+
+
+def _before(
+    table: VectorTable, asked: Asked, scores: Floats, rows: Slots, vectors: Floats, allowed: Bools
+) -> Bools:
+    """Which allowed rows stand before each pair's id; (len(rows), m)."""
+    names = table.names
+    products = (vectors @ asked.queries.T)[:, asked.which]  # (rows, m)
+    error = np.array([tolerance(table.dim, norm, table.largest) for norm in asked.norms.tolist()])[
+        asked.which
+    ]
+    before = products > (scores + 2.0 * error).astype(np.float32)
+    near = ~before & (products >= (scores - 2.0 * error).astype(np.float32)) & allowed[:, None]
+    before &= allowed[:, None]
+    for pair in np.flatnonzero(near.any(axis=0)).tolist():
+        some = np.flatnonzero(near[:, pair])
+        exact = score(vectors[some], asked.wide[asked.which[pair]])
+        own, name = scores[pair], asked.names[pair]
+        before[some, pair] = [
+            value > own or (value == own and names[row] < name)
+            for value, row in zip(exact, rows[some].tolist(), strict=True)
+        ]
+    return np.asarray(before)
+
+
+def _allowed(table: VectorTable, asked: Asked, used: int) -> Bools:
+    """Which of the first rows count."""
+    view = table.view
+    allowed = view.alive[:used].copy()
+    if asked.labels is not None:
+        allowed &= np.isin(view.labels[:used], list(asked.labels))
+    if asked.allow is not None:
+        chosen = np.zeros(used, np.bool_)
+        chosen[_within(table.slots_of(asked.allow), used)] = True
+        allowed &= chosen
+    allowed[_within(table.slots_of(asked.exclude), used)] = False
+    return allowed
+
+
+def _within(slots: Slots, used: int) -> Slots:
+    return slots[slots < used]
