@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kithstream.index.score import Bools, Doubles, Floats, Slots, score, tolerance
 from kithstream.index.table import VectorTable
 
-_ROWS: Final = 8192  # of the table that are multiplied at a time
+_ROWS: Final = 16_384  # of the table that are multiplied at a time
 _RETRIES: Final = 2  # then the writer is held for the pass
 
 
@@ -44,7 +44,7 @@ class _Pass(NamedTuple):
 
     slots: Slots  # (m,) of the ids, -1 for an unknown one
     scores: Floats  # (m,)
-    before: Bools  # (rows, m) whether a row stands before the pair's id
+    before: Bools  # (m, rows) whether a row stands before the pair's id
 
 
 def ranks_of(table: VectorTable, asked: Asked) -> Ranks:
@@ -57,18 +57,22 @@ def ranks_of(table: VectorTable, asked: Asked) -> Ranks:
             if changed is None or np.isin(changed, read.slots).any() or _moved(table, asked, read):
                 continue
             changed = np.unique(changed)
-            before = read.before.sum(axis=0)
-            before -= read.before[changed[changed < len(read.before)]].sum(axis=0)
+            known = changed[changed < read.before.shape[1]]
             vectors, allowed = table.view.vectors[changed], _allowed(table, asked, len(table.view.alive))
-            before += _before(table, asked, read.scores, changed, vectors, allowed[changed]).sum(axis=0)
-        return _ranks(read, before)
+            again = _before(table, asked, read.scores, changed, vectors, allowed[changed])
+            counts = _count(read.before) - _count(read.before[:, known]) + _count(again)
+        return _ranks(read, counts)
     with table.lock:
         read = _read(table, asked)
-    return _ranks(read, read.before.sum(axis=0))
+    return _ranks(read, _count(read.before))
 
 
-def _ranks(read: _Pass, before: NDArray[np.int64]) -> Ranks:
-    return Ranks(read.scores, np.where(read.slots >= 0, before + 1, 0))
+def _count(before: Bools) -> NDArray[np.int64]:  # (m,)
+    return np.array([np.count_nonzero(row) for row in before], np.int64)  # much faster than along an axis
+
+
+def _ranks(read: _Pass, counts: NDArray[np.int64]) -> Ranks:
+    return Ranks(read.scores, np.where(read.slots >= 0, counts + 1, 0))
 
 
 def _moved(table: VectorTable, asked: Asked, read: _Pass) -> bool:
@@ -85,36 +89,35 @@ def _read(table: VectorTable, asked: Asked) -> _Pass:
     for pair in np.flatnonzero(slots >= 0).tolist():
         at = slots[pair : pair + 1]
         scores[pair] = score(view.vectors[at], asked.wide[asked.which[pair]])[0]
-    before = np.zeros((used, len(slots)), np.bool_)
+    before = np.zeros((len(slots), used), np.bool_)
     allowed = _allowed(table, asked, used)
     for first in range(0, used, _ROWS):
         part = slice(first, min(first + _ROWS, used))
         rows = np.arange(part.start, part.stop)
-        before[part] = _before(table, asked, scores, rows, view.vectors[part], allowed[part])
+        before[:, part] = _before(table, asked, scores, rows, view.vectors[part], allowed[part])
     return _Pass(slots, scores, before)
 
 
 def _before(
     table: VectorTable, asked: Asked, scores: Floats, rows: Slots, vectors: Floats, allowed: Bools
 ) -> Bools:
-    """Which allowed rows stand before each pair's id; (len(rows), m)."""
-    names = table.names
-    products = (vectors @ asked.queries.T)[:, asked.which]  # (rows, m)
-    error = np.array([tolerance(table.dim, norm, table.largest) for norm in asked.norms.tolist()])[
-        asked.which
-    ]
-    before = products > (scores + 2.0 * error).astype(np.float32)
-    near = ~before & (products >= (scores - 2.0 * error).astype(np.float32)) & allowed[:, None]
-    before &= allowed[:, None]
-    for pair in np.flatnonzero(near.any(axis=0)).tolist():
-        some = np.flatnonzero(near[:, pair])
-        exact = score(vectors[some], asked.wide[asked.which[pair]])
-        own, name = scores[pair], asked.names[pair]
-        before[some, pair] = [
-            value > own or (value == own and names[row] < name)
+    """Which allowed rows stand before each pair's id; (m, len(rows))."""
+    products = asked.queries @ vectors.T  # (q, rows)
+    products[:, ~allowed] = -np.inf
+    before = np.empty((len(scores), len(rows)), np.bool_)
+    for pair, (query, own, name) in enumerate(zip(asked.which.tolist(), scores, asked.names, strict=True)):
+        error = 2.0 * tolerance(table.dim, float(asked.norms[query]), table.largest)
+        above = np.greater(products[query], np.float32(own + error), out=before[pair])
+        close = products[query] >= np.float32(own - error)
+        if np.count_nonzero(close) == np.count_nonzero(above):
+            continue
+        some = np.flatnonzero(close & ~above)
+        exact = score(vectors[some], asked.wide[query])
+        above[some] = [
+            value > own or (value == own and table.names[row] < name)
             for value, row in zip(exact, rows[some].tolist(), strict=True)
         ]
-    return np.asarray(before)
+    return before
 
 
 def _allowed(table: VectorTable, asked: Asked, used: int) -> Bools:
