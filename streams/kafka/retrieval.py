@@ -426,6 +426,7 @@ def _question(request: wire.Request) -> Question:
         request.languages,
         request.reasons,
         request.level,
+        request.explain,
     )
 
 

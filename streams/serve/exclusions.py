@@ -29,6 +29,16 @@ class Exclusions:
         """Return the accounts that no answer for this one may hold; a new set."""
         return {account}.union(*self._load(account).values())
 
+    def unnamed(self, account: str) -> set[str]:
+        """Return the accounts that are muted, blocked or reported in either direction; a new set."""
+        sets = self._load(account)
+        return set().union(*(sets[column, family] for column in (Column.OUT, Column.IN) for family in _IN))
+
+    def refused(self, account: str) -> set[str]:
+        """Return the accounts that this one muted, blocked or reported itself; a new set."""
+        sets = self._load(account)
+        return set().union(*(sets[Column.OUT, family] for family in _IN))
+
     def followed(self, account: str) -> set[str]:
         """Return the accounts that this one follows; not to be changed."""
         return self._load(account)[Column.OUT, FOLLOW]

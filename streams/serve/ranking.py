@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from kithstream.index.protocol import Hits, Queryable
-from kithstream.models.features import Rows
+from kithstream.models.features import Rows, join
 from kithstream.models.model import Model
 from kithstream.streams.engine.shard import Reads
 from kithstream.streams.errors import Unanswerable
-from kithstream.streams.serve.answers import Candidate, Question
+from kithstream.streams.serve.answers import BECAUSES, FULLY, Because, Candidate, Question
 from kithstream.streams.serve.exclusions import Exclusions
+from kithstream.streams.serve.why import Allowed, Group, Standing, Thinking, standings
 from kithstream.streams.state import profiles
 from kithstream.streams.state.reader import Glance, Reader
 
+NO_CANDIDATE: Final = "not a candidate"
 _POPULAR: Final = 10  # new followers of the day from which an answer tells them
 Glances = Callable[[Sequence[str], int], Sequence[Glance]]
 
@@ -29,7 +32,9 @@ class Asking(NamedTuple):
     vector: NDArray[np.float32]  # (dim,)
     step: int  # of the model that encoded it
     exclude: set[str]  # to be added to by the question
-    followed: set[str]
+    followed: set[str]  # those that may be named
+    groups: Sequence[Group] = ()  # n, of what it did, newest first; if it was asked for
+    without: NDArray[np.float32] | None = None  # (n, dim) its vector without each group
 
 
 class Ranked(NamedTuple):
@@ -58,9 +63,12 @@ class Ranker:
         self._exclusions = exclusions
         self._model = model
         self._index = index
+        self._thinking = Thinking(reads, reader)
 
-    def read(self, account: str, as_of: int) -> Asking:
+    def read(self, account: str, as_of: int, *, fully: bool = False) -> Asking:
         """Return what is known of an account. The caller sees to it that all of it belongs to one state.
+
+        `fully` adds what it would be without what it did.
 
         Raises Unanswerable for a deleted or deactivated one, KeyError if its partition is not here.
         """
@@ -70,9 +78,16 @@ class Ranker:
         if partition.profile(account).inactive:
             raise Unanswerable(f"account {account!r} is deactivated")
         rows = self._reader.read([account], as_of, unreciprocated=True)
-        encoded = self._model.encode_consumers(rows)
-        exclude = self._exclusions.of(account)
-        return Asking(rows, encoded.vectors[0], encoded.step, exclude, self._exclusions.followed(account))
+        exclude, unnamed = self._exclusions.of(account), self._exclusions.unnamed(account)
+        followed = self._exclusions.followed(account)
+        followed = followed - unnamed if unnamed else followed
+        if not fully:
+            encoded = self._model.encode_consumers(rows)
+            return Asking(rows, encoded.vectors[0], encoded.step, exclude, followed)
+        thought = self._thinking.read(account, as_of, unnamed)
+        encoded = self._model.encode_consumers(join([rows, thought.rows]))
+        vectors = encoded.vectors
+        return Asking(rows, vectors[0], encoded.step, exclude, followed, thought.groups, vectors[1:])
 
     def rank(self, question: Question, asking: Asking, as_of: int, tick: int, glances: Glances) -> Ranked:
         """Rank candidates for a question. Takes no lock; `glances` tells what reasons are made of."""
@@ -83,7 +98,40 @@ class Ranker:
             asking.vector, question.k, exclude=exclude, allow=question.allow, labels=labels
         )
         candidates = _explained(question, hits, asking, glances(hits.ids[: question.reasons], as_of))
+        if asking.without is not None:
+            most = min(FULLY, question.reasons)
+            limits = Allowed(exclude, question.allow, labels)
+            told = self.standings(asking, hits.ids[:most], limits, BECAUSES)
+            for at, standing in enumerate(told):
+                because: Sequence[Because] = standing.because if standing is not None else ()
+                candidates[at] = msgspec.structs.replace(candidates[at], because=because)
         return Ranked(candidates, hits.plan, hits.short, asking.step, tick)
+
+    def standings(
+        self, asking: Asking, candidates: Sequence[str], allowed: Allowed, most: int
+    ) -> list[Standing | None]:
+        """Return where candidates stand, and what carries them; takes no lock."""
+        assert asking.without is not None
+        if not candidates:
+            return []
+        vectors = np.concatenate([asking.vector[None, :], asking.without])
+        return standings(self._index, asking.groups, vectors, candidates, allowed, most)
+
+    def hidden(self, asking: Asking, candidate: str) -> str | None:
+        """Return why an account is never shown to the one that asks, in words that tell nothing private.
+
+        That somebody else blocked, muted or reported it reads as for any account that is nobody's candidate.
+        """
+        account = asking.rows.accounts[0]
+        if candidate == account:
+            return "it is the account itself"
+        if candidate in self._exclusions.followed(account):
+            return "you follow it"
+        if candidate in self._exclusions.refused(account):
+            return "not shown"
+        if candidate in asking.exclude or candidate not in self._index:
+            return NO_CANDIDATE
+        return None
 
 
 def _explained(question: Question, hits: Hits, asking: Asking, seen: Sequence[Glance]) -> list[Candidate]:
