@@ -38,14 +38,14 @@ def deeds(partition: Partition, account: str, most: int, silent: Collection[str]
     left the ledger and cannot be taken out.
     """
     found = {deed.key: deed for deed in _of_the_week(partition, account)}
+    if len(found) < most:
+        found.update((deed.key, deed) for deed in _of_before(partition, account))
     newest = FOLLOWEES + account.encode()
     follows = [
         ledger.edge_key(account, _FOLLOW, name, "")
         for _, name in partition.load_recents([newest])[newest].entries
     ]
     found.update((deed.key, deed) for deed in _edges(partition, follows))
-    if len(found) < most:
-        found.update((deed.key, deed) for deed in _of_before(partition, account))
     told = sorted((deed for deed in found.values() if deed.other not in silent), key=_newest_first)
     return told[:most]
 
