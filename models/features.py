@@ -212,19 +212,6 @@ def concatenate(parts: Sequence[ConsumerFeatures]) -> ConsumerFeatures:
     return ConsumerFeatures(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def join(parts: Sequence[Rows]) -> Rows:
-    """The rows of several reads as of one time, one after the other."""
-    joined: list[object] = []
-    for values in zip(*parts, strict=True):
-        if isinstance(values[0], np.ndarray):
-            joined.append(np.concatenate(values))
-        elif isinstance(values[0], int):
-            joined.append(max(values))
-        else:
-            joined.append(list(chain.from_iterable(values)))
-    return Rows(*joined)  # type: ignore[arg-type]  # each field is made of its own kind
-
-
 def producer_features(rows: Rows, index: RowIndex) -> ProducerFeatures:
     """Features of n candidates. A row's bits do not depend on the other rows."""
     n = len(rows.accounts)

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
 from kithstream.streams.config import EngineConfig
 from kithstream.streams.engine.actors import Actors
 from kithstream.streams.engine.deeds import Deed
 from kithstream.streams.engine.overlay import Overlay
 from kithstream.streams.engine.partition import WATERMARK, Partition, ReadCache
-from kithstream.streams.engine.replica import ReadStore
+from kithstream.streams.engine.replica import ReadStore, Replica
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.state.protocol import Column
 
 
 class Counterfactual:
-    """One partition over a store that is only read; as a `Reads` it answers for its own accounts alone.
+    """One partition over a store that is only read. One thread at a time.
 
-    One thread at a time. The caller sees to it that the store does not move between `refresh` and the last read.
+    The caller sees to it that the store does not move between `refresh` and the last read of what `without` gave.
     """
 
     def __init__(self, store: ReadStore, number: int, route: Route, config: EngineConfig) -> None:
-        self.route = route
         self.below = store
         self._overlay = Overlay(store)
         self.partition = Partition(self._overlay, number, route.partitions, config, salt=b"")
         self._actors = Actors(self.partition, route)
-
-    def at(self, number: int) -> Partition:
-        """Return the partition; raises KeyError for another one."""
-        if number != self.partition.number:
-            raise KeyError(number)
-        return self.partition
 
     def refresh(self) -> None:
         """See the store as it stands."""
@@ -42,9 +34,8 @@ class Counterfactual:
         partition.profiles = ReadCache(partition.config.row_cache)
         self._forget()
 
-    @contextmanager
-    def without(self, deeds: Iterable[Deed]) -> Iterator[None]:
-        """Read the state as if these had never been done; afterwards it is as it was.
+    def without(self, deeds: Iterable[Deed]) -> Overlay:
+        """Return the store as if these had never been done; the partition is as it was.
 
         Exactly what retracting them would leave in the account's own partition: its counters, newest followees,
         mutual follows. Other partitions are not told, so accounts there are as they are.
@@ -55,10 +46,36 @@ class Counterfactual:
                 [deed.key for deed in given if deed.column is Column.OUT],
                 [deed.key for deed in given if deed.column is Column.SAID],
             )
-            yield
+            return self._overlay.split()
         finally:
             self._forget()
 
     def _forget(self) -> None:
         self._overlay.forget()
         self.partition.forget()
+
+
+class Variants:
+    """One account in several states of its partition; a `Reads` in which each state is a partition of its own."""
+
+    def __init__(self, account: str, stores: Sequence[ReadStore], number: int) -> None:
+        self.names = [_Variant(account) for _ in stores]  # by which the states are read
+        self.route = Route(max(len(stores), 1))
+        self.route.update(zip(self.names, range(len(stores)), strict=True))
+        self._replicas = [Replica(store, number) for store in stores]
+
+    def at(self, number: int) -> Replica:
+        """Return the partition in one of the states."""
+        return self._replicas[number]
+
+
+class _Variant(str):
+    """An id that a store takes for the account's own and a dict for another one: many states in one read."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)

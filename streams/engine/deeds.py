@@ -5,7 +5,7 @@ Private signals are not read: they are no part of what can be told.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -30,8 +30,10 @@ class Deed(NamedTuple):
     key: bytes
 
 
-def deeds(partition: Partition, account: str, most: int, silent: Collection[str]) -> list[Deed]:
-    """Return the newest public deeds of an account, at most `most`, newest first; none about `silent` accounts.
+def deeds(partition: Partition, account: str, most: int, may_be_named: Callable[[str], bool]) -> list[Deed]:
+    """Return the newest public deeds of an account, at most `most`, newest first.
+
+    None is about an account that may not be named.
 
     Exact for follows and for the last week. Older likes and reposts are known to their edges alone, which no time
     orders: where the week has too few, `SCANNED` of each signal are looked at. Occurrences older than a week have
@@ -46,8 +48,8 @@ def deeds(partition: Partition, account: str, most: int, silent: Collection[str]
         for _, name in partition.load_recents([newest])[newest].entries
     ]
     found.update((deed.key, deed) for deed in _edges(partition, follows))
-    told = sorted((deed for deed in found.values() if deed.other not in silent), key=_newest_first)
-    return told[:most]
+    named = (deed for deed in sorted(found.values(), key=_newest_first) if may_be_named(deed.other))
+    return list(islice(named, most))
 
 
 def _newest_first(deed: Deed) -> tuple[int, bytes]:

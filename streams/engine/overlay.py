@@ -59,6 +59,13 @@ class Overlay:
     def checkpoint(self, path: Path) -> None:
         raise NotImplementedError("an overlay has no checkpoint: nothing of it is kept")
 
+    def split(self) -> Overlay:
+        """Return an overlay with the own writes, which this one has no more."""
+        other = Overlay(self._below)
+        other._values, self._values = self._values, other._values
+        other._dropped, self._dropped = self._dropped, other._dropped
+        return other
+
     def forget(self) -> None:
         """Drop every own write: what is below is seen as it is."""
         for own in self._values.values():

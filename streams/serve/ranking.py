@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kithstream.index.protocol import Hits, Queryable
-from kithstream.models.features import Rows, join
+from kithstream.models.features import Rows
 from kithstream.models.model import Model
 from kithstream.streams.engine.shard import Reads
 from kithstream.streams.errors import Unanswerable
@@ -28,7 +28,7 @@ Glances = Callable[[Sequence[str], int], Sequence[Glance]]
 class Asking(NamedTuple):
     """What one state says of the account that asks."""
 
-    rows: Rows
+    rows: Rows  # the first is the account
     vector: NDArray[np.float32]  # (dim,)
     step: int  # of the model that encoded it
     exclude: set[str]  # to be added to by the question
@@ -77,17 +77,15 @@ class Ranker:
             raise Unanswerable(f"account {account!r} was deleted", gone=True)
         if partition.profile(account).inactive:
             raise Unanswerable(f"account {account!r} is deactivated")
-        rows = self._reader.read([account], as_of, unreciprocated=True)
         exclude, unnamed = self._exclusions.of(account), self._exclusions.unnamed(account)
         followed = self._exclusions.followed(account)
         followed = followed - unnamed if unnamed else followed
-        if not fully:
-            encoded = self._model.encode_consumers(rows)
-            return Asking(rows, encoded.vectors[0], encoded.step, exclude, followed)
-        thought = self._thinking.read(account, as_of, unnamed)
-        encoded = self._model.encode_consumers(join([rows, thought.rows]))
-        vectors = encoded.vectors
-        return Asking(rows, vectors[0], encoded.step, exclude, followed, thought.groups, vectors[1:])
+        if fully:
+            groups, rows = self._thinking.read(account, as_of, unnamed)
+        else:
+            groups, rows = (), self._reader.read([account], as_of, unreciprocated=True)
+        vectors, step, _ = self._model.encode_consumers(rows)
+        return Asking(rows, vectors[0], step, exclude, followed, groups, vectors[1:] if fully else None)
 
     def rank(self, question: Question, asking: Asking, as_of: int, tick: int, glances: Glances) -> Ranked:
         """Rank candidates for a question. Takes no lock; `glances` tells what reasons are made of."""

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kithstream.index.protocol import Queryable
-from kithstream.models.features import Rows, join
+from kithstream.models.features import Rows
 from kithstream.streams.config import EngineConfig
-from kithstream.streams.engine.counterfactual import Counterfactual
+from kithstream.streams.engine.counterfactual import Counterfactual, Variants
 from kithstream.streams.engine.deeds import Deed, deeds
 from kithstream.streams.engine.shard import Reads
 from kithstream.streams.serve.answers import Because
@@ -37,10 +37,10 @@ class Group(NamedTuple):
 
 
 class Thought(NamedTuple):
-    """The account without each group of its deeds in turn."""
+    """The account as it is, and without each group of its deeds in turn."""
 
     groups: Sequence[Group]  # n
-    rows: Rows  # of n accounts, each the same one
+    rows: Rows  # of 1 + n accounts, each the same one
 
 
 class Allowed(NamedTuple):
@@ -67,23 +67,29 @@ class Thinking:
         self._reader = reader
         self._kept: dict[int, Counterfactual] = {}
 
-    def read(self, account: str, as_of: int, silent: Collection[str]) -> Thought:
+    def read(self, account: str, as_of: int, unnamed: Collection[str]) -> Thought:
         """Return the account without each of its newest public deeds, by whom they were about.
 
-        Nothing about `silent` accounts is considered. The caller sees to it that all of it is of one state.
+        Nothing about accounts that are unnamed or were deleted is considered. The caller sees to it that all of it is
+        of one state.
         """
-        thought = self._partition(self._reads.route[account])
-        reader = self._reader.over(thought)
+        number = self._reads.route[account]
+        partition, made = self._reads.at(number), self._partition(number)
+        silent: dict[str, bool] = dict.fromkeys(unnamed, True)
+
+        def may_be_named(other: str) -> bool:
+            if other not in silent:
+                silent[other] = partition.is_deleted(other)
+            return not silent[other]
+
         groups: dict[str, list[Deed]] = {}
-        for deed in deeds(thought.partition, account, CONSIDERED, silent):
+        for deed in deeds(made.partition, account, CONSIDERED, may_be_named):
             groups.setdefault(deed.other, []).append(deed)
-        parts = []
-        for group in groups.values():
-            with thought.without(group):
-                reader.forget([account])
-                parts.append(reader.read([account], as_of, unreciprocated=True))
+        states = [made.without(group) for group in ([], *groups.values())]
+        variants = Variants(account, states, number)
+        rows = self._reader.over(variants).read(variants.names, as_of, unreciprocated=True)
         return Thought(
-            [Group(*pair) for pair in groups.items()], join(parts) if parts else reader.read([], as_of)
+            [Group(*pair) for pair in groups.items()], rows._replace(accounts=[account] * len(states))
         )
 
     def _partition(self, number: int) -> Counterfactual:

@@ -39,7 +39,7 @@ Respond = Callable[[Says], Running]
 
 def answer(request: Request) -> Answer:
     because = [Because("eve", {"like": 2}, 9, 1.0, 3, 0.25, 2)]
-    candidates = [Candidate(f"for-{request.account}", 1.25, ["new"], because), Candidate("plain", 1.0)]
+    candidates = [Candidate(f"for-{request.account}", 1.25, ["new"], because), Candidate("plain", 1.0, [])]
     return Answer(request.account, candidates, 7, "m", 3, 2, "0:5", "exact", short=None)
 
 
