@@ -24,7 +24,7 @@ from bench.machine import machine
 from bench.serving import percentiles
 from kithstream.__main__ import ready
 from kithstream.streams.clock import StreamClock
-from kithstream.streams.config import Config, EngineConfig, IndexSection, ModelConfig
+from kithstream.streams.config import Config, ModelConfig
 from kithstream.streams.errors import Unanswerable
 from kithstream.streams.serve.answers import Candidate
 from kithstream.streams.serve.embedded import Embedded
@@ -41,7 +41,7 @@ def main() -> None:
     given = parser.parse_args()
     ready()
     torch.set_num_threads(1)
-    config = Config(EngineConfig(), model=ModelConfig(learn=False), index=IndexSection())
+    config = Config(model=ModelConfig(learn=False))
     clock = StreamClock()
     with tempfile.TemporaryDirectory() as folder, Embedded(Path(folder), config, clock=clock) as live:
         done: dict[str, int] = {}
