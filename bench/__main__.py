@@ -13,6 +13,7 @@ NAMES = (
     "index",
     "load",
     "recall",
+    "why",
     "yardsticks",
     "quality_lab",
     "ablation",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kithstream.index.exclude import Request
 from kithstream.index.protocol import Hits, IndexStats
+from kithstream.index.ranks import Asked, Ranks, ranks_of
 from kithstream.index.score import (
     Bools,
     Doubles,
@@ -263,6 +264,26 @@ class Reading:
         """The score of each id, NaN for an unknown one."""
         query, _ = checked_query(vector, self._table.dim)
         return scores_of(self._table, query.astype(np.float64), ids)
+
+    def ranks(
+        self,
+        vectors: Floats,
+        pairs: Sequence[tuple[int, str]],
+        *,
+        exclude: Collection[str] = (),
+        allow: Collection[str] | None = None,
+        labels: Collection[int] | None = None,
+    ) -> Ranks:
+        """Where ids stand for queries; see `Queryable`."""
+        checked = [checked_query(vector, self._table.dim) for vector in vectors]
+        queries = np.array([query for query, _ in checked], np.float32).reshape(-1, self._table.dim)
+        which = np.array([at for at, _ in pairs], np.int64)
+        if len(which) and not 0 <= which.min() <= which.max() < len(queries):
+            raise ValueError(f"a pair is of vector {which.max()}, there are {len(queries)}")
+        lengths = np.array([length for _, length in checked])
+        names = [name for _, name in pairs]
+        wide = queries.astype(np.float64)
+        return ranks_of(self._table, Asked(queries, wide, lengths, which, names, exclude, allow, labels))
 
     def vector(self, name: str) -> Floats:
         """A copy of the vector; `KeyError` for an unknown id."""

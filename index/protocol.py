@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
+from kithstream.index.ranks import Ranks
 from kithstream.index.score import Floats, Labels
 
 
@@ -58,6 +59,22 @@ class Queryable(Protocol):
 
     def scores(self, vector: Floats, ids: Sequence[str]) -> Floats:
         """The score of each id, NaN for an unknown one."""
+        ...
+
+    def ranks(
+        self,
+        vectors: Floats,
+        pairs: Sequence[tuple[int, str]],
+        *,
+        exclude: Collection[str] = (),
+        allow: Collection[str] | None = None,
+        labels: Collection[int] | None = None,
+    ) -> Ranks:
+        """Where ids stand for queries among everything allowed, in the order of `query`; exact under every plan.
+
+        `vectors` is (q, dim); a pair names the row of one and an id, which need not be allowed itself. Costs a
+        pass over all rows for all pairs together.
+        """
         ...
 
     def vector(self, name: str) -> Floats:

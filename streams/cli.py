@@ -422,6 +422,45 @@ def query(
         say(f"{len(answer.candidates)} of {k}: {answer.short}")
 
 
+@cli.command(epilog=example("kithstream why u7 u1 --path kin --at newest"))
+@click.argument("account")
+@click.argument("candidate")
+@directory
+@click.option("--after", default="", metavar="TOKEN", help="Explain from state that includes this token.")
+@click.option("--most", type=click.IntRange(0, 64), default=5, show_default=True, help="Reasons told.")
+@at
+@settings
+@as_json
+def why(
+    account: str,
+    candidate: str,
+    path: Path,
+    after: str,
+    most: int,
+    at: str,
+    config_file: Path | None,
+    options: tuple[str, ...],
+    machine: bool,
+) -> None:
+    """Explain why ACCOUNT is shown CANDIDATE: which of its own public signals carry it.
+
+    Each of its newest public deeds is taken out of a copy of its state in turn, and the candidate ranked again. Nothing
+    private is told: no private signal, nobody who is blocked, muted or reported in either direction.
+    """
+    import msgspec
+
+    config = read_settings(config_file, options)
+    with existing(path, config, at) as live, told():
+        explanation = live.why(account, candidate, after=after, most=most)
+    if machine:
+        click.echo(msgspec.json.encode(explanation))
+        return
+    from kithstream.streams.reasons import written
+
+    for line in written(explanation):
+        click.echo(line)
+
+
 @cli.command(epilog=example("kithstream inspect u7 --path kin --at newest"))
 @click.argument("account")
 @directory

@@ -33,6 +33,7 @@ SET = (
     "load",
     "replay",
     "query",
+    "why",
     "inspect",
     "train",
     "doctor",
@@ -162,8 +163,8 @@ def test_an_unknown_command_is_refused() -> None:
 
 
 def test_a_folder_without_a_runtime_is_refused(tmp_path: Path) -> None:
-    for name in ("query", "inspect"):
-        assert "holds no runtime" in refused(run(name, "u1", "--path", tmp_path))
+    for words in (["query", "u1"], ["why", "u1", "u2"], ["inspect", "u1"]):
+        assert "holds no runtime" in refused(run(*words, "--path", tmp_path))
     assert "holds no runtime" in refused(run("train", "--path", tmp_path, "--out", tmp_path / "m"))
     assert list(tmp_path.iterdir()) == []
 
@@ -341,6 +342,33 @@ def test_a_query_says_why_it_is_short(here: Path) -> None:
     result = run("query", "u7", "--path", "kin", "--at", "newest", "-k", 1000, "--language", "de")
     assert result.exit_code == 0
     assert " of 1000: " in result.stderr
+
+
+def test_the_example_of_why_works(here: Path) -> None:
+    words = example_of("why")
+    assert told(run(*words, "--json"))["account"] == "u7"
+    answer = told(run("query", "u7", "--path", "kin", "--at", "newest", "-k", 1, "--json"))["candidates"]
+    assert isinstance(answer, list)
+    words[words.index("u1")] = answer[0]["account"]
+    found = told(run(*words, "--json"))
+    assert (found["shown"], found["rank"], found["score"]) == (True, 1, answer[0]["score"])
+    because = found["because"]
+    assert isinstance(because, list)
+    first, *lines = run(*words).stdout.splitlines()
+    assert first == f"{answer[0]['account']} for u7: rank 1, score {answer[0]['score']:.3f}"
+    assert len(lines) == max(len(because), 1)
+    for line, one in zip(lines, because, strict=False):
+        assert line.startswith("  because you " if one["score_change"] > 0 else "  although you ")
+        assert one["account"] in line
+        assert f"rank {one['rank']}, score {one['score']:.3f}" in line
+
+
+def test_an_account_that_is_not_shown_is_told_to_be(here: Path) -> None:
+    line = run("why", "u7", "nobody", "--path", "kin", "--at", "newest")
+    assert line.stdout == "nobody is not shown to u7: not a candidate\n"
+    assert "token is 'x'" in refused(run("why", "u7", "u1", "--path", "kin", "--after", "x"))
+    assert "--most" in refused(run("why", "u7", "u1", "--path", "kin", "--most", "65"))
+    assert "candidate is 'vvv" in refused(run("why", "u7", "v" * 129, "--path", "kin"))
 
 
 def test_the_example_of_inspect_works(here: Path) -> None:

@@ -22,7 +22,7 @@ from kithstream.streams.errors import KithstreamError, NotYet, Unanswerable, Una
 from kithstream.streams.kafka.names import topics
 from kithstream.streams.kafka.wire import Failure, Reply, Request
 from kithstream.streams.serve import tokens
-from kithstream.streams.serve.answers import Answer, Level, Question, check
+from kithstream.streams.serve.answers import Answer, Explain, Level, Question, check
 
 WAY_BACK: Final = (
     0.1  # share of a deadline that the reply's own way is given: `not_yet` must arrive in time too
@@ -102,6 +102,7 @@ class RetrievalClient:
         allow: Sequence[str] | None = None,
         languages: Sequence[str] = (),
         reasons: int = 20,
+        explain: Explain = "short",
         deadline: float = 1.0,
     ) -> Answer:
         """Return whom an account should follow, from state that includes the token `after`.
@@ -110,7 +111,7 @@ class RetrievalClient:
         `deadline` seconds, Unanswerable for a deleted or deactivated account, ValueError for what cannot be asked,
         Unreachable.
         """
-        question = Question(account, k, after, exclude, allow, languages, reasons, level)
+        question = Question(account, k, after, exclude, allow, languages, reasons, level, explain)
         correlation, future = self._send(question, deadline)
         try:
             return future.result(deadline)
@@ -167,6 +168,7 @@ class RetrievalClient:
             allow=question.allow,
             languages=question.languages,
             reasons=question.reasons,
+            explain=question.explain,
             deadline_ms=deadline * (1 - WAY_BACK) * 1000,
         )
         raw, key = _encode(request), question.account.encode()

@@ -410,6 +410,43 @@ class Actors:
         self._finish(batch, out, partition.applied)
         touched.update(batch.touched)
 
+    def without(self, edges: Iterable[bytes], said: Iterable[bytes]) -> set[str]:
+        """Fold as if nobody had ever done these, whatever their age; return the accounts whose rows changed.
+
+        `edges` are keys of OUT, `said` keys of occurrences in SAID. No other partition is told: for a copy of the
+        state that is thrown away.
+        """
+        store = self._partition.store
+        batch = Batch(self._partition)
+        left: dict[bytes, bytes | None] = {}
+        unsaid: dict[bytes, bytes | None] = {}
+        first_edges: dict[bytes, tuple[bytes | None, Event, int]] = {}
+        first_said: dict[bytes, tuple[bytes | None, Event, int]] = {}
+        wanted = list(edges)
+        for key, value in zip(wanted, store.get(Column.OUT, wanted), strict=True):
+            if value is None:
+                continue
+            actor, letter_target, item = key.decode().split("\0")
+            about = Event("", "", actor, 0, target=letter_target[1:], item=item)
+            first_edges[key] = value, about, ord(letter_target[0]) - 65
+            for stamp in ledger.stamps_of(value):
+                if not ledger.is_undo(stamp):
+                    value = ledger.take_out(value, stamp)
+            left[key] = value
+        wanted = list(said)
+        for key, entry in zip(wanted, store.get(Column.SAID, wanted), strict=True):
+            if entry is None:
+                continue
+            actor, _, letter_target, item = key[4:].decode().split("\0")
+            about = Event("", "", actor, 0, target=letter_target[1:], item=item)
+            first_said[key] = entry, about, ord(letter_target[0]) - 65
+            unsaid[key] = b"\0\1"
+        out: dict[int, Frame] = {}
+        self._state_changes(first_edges, left, batch, out, [])
+        self._occurrence_changes(first_said, unsaid, batch, out)
+        self._finish(batch, {}, self._partition.applied)
+        return batch.touched
+
     def _consent(self, event: Event, next_offset: int, touched: set[str]) -> None:
         """Take in a profile that says whether the account's address book may be read."""
         partition = self._partition

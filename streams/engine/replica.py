@@ -20,6 +20,8 @@ class ReadStore(Protocol):
 
     def scan(self, column: Column, prefix: bytes) -> Iterator[tuple[bytes, bytes]]: ...
 
+    def scan_from(self, column: Column, prefix: bytes, begin: bytes) -> Iterator[tuple[bytes, bytes]]: ...
+
 
 class Replica:
     """Reads a partition's store as it stands; the caller says when it moves on, and calls `refresh` then."""

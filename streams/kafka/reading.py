@@ -99,7 +99,7 @@ class Reading:
             self._reader.forget([account])
             self._exclusions.drop(account)
             token = self._token(replica)
-            asking = self._ranker.read(account, as_of)
+            asking = self._ranker.read(account, as_of, fully=question.explain == "full")
         ranked = self._ranker.rank(question, asking, as_of, as_of // TICK, self._tail.glances)
         if self._tail.restarts != restarts:
             raise NotYet("a partition has another owner, whose vectors are not known yet")

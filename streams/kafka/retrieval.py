@@ -428,6 +428,7 @@ def _question(request: wire.Request) -> Question:
         request.languages,
         request.reasons,
         request.level,
+        request.explain,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from kithstream.streams.config import Config
-from kithstream.streams.serve.answers import Answer, Candidate, Level
+from kithstream.streams.serve.answers import Answer, Candidate, Explain, Level
 
 MOVED: Final = "kithstream-moved"  # header of a record that was brought to its own partition
 PROGRESS: Final = b"\0progress"  # key of a partition's progress among its vectors: no account holds a NUL
@@ -31,6 +31,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     allow: Sequence[str] | None = None
     languages: Sequence[str] = ()
     reasons: int = 20
+    explain: Explain = "short"
     deadline_ms: float = 1000.0  # from the record's timestamp; later nobody waits for the reply
 
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -19,11 +19,22 @@ from kithstream.streams.engine.engine import Acted, Change, Engine, Settled
 from kithstream.streams.events.wire import Event
 from kithstream.streams.serve.answers import Question
 from kithstream.streams.serve.exclusions import FOLLOW, Exclusions
-from kithstream.streams.serve.ranking import Ranked, Ranker
+from kithstream.streams.serve.ranking import NO_CANDIDATE, Ranked, Ranker
 from kithstream.streams.serve.vectors import Encoded, Vectors, every_account
+from kithstream.streams.serve.why import Allowed, Standing
 from kithstream.streams.state.reader import Glance
 
 GIVEN_WAY: Final = 0.0005  # seconds
+
+
+class Why(NamedTuple):
+    """Where a candidate stands, or why it stands nowhere."""
+
+    standing: Standing | None
+    hidden: str | None
+    considered: int  # deeds
+    step: int
+    tick: int
 
 
 class Candidates:
@@ -174,9 +185,22 @@ class Candidates:
     def rank(self, question: Question, as_of: int) -> Ranked:
         """Rank candidates for a question; the caller has checked its fields and its token."""
         with self.reading():
-            asking = self._ranker.read(question.account, as_of)
+            asking = self._ranker.read(question.account, as_of, fully=question.explain == "full")
             tick = self.tick
         return self._ranker.rank(question, asking, as_of, tick, self._glances)
+
+    def why(self, account: str, candidate: str, as_of: int, most: int) -> Why:
+        """Return where a candidate stands for an account, and at most so many of its deeds that carry it."""
+        ranker = self._ranker
+        with self.reading():
+            asking = ranker.read(account, as_of, fully=True)
+            hidden, tick = ranker.hidden(asking, candidate), self.tick
+        standing = None
+        if hidden is None:
+            (standing,) = ranker.standings(asking, [candidate], Allowed(asking.exclude), most)
+            hidden = NO_CANDIDATE if standing is None else None
+        considered = sum(len(group.deeds) for group in asking.groups)
+        return Why(standing, hidden, considered, asking.step, tick)
 
     def _glances(self, accounts: Sequence[str], as_of: int) -> Sequence[Glance]:
         with self.reading():

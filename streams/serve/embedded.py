@@ -40,8 +40,17 @@ from kithstream.streams.events import stamp
 from kithstream.streams.events.stamp import EventLike, wall_clock
 from kithstream.streams.load import CHUNK, Loaded, OnProgress, finish, load, next_row, unheard
 from kithstream.streams.serve import tokens
-from kithstream.streams.serve.answers import Answer, Question, check
+from kithstream.streams.serve.answers import (
+    BECAUSES,
+    Answer,
+    Explain,
+    Explanation,
+    Question,
+    check,
+    check_id,
+)
 from kithstream.streams.serve.candidates import Candidates
+from kithstream.streams.serve.why import CONSIDERED
 from kithstream.streams.sources import graph
 from kithstream.streams.state.ledger import HOUR
 from kithstream.streams.state.store import RocksStore
@@ -293,14 +302,17 @@ class Embedded:
         allow: Sequence[str] | None = None,
         languages: Sequence[str] = (),
         reasons: int = 20,
+        explain: Explain = "short",
         deadline: float | None = None,
     ) -> Answer:
         """Answer whom an account should follow, from state that includes the token `after`.
 
+        With `explain="full"` the first candidates also tell what the account did that carries them.
+
         Raises NotYet when the deadline (seconds) passes first, Unanswerable for a deleted or deactivated
         account, ValueError for a bad k, id or token.
         """
-        question = Question(account, k, after, exclude, allow, languages, reasons)
+        question = Question(account, k, after, exclude, allow, languages, reasons, explain=explain)
         return self.answer(question, deadline=deadline)
 
     def answer(self, question: Question, *, deadline: float | None = None) -> Answer:
@@ -320,6 +332,45 @@ class Embedded:
             token=tokens.write(dict(enumerate(visible))),
             plan=ranked.plan,
             short=ranked.short,
+        )
+
+    def why(
+        self,
+        account: str,
+        candidate: str,
+        *,
+        after: str = "",
+        most: int = BECAUSES,
+        deadline: float | None = None,
+    ) -> Explanation:
+        """Explain why an account is shown a candidate, or that it is not; with at most `most` reasons.
+
+        Raises NotYet when the deadline (seconds) passes first, Unanswerable for a deleted or deactivated asking
+        account, ValueError for a bad id, token or `most`.
+        """
+        check_id("account", account)
+        check_id("candidate", candidate)
+        if not 0 <= most <= CONSIDERED:
+            raise ValueError(f"most is {most}, expected 0 to {CONSIDERED}")
+        self._wait(tokens.read(after, self.partitions), deadline)
+        visible = self._visible
+        as_of = self.as_of
+        found = self.chain.why(account, candidate, as_of, most)
+        standing = found.standing
+        return Explanation(
+            account=account,
+            candidate=candidate,
+            shown=standing is not None,
+            hidden=found.hidden,
+            rank=None if standing is None else standing.rank,
+            score=None if standing is None else standing.score,
+            because=() if standing is None else standing.because,
+            considered=0 if standing is None else found.considered,
+            as_of=as_of,
+            model=self.chain.model.lineage,
+            step=found.step,
+            tick=found.tick,
+            token=tokens.write(dict(enumerate(visible))),
         )
 
     def _wait(self, ends: Mapping[int, int], deadline: float | None) -> None:

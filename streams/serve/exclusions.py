@@ -48,9 +48,23 @@ class Exclusions:
             found |= known.former
         return found
 
+    def unnamed(self, account: str) -> set[str]:
+        """Return the accounts that are muted, blocked or reported in either direction; a new set."""
+        sets = self._load(account).sets
+        return set().union(*(sets[column, family] for column in (Column.OUT, Column.IN) for family in _IN))
+
+    def refused(self, account: str) -> set[str]:
+        """Return the accounts that this one muted, blocked or reported itself; a new set."""
+        sets = self._load(account).sets
+        return set().union(*(sets[Column.OUT, family] for family in _IN))
+
     def followed(self, account: str) -> set[str]:
         """Return the accounts that this one follows; not to be changed."""
         return self._load(account).sets[Column.OUT, FOLLOW]
+
+    def former(self, account: str) -> set[str]:
+        """Return the accounts that this one followed once, if that keeps them out of its answers."""
+        return self._load(account).former if self._used_to_follow else set()
 
     def fading(self, account: str, as_of: int) -> dict[str, float | None]:
         """Return what the scores of some accounts lose at a time; None for those that are hidden still."""

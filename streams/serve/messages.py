@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from kithstream.streams.events import wire
 from kithstream.streams.events.wire import ID_BYTES
 from kithstream.streams.serve import tokens
-from kithstream.streams.serve.answers import MOST, Level, Question
+from kithstream.streams.serve.answers import FULLY, MOST, Explain, Level, Question
 
 Id = Annotated[str, Meta(min_length=1, max_length=ID_BYTES, pattern="^[^\\u0000]*$")]
 Ids = Annotated[Sequence[Id], Meta(max_length=MOST)]
@@ -44,6 +44,13 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reasons: Annotated[
         int, Meta(ge=0, le=MOST, description="How many of the first candidates come with reasons.")
     ] = 20
+    explain: Annotated[
+        Explain,
+        Meta(
+            description=f"`full` tells for each of the first {FULLY} candidates which of the account's own public "
+            "signals carry it, each by what would be without it."
+        ),
+    ] = "short"
     deadline_ms: Annotated[
         Annotated[float, Meta(ge=0)] | UnsetType,
         Meta(description="Longest wait for the state of `after`, in milliseconds."),
@@ -133,7 +140,15 @@ def question(account: str, asked: Asked) -> Question:
     """Return the question that a checked query asks."""
     allow = None if asked.allow is UNSET else asked.allow
     return Question(
-        account, asked.k, asked.after, asked.exclude, allow, asked.language, asked.reasons, asked.level
+        account,
+        asked.k,
+        asked.after,
+        asked.exclude,
+        allow,
+        asked.language,
+        asked.reasons,
+        asked.level,
+        asked.explain,
     )
 
 
@@ -204,5 +219,6 @@ def _explained(
         "deadline_ms": f"0 to {longest_ms:g}",
         "language": _TAG,
         "level": "vectors or state",
+        "explain": "short or full",
     }
     return WrongParameter(name, value, expected.get(name, _ID))

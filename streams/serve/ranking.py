@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,12 +16,14 @@ from kithstream.streams.config import RankingConfig
 from kithstream.streams.engine.shard import Reads
 from kithstream.streams.errors import Unanswerable
 from kithstream.streams.events.signals import Newest
-from kithstream.streams.serve.answers import Candidate, Question
+from kithstream.streams.serve.answers import BECAUSES, FULLY, Because, Candidate, Question
 from kithstream.streams.serve.exclusions import Exclusions
 from kithstream.streams.serve.fading import tiredness
+from kithstream.streams.serve.why import Allowed, Group, Standing, Thinking, standings
 from kithstream.streams.state import profiles
 from kithstream.streams.state.reader import Glance, Reader
 
+NO_CANDIDATE: Final = "not a candidate"
 _POPULAR: Final = 10  # new followers of the day from which an answer tells them
 Glances = Callable[[Sequence[str], int], Sequence[Glance]]
 
@@ -28,12 +31,14 @@ Glances = Callable[[Sequence[str], int], Sequence[Glance]]
 class Asking(NamedTuple):
     """What one state says of the account that asks."""
 
-    rows: Rows
+    rows: Rows  # the first is the account
     vector: NDArray[np.float32]  # (dim,)
     step: int  # of the model that encoded it
     exclude: set[str]  # to be added to by the question
-    followed: set[str]
+    followed: set[str]  # those that may be named
     losses: dict[str, float]  # what the scores of some accounts are lowered by, none of them excluded
+    groups: Sequence[Group] = ()  # n, of what it did, newest first; if it was asked for
+    without: NDArray[np.float32] | None = None  # (n, dim) its vector without each group
 
 
 class Ranked(NamedTuple):
@@ -64,9 +69,12 @@ class Ranker:
         self._exclusions = exclusions
         self._model = model
         self._index = index
+        self._thinking = Thinking(reads, reader)
 
-    def read(self, account: str, as_of: int) -> Asking:
+    def read(self, account: str, as_of: int, *, fully: bool = False) -> Asking:
         """Return what is known of an account. The caller sees to it that all of it belongs to one state.
+
+        `fully` adds what it would be without what it did.
 
         Raises Unanswerable for a deleted or deactivated one, KeyError if its partition is not here.
         """
@@ -75,16 +83,20 @@ class Ranker:
             raise Unanswerable(f"account {account!r} was deleted", gone=True)
         if partition.profile(account).inactive:
             raise Unanswerable(f"account {account!r} is deactivated")
-        rows = self._reader.read([account], as_of, unreciprocated=True)
-        encoded = self._model.encode_consumers(rows)
-        exclude = self._exclusions.of(account)
+        exclude, unnamed = self._exclusions.of(account), self._exclusions.unnamed(account)
         followed = self._exclusions.followed(account)
-        if gone := partition.deleted_of(
+        if gone := unnamed | partition.deleted_of(
             followed
-        ):  # reasons name nobody whose follows are still being removed
+        ):  # reasons name nobody whose follows are being removed
             followed = followed - gone
         losses = self._losses(account, exclude, as_of)
-        return Asking(rows, encoded.vectors[0], encoded.step, exclude, followed, losses)
+        if fully:
+            groups, rows = self._thinking.read(account, as_of, unnamed)
+        else:
+            groups, rows = (), self._reader.read([account], as_of, unreciprocated=True)
+        vectors, step, _ = self._model.encode_consumers(rows)
+        without = vectors[1:] if fully else None
+        return Asking(rows, vectors[0], step, exclude, followed, losses, groups, without)
 
     def _losses(self, account: str, exclude: set[str], as_of: int) -> dict[str, float]:
         """What scores are lowered by; adds to `exclude` whom the account is not to be shown for a while."""
@@ -124,8 +136,43 @@ class Ranker:
             del scored[question.k :]
         reasoned = [name for name, _ in scored[: question.reasons]]
         candidates = _explained(scored, asking, glances(reasoned, as_of))
+        if asking.without is not None:
+            most = min(FULLY, question.reasons)
+            limits = Allowed(exclude, question.allow, labels)
+            told = self.standings(asking, reasoned[:most], limits, BECAUSES)
+            for at, standing in enumerate(told):
+                because: Sequence[Because] = standing.because if standing is not None else ()
+                candidates[at] = msgspec.structs.replace(candidates[at], because=because)
         short = hits.short if len(scored) < question.k else None
         return Ranked(candidates, hits.plan, short, asking.step, tick)
+
+    def standings(
+        self, asking: Asking, candidates: Sequence[str], allowed: Allowed, most: int
+    ) -> list[Standing | None]:
+        """Return where candidates stand, and what carries them; takes no lock."""
+        assert asking.without is not None
+        if not candidates:
+            return []
+        vectors = np.concatenate([asking.vector[None, :], asking.without])
+        return standings(self._index, asking.groups, vectors, candidates, allowed, most)
+
+    def hidden(self, asking: Asking, candidate: str) -> str | None:
+        """Return why an account is never shown to the one that asks, in words that tell nothing private.
+
+        That somebody else blocked, muted or reported it reads as for any account that is nobody's candidate.
+        """
+        account = asking.rows.accounts[0]
+        if candidate == account:
+            return "it is the account itself"
+        if candidate in self._exclusions.followed(account):
+            return "you follow it"
+        if candidate in self._exclusions.former(account):
+            return "you followed it once"
+        if candidate in self._exclusions.refused(account):
+            return "not shown"
+        if candidate in asking.exclude or candidate not in self._index:
+            return NO_CANDIDATE
+        return None
 
 
 def _explained(

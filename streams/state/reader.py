@@ -77,6 +77,10 @@ class Reader:
         self._held = held
         self._views: ReadCache[_View] = ReadCache(remembered)
 
+    def over(self, held: Reads) -> Reader:
+        """Return a reader of the same kind over other partitions, which remembers nothing."""
+        return Reader(held, 1)
+
     def forget(self, accounts: Iterable[str]) -> None:
         """Take note that the rows of these accounts changed."""
         drop = self._views.drop

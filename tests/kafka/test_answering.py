@@ -80,6 +80,16 @@ def test_answers_equal_the_embedded_runtimes(tenant: KafkaConfig, tmp_path: Path
                     same = msgspec.to_builtins(live.candidates(answer["account"], 7))
                     for field in ("account", "candidates", "as_of", "model", "step", "tick", "plan", "short"):
                         assert msgspec.json.encode(answer[field]) == msgspec.json.encode(same[field])
+                told = 0
+                for name in CROWD:
+                    full = (await worker.ask(name, after=token, k="7", explain="full"))[1]
+                    clock[0] = full["as_of"]
+                    if clock[0] // TICK != tick:
+                        continue  # a minute ended meanwhile
+                    same = msgspec.to_builtins(live.candidates(name, 7, explain="full"))
+                    assert msgspec.json.encode(full["candidates"]) == msgspec.json.encode(same["candidates"])
+                    told += sum(len(candidate.get("because", ())) for candidate in full["candidates"])
+                assert told > 12 or clock[0] // TICK != tick
 
     run(ask())
 

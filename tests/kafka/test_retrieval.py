@@ -16,7 +16,7 @@ from kithstream.streams.errors import KithstreamError, NotYet, Unanswerable, Una
 from kithstream.streams.kafka.local import LocalKafka
 from kithstream.streams.kafka.names import topics
 from kithstream.streams.kafka.wire import Failure, Reply, Request
-from kithstream.streams.serve.answers import Answer, Candidate, Question
+from kithstream.streams.serve.answers import Answer, Because, Candidate, Question
 
 PATIENCE = 20.0  # seconds: what must be answered is; only a hang is not
 Says = Callable[[Request], bytes | Reply | None]
@@ -38,7 +38,8 @@ Respond = Callable[[Says], Running]
 
 
 def answer(request: Request) -> Answer:
-    candidates = [Candidate(f"for-{request.account}", 1.25, ["new"])]
+    because = [Because("eve", {"like": 2}, 9, 1.0, 3, 0.25, 2)]
+    candidates = [Candidate(f"for-{request.account}", 1.25, ["new"], because), Candidate("plain", 1.0, [])]
     return Answer(request.account, candidates, 7, "m", 3, 2, "0:5", "exact", short=None)
 
 
@@ -61,6 +62,7 @@ def test_an_answer_comes_back_whole(tenant: KafkaConfig, respond: Respond) -> No
             allow=["y", "z"],
             languages=["pt-BR"],
             reasons=3,
+            explain="full",
             deadline=PATIENCE,
         )
         request = responder.asked[0]
@@ -79,6 +81,7 @@ def test_an_answer_comes_back_whole(tenant: KafkaConfig, respond: Respond) -> No
         allow=["y", "z"],
         languages=["pt-BR"],
         reasons=3,
+        explain="full",
         deadline_ms=PATIENCE * 900,  # a tenth is the reply's own way back
     )
     route = Route(3)

@@ -372,6 +372,25 @@ def test_k_and_reasons_bound_the_answer(client: Client) -> None:
     assert told == [True, False, False]
 
 
+def test_a_full_explanation_tells_which_signals_carry_the_first_candidates(client: Client) -> None:
+    common = [{**FOLLOW, "actor": "why", "target": target} for target in ("hub", "spoke")]
+    common += [{"signal": "like", "actor": "why", "target": "hub", "item": item} for item in "ab"]
+    others = [{**FOLLOW, "actor": "hub", "target": f"told {n}"} for n in range(7)]
+    token = client.post([*common, *others]).json()["token"]
+    asked = {"after": token, "k": 7, "allow": [f"told {n}" for n in range(7)]}
+    plain = client.get("/v1/candidates/why", params=asked).json()["candidates"]
+    full = client.get("/v1/candidates/why", params={**asked, "explain": "full"}).json()["candidates"]
+    assert not any("because" in candidate for candidate in plain)
+    assert ["because" in candidate for candidate in full] == [True] * 5 + [False] * 2
+    assert [candidate["account"] for candidate in full] == [candidate["account"] for candidate in plain]
+    first = {because["account"]: because for because in full[0]["because"]}
+    assert first["hub"]["signals"] == {"follow": 1, "like": 2}
+    assert first["hub"]["score_change"] == full[0]["score"] - first["hub"]["score"]
+    assert first["hub"]["rank"] - first["hub"]["rank_change"] == 1
+    few = client.get("/v1/candidates/why", params={**asked, "explain": "full", "reasons": 2}).json()
+    assert ["because" in candidate for candidate in few["candidates"]] == [True] * 2 + [False] * 5
+
+
 def test_languages_filter(client: Client) -> None:
     token = client.post([
         {"signal": "profile", "actor": "lang-pt", "language": "pt-BR"},
@@ -401,6 +420,7 @@ def test_languages_filter(client: Client) -> None:
         ("exclude=" + "%C3%A9" * 65, "exclude", "é" * 65),
         ("allow=", "allow", ""),
         ("allow=a%00b", "allow", "a\0b"),
+        ("explain=long", "explain", "long"),
         ("language=english", "language", "english"),
         ("language=en%0A", "language", "en\n"),
         ("exclude=%ff", "exclude", "%ff"),

@@ -1,4 +1,4 @@
-"""The store's contract, on dicts and on RocksDB alike."""
+"""The store's contract, on dicts, on RocksDB and on what lies over another store alike."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kithstream.streams.config import StoreConfig
+from kithstream.streams.engine.overlay import Overlay
 from kithstream.streams.errors import StoreRefused
 from kithstream.streams.state.memory import MemoryStore
 from kithstream.streams.state.protocol import Column, Dropped, Store
@@ -31,7 +32,7 @@ WRITES = st.lists(
 )
 
 
-@pytest.fixture(params=["memory", "rocks"])
+@pytest.fixture(params=["memory", "rocks", "overlay"])
 def make(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[], Store]]:
@@ -40,6 +41,8 @@ def make(
     def build() -> Store:
         if request.param == "memory":
             made.append(MemoryStore())
+        elif request.param == "overlay":
+            made.append(Overlay(MemoryStore()))
         else:
             made.append(RocksStore(tmp_path_factory.mktemp("store"), StoreConfig()))
         return made[-1]
