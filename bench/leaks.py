@@ -231,17 +231,25 @@ def written(ends: dict[int, int]) -> str:
 
 
 def world(given: argparse.Namespace) -> tuple[list[dict[str, str]], list[Pair]]:
-    """Return follows after which the accounts of the pairs are everybody's first candidates, and the pairs."""
+    """Return events after which the accounts of the pairs are each other's first candidates, and the pairs.
+
+    They are followed by most, speak a language of their own, and act themselves.
+    """
     rng = random.Random(given.seed)
     known = [f"c{number}" for number in range(given.known)]
-    follows = []
-    for number in range(given.accounts):
-        others = {f"a{rng.randrange(given.accounts)}" for _ in range(6)} - {f"a{number}"}
+    many = [f"a{number}" for number in range(given.accounts)]
+    events = [{"signal": "profile", "actor": name, "language": "pt"} for name in many]
+    events += [{"signal": "profile", "actor": name, "language": "en"} for name in known]
+    for actor in many:
+        others = set(rng.sample(many, 6)) - {actor}
         for target in (*rng.sample(known, int(given.known * 0.8)), *sorted(others)):
-            follows.append({"signal": "follow", "actor": f"a{number}", "target": target})
+            events.append({"signal": "follow", "actor": actor, "target": target})
+    for actor in known:
+        for target in rng.sample(many, len(many) // 10):
+            events.append({"signal": "follow", "actor": actor, "target": target})
     route = Route(PARTITIONS)
     pairs = [Pair(a, b) for a in known for b in known if a < b and route[a] != route[b]]
-    return follows, pairs
+    return events, pairs
 
 
 def write_log(kafka: KafkaConfig, file: BinaryIO) -> dict[tuple[int, int], str]:
@@ -294,8 +302,8 @@ def run(given: argparse.Namespace) -> dict[str, object]:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kithstream-bench-")))
         worker = started(stack, kafka, scratch, PARTITIONS, 1)[0]
         publisher = stack.enter_context(EventPublisher(kafka, linger=0.001))
-        follows, pairs = world(given)
-        publisher.publish(follows)
+        events, pairs = world(given)
+        publisher.publish(events)
         settle(publisher, [worker])
         file = stack.enter_context(open(folder / "answers.jsonl", "wb"))
         ends = ends_by_partition(publisher, worker.get)

@@ -184,13 +184,20 @@ def test_it_agrees_with_a_recount_of_every_cut(data: st.DataObject) -> None:
     names = ("block", "unblock", "mute", "unmute", "follow", "unfollow", "retract")
     drawn = data.draw(
         st.lists(
-            st.tuples(st.sampled_from(names), st.booleans(), st.integers(0, 9), st.integers(0, 9)), max_size=10
+            st.tuples(st.sampled_from(names), st.booleans(), st.integers(0, 9), st.integers(0, 9)),
+            max_size=10,
         )
     )
     log: list[Logged] = []
     for offset, (signal, mine, time, of) in enumerate(drawn):
         actor, target = ("ann", "bob") if mine else ("bob", "ann")
-        one = {"id": str(offset), "signal": signal, "actor": actor, "target": target, "time": time * 100 + offset}
+        one = {
+            "id": str(offset),
+            "signal": signal,
+            "actor": actor,
+            "target": target,
+            "time": time * 100 + offset,
+        }
         if signal == "retract":
             one["retracts"] = str(of)
             own = [each for _, _, each in log if each["id"] == str(of)]
@@ -204,7 +211,9 @@ def test_it_agrees_with_a_recount_of_every_cut(data: st.DataObject) -> None:
 
 
 def test_it_imports_nothing_of_what_it_checks() -> None:
-    code = "import bench.leak_checker, sys; print([n for n in sys.modules if n.split('.')[0] == 'kithstream'])"
+    code = (
+        "import bench.leak_checker, sys; print([n for n in sys.modules if n.split('.')[0] == 'kithstream'])"
+    )
     root = Path(leak_checker.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
