@@ -76,26 +76,37 @@ class Bench:
         self._ends = [0] * PARTITIONS
         self._number = count()
 
+    def parts(self, events: Sequence[Event]) -> list[list[Record]]:
+        """Return events as records, by partition."""
+        parts: list[list[Record]] = [[] for _ in range(PARTITIONS)]
+        for event in events:
+            self.now = max(self.now, int(str(event["time"])))
+            parts[self.engine.route[str(event["actor"])]].append(Record(self.now, _encode(event)))
+        return parts
+
+    def apply(self, parts: Sequence[Sequence[Record]]) -> None:
+        """Let the actors' stages fold a batch; raises ValueError for an event that cannot be used."""
+        for number, records in enumerate(parts):
+            if records:
+                acted = self.engine.apply(number, records, self._ends[number])
+                wrong = [dead for dead in acted.dead if dead.reason != "deleted"]
+                if wrong:
+                    raise ValueError(f"an event of the bench cannot be used: {wrong[0]}")
+                self._ends[number] += len(records)
+
+    def put(self, events: Sequence[Event]) -> None:
+        """Apply events without exchanging what follows from them."""
+        self.apply(self.parts(events))
+
     def fold(self, events: Sequence[Event], batch: int) -> list[tuple[int, float]]:
         """Fold events in batches; return of each how many events and CPU seconds it was."""
-        calls = []
-        for first in range(0, len(events), batch):
-            parts: list[list[Record]] = [[] for _ in range(PARTITIONS)]
-            part = events[first : first + batch]
-            for event in part:
-                self.now = max(self.now, int(str(event["time"])))
-                parts[self.engine.route[str(event["actor"])]].append(Record(self.now, _encode(event)))
-            calls.append((len(part), parts))
+        cut = [events[first : first + batch] for first in range(0, len(events), batch)]
+        calls = [(len(part), self.parts(part)) for part in cut]
         gc.collect()
         spent = []
         for size, parts in calls:
             began = time.process_time()
-            for number, records in enumerate(parts):
-                if records:
-                    acted = self.engine.apply(number, records, self._ends[number])
-                    if acted.dead:
-                        raise ValueError(f"an event of the bench cannot be used: {acted.dead[0]}")
-                    self._ends[number] += len(records)
+            self.apply(parts)
             self.engine.exchange()
             self.engine.work()
             self.engine.exchange()
