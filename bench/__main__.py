@@ -15,6 +15,13 @@ NAMES = (
     "recall",
     "yardsticks",
     "quality_lab",
+    "signals",
+    "refresh",
+    "memory",
+    "cold",
+    "resistance",
+    "leaks",
+    "leak_checker",
 )
 
 
