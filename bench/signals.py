@@ -102,7 +102,6 @@ class Bench:
         """Fold events in batches; return of each how many events and CPU seconds it was."""
         cut = [events[first : first + batch] for first in range(0, len(events), batch)]
         calls = [(len(part), self.parts(part)) for part in cut]
-        gc.collect()
         spent = []
         for size, parts in calls:
             began = time.process_time()
@@ -185,6 +184,7 @@ def measured(bench: Bench, events: Sequence[Event]) -> dict[str, object]:
     """Fold events, a quarter of them in batches of few; return what they cost."""
     given = bench.given
     before = bench.sizes()
+    gc.collect()
     border = max(len(events) * 3 // 4, 1)
     many = bench.fold(events[:border], given.batch)
     few = bench.fold(events[border:] or events[:border], given.few)
@@ -200,8 +200,8 @@ def measured(bench: Bench, events: Sequence[Event]) -> dict[str, object]:
     }
 
 
-def by_signal(bench: Bench) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield each signal, undo and control with its costs."""
+def by_signal(bench: Bench) -> Iterator[tuple[str, list[Event]]]:
+    """Yield each signal, undo and control with events to fold before the next is asked for."""
     size, only = bench.given.events, bench.given.only
 
     def wanted(*names: str) -> bool:
@@ -216,9 +216,9 @@ def by_signal(bench: Bench) -> Iterator[tuple[str, dict[str, object]]]:
         if signal.name in undos or not wanted(signal.name, undo or ""):
             continue  # an undo that is a signal of its own comes behind what it undoes
         pairs = bench.pairs(size)
-        yield signal.name, measured(bench, bench.events(signal.name, pairs))
+        yield signal.name, bench.events(signal.name, pairs)
         if undo is not None:
-            yield undo, measured(bench, bench.events(undo, shuffled(pairs)))
+            yield undo, bench.events(undo, shuffled(pairs))
     for signal in [s for s in SIGNALS if s.name in ("follow", "reply")]:
         if wanted("retract"):
             done = bench.events(signal.name, bench.pairs(int(size * SLOW["retract"])))
@@ -226,11 +226,11 @@ def by_signal(bench: Bench) -> Iterator[tuple[str, dict[str, object]]]:
             taken = bench.events("retract", [(str(event["actor"]), "") for event in done])
             for event, what in zip(taken, done, strict=True):
                 event["retracts"] = what["id"]
-            yield f"retract of {signal.name}", measured(bench, taken)
+            yield f"retract of {signal.name}", taken
     for name in CONTROLS:
         if name != "retract" and wanted(name):
             share = int(size * SLOW.get(name, 1.0))
-            yield name, measured(bench, bench.controls(name, max(min(share, bench.config.accounts // 4), 1)))
+            yield name, bench.controls(name, max(min(share, bench.config.accounts // 4), 1))
 
 
 def edges(folder: Path, given: argparse.Namespace, named: Callable[[int], str]) -> dict[str, object]:
@@ -290,9 +290,9 @@ def main() -> None:
         bench.fold(list(islice(stream, given.warm)), given.batch)
         if not given.only or "mix" in given.only:
             costs["mix"] = measured(bench, list(islice(stream, 2 * given.events)))
-        for signal, told in by_signal(bench):
-            costs[signal] = told
-            print(signal, told, file=sys.stderr)
+        for signal, events in by_signal(bench):
+            costs[signal] = measured(bench, events)
+            print(signal, costs[signal], file=sys.stderr)
         bench.close()
         found = {}
         if given.edges:
