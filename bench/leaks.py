@@ -120,9 +120,16 @@ class Connection(asyncio.Protocol):
         if self._answered is not None and not self._answered.done():
             self._answered.set_exception(error or ConnectionResetError("the worker closed a connection"))
 
+    def close(self) -> None:
+        """Hang up."""
+        if self._transport is not None:
+            self._transport.close()
+
     async def get(self, target: str) -> tuple[int, bytes]:
-        """Return status and body."""
+        """Return status and body; raises ConnectionError where the worker has hung up."""
         assert self._transport is not None
+        if self._transport.is_closing():
+            raise ConnectionResetError("the worker closed a connection")
         self._answered = asyncio.get_running_loop().create_future()
         self._transport.write(f"GET {target} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
         return await self._answered
@@ -159,23 +166,22 @@ class Asking:
 
     async def run(self) -> float:
         """Ask and publish until enough was asked; return the seconds it took."""
-        loop = asyncio.get_running_loop()
         began = time.perf_counter()
         until = began + (self.given.seconds or float("inf"))
-        made = [
-            await loop.create_connection(Connection, "127.0.0.1", self._port)
-            for _ in range(self.given.clients)
-        ]
         async with asyncio.TaskGroup() as group:
-            for _, connection in made:
-                group.create_task(self._ask(connection, until))
             self._group = group
-        for transport, _ in made:
-            transport.close()
+            for _ in range(self.given.clients):
+                group.create_task(self._ask(until))
         return time.perf_counter() - began
 
-    async def _ask(self, connection: Connection, until: float) -> None:
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(Connection, "127.0.0.1", self._port)
+        return connection
+
+    async def _ask(self, until: float) -> None:
         rng, given = self._rng, self.given
+        connection = await self._connect()
         while self._asked < given.queries and time.perf_counter() < until:
             self._asked += 1
             if self._asked % given.every == 0 and sum(self._flying.values()) < IN_FLIGHT:
@@ -187,9 +193,13 @@ class Asking:
             turn, kept_out = pair.turns, pair.kept_out(account) and not pair.publishing
             sent = "" if given.sabotage == "tokens" else after
             began = time.perf_counter()
-            status, body = await connection.get(
-                f"/v1/candidates/{account}?k={given.k}&reasons=0&level={level}&after={sent}"
-            )
+            try:
+                status, body = await connection.get(
+                    f"/v1/candidates/{account}?k={given.k}&reasons=0&level={level}&after={sent}"
+                )
+            except ConnectionError:
+                status, body = 0, b'{"error":"lost"}'
+                connection = await self._connect()
             got = _got(body)
             self.times[level].append(time.perf_counter() - began)
             told: int | str = status if status == 200 else got.error
@@ -202,6 +212,9 @@ class Asking:
                 self.planted += 1
             row = (account, about, after, level, told, got.token, written(ends), names)
             self._file.write(_line(row) + b"\n")
+            if self._asked % 50_000 == 0:
+                print(f"{self._asked} asked, {len(self.published)} published", file=sys.stderr)
+        connection.close()
 
     async def _publish(self) -> None:
         pair = self._rng.choice(self.pairs)
