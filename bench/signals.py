@@ -15,7 +15,7 @@ starts; a CPU second is the whole process's: decoding, both ledgers, rows, Rocks
   to the horizon (said, heard) goes after 7 days.
 
 `edges` are the bytes of a state edge on either side, in stores that hold nothing else, with the ids of the
-simulator and with ids of 36 characters. Prints one JSON object.
+simulator and with ids of 36 characters; a like's item is named after its target. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Final, NamedTuple
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -142,7 +143,7 @@ class Bench:
 
     def events(self, signal: str, pairs: Sequence[tuple[str, str]], **fields: object) -> list[Event]:
         """Return events of one signal, one a pair, after everything folded so far."""
-        item = {"item": "post1"} if signal in NEEDS_ITEM else {}
+        keyed = signal in NEEDS_ITEM
         return [
             {
                 "id": f"b{next(self._number)}",
@@ -150,7 +151,7 @@ class Bench:
                 "actor": actor,
                 "target": target,
                 "time": self.now + STEP * (place + 1),
-                **item,
+                **({"item": f"{target}.{crc32(actor.encode()) % 1000}"} if keyed else {}),
                 **fields,
             }
             for place, (actor, target) in enumerate(pairs)
