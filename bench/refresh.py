@@ -7,7 +7,7 @@ An account with so many follows tells another language; its follows are sent aga
 `engine.job_edges` a partition and step. CPU milliseconds of a refresh (median of `--times`), split into the sender's
 part and the targets', microseconds an edge, and the bytes of the frames. Then rounds of `--batch` events of everybody
 (full mix) are folded as the embedded runtime folds them, one step of background work each: how much longer the
-longest round is while jobs of the largest degree run than without. Prints one JSON object.
+longest round is while jobs of the largest degree run than without, by the wall's clock and in CPU. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.machine import machine
 from bench.signals import PARTITIONS, Bench, Event
@@ -77,21 +78,34 @@ def refresh(bench: Bench, name: str, language: str) -> Refresh:
     return Refresh(sender * 1000, targets * 1000, size, steps)
 
 
-def rounds(bench: Bench, calls: Sequence[Sequence[Event]], changes: Sequence[Event]) -> list[float]:
-    """Fold rounds of events, the changes before the first; return the wall milliseconds of each."""
-    spent = []
+def rounds(
+    bench: Bench, calls: Sequence[Sequence[Event]], changes: Sequence[Event]
+) -> dict[str, NDArray[np.float64]]:
+    """Fold rounds of events, the changes before the first; return the milliseconds of each by clock."""
+    spent: dict[str, list[float]] = {"wall": [], "cpu": []}
     if changes:
         bench.put(changes)
         bench.engine.exchange()
     for call in calls:
         parts = bench.parts(call)
-        began = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         bench.apply(parts)
         bench.engine.exchange()
         if bench.engine.work():
             bench.engine.exchange()
-        spent.append((time.perf_counter() - began) * 1000)
-    return spent
+        spent["wall"].append((time.perf_counter() - wall) * 1000)
+        spent["cpu"].append((time.process_time() - cpu) * 1000)
+    return {name: np.array(values) for name, values in spent.items()}
+
+
+def told(alone: NDArray[np.float64], beside: NDArray[np.float64]) -> dict[str, object]:
+    """Return how long rounds take alone and beside jobs, and by how much the longest of these is delayed."""
+    usual = float(np.median(alone))
+    return {
+        "alone": {"median": round(usual, 1), "max": round(float(alone.max()), 1)},
+        "beside_jobs": {"first": beside[:8].round(1).tolist(), "max": round(float(beside.max()), 1)},
+        "longest_delay": round(float(beside.max()) - usual, 1),
+    }
 
 
 def main() -> None:
@@ -146,12 +160,7 @@ def main() -> None:
                 **settings,
                 "job_edges": bench.engine.config.job_edges,
                 "by_degree": by_degree,
-                "round_ms_alone": {"median": round(float(np.median(alone)), 1), "max": round(max(alone), 1)},
-                "round_ms_beside_jobs": {
-                    "first": [round(one, 1) for one in beside[:8]],
-                    "max": round(max(beside), 1),
-                },
-                "longest_delay_ms": round(max(beside) - float(np.median(alone)), 1),
+                "round_ms": {clock: told(alone[clock], beside[clock]) for clock in alone},
             }
         )
     )
