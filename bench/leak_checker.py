@@ -273,12 +273,18 @@ def told(verdict: Verdict) -> dict[str, Any]:
     return {**verdict._asdict(), "named": named, "void": verdict.void}
 
 
+def peak() -> int:
+    """Return the most memory that this process has held, in MiB."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) >> 10
+
+
 def main() -> None:
     """Check two files and print what was found; exits with 1 where something leaked or nothing could."""
     if len(sys.argv) != 3:
         raise SystemExit("usage: python -m bench.leak_checker LOG ANSWERS")
     verdict = check(lines(Path(sys.argv[1])), lines(Path(sys.argv[2])))
-    print(json.dumps(told(verdict), indent=1))
+    print(json.dumps({**told(verdict), "checker_mb": peak()}, indent=1))
     raise SystemExit(1 if verdict.leaks or verdict.void else 0)
 
 

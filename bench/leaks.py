@@ -5,10 +5,10 @@
     python -m bench.leaks --queries 20000 --sabotage tokens     (what is counted if no token is sent)
     python -m bench.leaks --queries 20000 --sabotage answers    (or forbidden accounts are written into answers)
 
-One worker, three partitions. Some accounts are followed by nearly everybody, so that they are the first candidates
-of each other; every two of them that live in different partitions are a pair. On the pairs blocks, mutes, reports
-and follows come and go; each publish returns a token, and questions for both sides carry the newest of their pair
-from then on, most of them right after it was given. What was asked and answered goes into a file, the topic's
+One worker or more, three partitions. Some accounts are followed by nearly everybody, so that they are the first
+candidates of each other; every two of them that live in different partitions are a pair. On the pairs blocks, mutes,
+reports and follows come and go; each publish returns a token, and questions for both sides carry the newest of their
+pair from then on, most of them right after it was given. What was asked and answered goes into a file, the topic's
 records into another, and `bench.leak_checker`, which imports nothing of the project, counts leaks.
 
 A run is void if nothing could have leaked: no pair was ever kept out, or none was shown before its first
@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import subprocess
 import sys
@@ -35,12 +34,13 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from bench.kafka import busy, cluster, percentiles, settle, started
+from bench.kafka import FULL, Worker, busy, cluster, owned, percentiles, settle
 from bench.machine import machine
 from kithstream.streams.clients import EventPublisher
 from kithstream.streams.config import KafkaConfig
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.kafka.names import topics
+from kithstream.streams.serve.http import FORWARDED
 
 PARTITIONS: Final = 3
 DOS: Final = {"block": "unblock", "mute": "unmute", "report": "withdraw_report", "follow": "unfollow"}
@@ -48,6 +48,7 @@ UNDONE: Final = 0.8  # of the events on a pair that is kept apart bring it neare
 VECTORS: Final = 0.1  # of the questions wait for every candidate's vector as well
 HOT: Final = 6  # questions about a pair right after its token was given
 IN_FLIGHT: Final = 16  # publishes at a time
+TUNED: Final = ("worker.push_rate=0",)  # nobody reads pushed lists here
 
 
 class Named(msgspec.Struct):
@@ -140,7 +141,7 @@ class Asking:
 
     def __init__(
         self,
-        port: int,
+        ports: dict[int, int],
         publisher: EventPublisher,
         pairs: list[Pair],
         ends: dict[int, int],
@@ -153,7 +154,7 @@ class Asking:
         self.times: dict[str, list[float]] = {"state": [], "vectors": []}
         self.statuses: Counter[str] = Counter()
         self.planted = 0
-        self._port = port
+        self._ports = ports  # of the worker that answers for a partition
         self._publisher = publisher
         self._file = file
         self._rng = random.Random(given.seed)
@@ -174,14 +175,14 @@ class Asking:
                 group.create_task(self._ask(until))
         return time.perf_counter() - began
 
-    async def _connect(self) -> Connection:
+    async def _connect(self, port: int) -> Connection:
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(Connection, "127.0.0.1", self._port)
+        _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
         return connection
 
     async def _ask(self, until: float) -> None:
         rng, given = self._rng, self.given
-        connection = await self._connect()
+        connections = {port: await self._connect(port) for port in set(self._ports.values())}
         while self._asked < given.queries and time.perf_counter() < until:
             self._asked += 1
             if self._asked % given.every == 0 and sum(self._flying.values()) < IN_FLIGHT:
@@ -192,14 +193,15 @@ class Asking:
             after = written(pair.token)
             turn, kept_out = pair.turns, pair.kept_out(account) and not pair.publishing
             sent = "" if given.sabotage == "tokens" else after
+            port = self._ports[self._route[account]]
             began = time.perf_counter()
             try:
-                status, body = await connection.get(
+                status, body = await connections[port].get(
                     f"/v1/candidates/{account}?k={given.k}&reasons=0&level={level}&after={sent}"
                 )
             except ConnectionError:
                 status, body = 0, b'{"error":"lost"}'
-                connection = await self._connect()
+                connections[port] = await self._connect(port)
             got = _got(body)
             self.times[level].append(time.perf_counter() - began)
             told: int | str = status if status == 200 else got.error
@@ -214,7 +216,8 @@ class Asking:
             self._file.write(_line(row) + b"\n")
             if self._asked % 50_000 == 0:
                 print(f"{self._asked} asked, {len(self.published)} published", file=sys.stderr)
-        connection.close()
+        for connection in connections.values():
+            connection.close()
 
     async def _publish(self) -> None:
         pair = self._rng.choice(self.pairs)
@@ -284,7 +287,7 @@ def write_log(kafka: KafkaConfig, file: BinaryIO) -> dict[tuple[int, int], str]:
 
 
 def judged(folder: Path) -> dict[str, object]:
-    """Run the checker as a process of its own; return what it says, with its seconds and its memory."""
+    """Run the checker as a process of its own; return what it says, and its seconds."""
     command = [
         sys.executable,
         "-m",
@@ -293,15 +296,10 @@ def judged(folder: Path) -> dict[str, object]:
         str(folder / "answers.jsonl"),
     ]
     began = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) as process:
-        assert process.stdout is not None
-        said = process.stdout.read()
-        _, status, spent = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in (0, 1) or not said:
-        raise RuntimeError(f"the checker ended with {process.returncode}")
-    seconds = round(time.perf_counter() - began, 1)
-    return {**json.loads(said), "checker_seconds": seconds, "checker_mb": round(spent.ru_maxrss / 1024)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1], check=False)
+    if done.returncode not in (0, 1) or not done.stdout:
+        raise RuntimeError(f"the checker ended with {done.returncode}")
+    return {**json.loads(done.stdout), "checker_seconds": round(time.perf_counter() - began, 1)}
 
 
 def run(given: argparse.Namespace) -> dict[str, object]:
@@ -313,21 +311,29 @@ def run(given: argparse.Namespace) -> dict[str, object]:
         folder.mkdir(parents=True, exist_ok=True)
         kafka = cluster(stack, PARTITIONS)
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kithstream-bench-")))
-        worker = started(stack, kafka, scratch, PARTITIONS, 1)[0]
+        options = [*FULL, *given.option]
+        workers = [
+            stack.enter_context(Worker(kafka, scratch / str(number), PARTITIONS, options))
+            for number in range(given.workers)
+        ]
+        workers[0].until(lambda: shared(workers), "for the partitions to be shared")
+        for worker in workers:
+            worker.ready()
         publisher = stack.enter_context(EventPublisher(kafka, linger=0.001))
         events, pairs = world(given)
         publisher.publish(events)
-        settle(publisher, [worker])
+        settle(publisher, workers)
         file = stack.enter_context(open(folder / "answers.jsonl", "wb"))
-        ends = ends_by_partition(publisher, worker.get)
-        asking = Asking(worker.port, publisher, pairs, ends, file, given)
-        before = busy([worker])
+        ends = ends_by_partition(publisher, workers[0].get)
+        asking = Asking(owners(workers), publisher, pairs, ends, file, given)
+        before = busy(workers)
         seconds = asyncio.run(asking.run())
-        cores = {name: round((spent - before[name]) / seconds, 2) for name, spent in busy([worker]).items()}
+        cores = {name: round((spent - before[name]) / seconds, 2) for name, spent in busy(workers).items()}
         file.flush()
         with open(folder / "log.jsonl", "wb") as log:
             ids = write_log(kafka, log)
-        worker.stop()
+        for worker in workers:
+            worker.stop()
         misplaced = sum(ids.get((number, offset)) != name for number, offset, name in asking.published)
         verdict = judged(folder)
     asked = sum(asking.statuses.values())
@@ -346,19 +352,43 @@ def run(given: argparse.Namespace) -> dict[str, object]:
         "state": percentiles(asking.times["state"]),
         "vectors": percentiles(asking.times["vectors"]),
         "cores_used": cores,
+        "retrieval_cpu_us_per_question": round(cores["retrieval"] * seconds / asked * 1e6),
         **verdict,
     }
 
 
-def ends_by_partition(publisher: EventPublisher, get: Callable[[str], tuple[int, object]]) -> dict[int, int]:
-    """Publish one event to each partition and return the ends it leaves; nobody else publishes."""
+def shared(workers: list[Worker]) -> bool:
+    """True if each worker answers for some partitions, and all of them for all."""
+    counts = [owned(worker) for worker in workers]
+    return min(counts) > 0 and sum(counts) == PARTITIONS
+
+
+def owners(workers: list[Worker]) -> dict[int, int]:
+    """Return the port of each partition's owner: who answers for its accounts and does not pass the question on."""
+    found: dict[int, int] = {}
+    for number, account in one_of_each().items():
+        for worker in workers:
+            if worker.get(f"/v1/candidates/{account}", {FORWARDED: "1"})[0] == 200:
+                found[number] = worker.port
+    if len(found) < PARTITIONS:
+        raise RuntimeError(f"of {PARTITIONS} partitions {sorted(found)} are answered for")
+    return found
+
+
+def one_of_each() -> dict[int, str]:
+    """Return an account of each partition."""
     route, found = Route(PARTITIONS), dict[int, str]()
     for number in count():
         found.setdefault(route[f"e{number}"], f"e{number}")
         if len(found) == PARTITIONS:
-            break
+            return found
+    raise AssertionError("there are accounts for ever")
+
+
+def ends_by_partition(publisher: EventPublisher, get: Callable[[str], tuple[int, object]]) -> dict[int, int]:
+    """Publish one event to each partition and return the ends it leaves; nobody else publishes."""
     token = publisher.publish(
-        [{"signal": "follow", "actor": actor, "target": "c0"} for actor in found.values()]
+        [{"signal": "follow", "actor": actor, "target": "c0"} for actor in one_of_each().values()]
     )
     status, body = get(f"/v1/candidates/c0?k=1&after={token}")
     assert status == 200, body
@@ -372,6 +402,7 @@ def main() -> None:
     )
     parser.add_argument("--queries", type=int, default=50_000)
     parser.add_argument("--seconds", type=float, default=0.0, help="Stop then at the latest; 0 is never.")
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument(
         "--clients", type=int, default=32, help="Connections, each with one question at a time."
     )
@@ -380,6 +411,9 @@ def main() -> None:
     parser.add_argument("--known", type=int, default=20, help="Accounts that are in pairs.")
     parser.add_argument("--k", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "-o", dest="option", action="append", default=list(TUNED), help="Settings of the worker."
+    )
     parser.add_argument("--sabotage", choices=("tokens", "answers"))
     parser.add_argument("--keep", help="Directory for the two files; without it they are deleted.")
     given = parser.parse_args()

@@ -7,7 +7,8 @@ An account with so many follows tells another language; its follows are sent aga
 `engine.job_edges` a partition and step. CPU milliseconds of a refresh (median of `--times`), split into the sender's
 part and the targets', microseconds an edge, and the bytes of the frames. Then rounds of `--batch` events of everybody
 (full mix) are folded as the embedded runtime folds them, one step of background work each: how much longer the
-longest round is while jobs of the largest degree run than without, by the wall's clock and in CPU. Prints one JSON object.
+longest round is while jobs of the largest degree run than without, by the wall's clock and in CPU. Prints one JSON
+object.
 """
 
 from __future__ import annotations
