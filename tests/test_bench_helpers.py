@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import random
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import torch
-from bench import cold, memory, refresh, resistance, signals
+from bench import cold, leaks, memory, refresh, resistance, signals
 from bench.__main__ import NAMES
 
 from kithstream.streams.engine.partition import ROW_IN
@@ -163,3 +164,33 @@ def test_a_refresh_sends_every_follow_again(tmp_path: Path) -> None:
     assert done.bytes > 30 * 20
     assert done.steps == 1
     bench.close()
+
+
+# -- leaks ---------------------------------------------------------------------------------------------------
+
+
+def test_events_of_a_pair_do_and_undo_in_turn_and_tell_whom_they_keep_out() -> None:
+    pair, rng = leaks.Pair("ann", "bob"), random.Random(0)
+    on: set[tuple[str, str, str]] = set()
+    undone = {undo: do for do, undo in leaks.DOS.items()}
+    seen = set()
+    for _ in range(500):
+        signal, actor, target = pair.next_event(rng)
+        assert {actor, target} == {"ann", "bob"}
+        edge = undone.get(signal, signal), actor, target
+        assert (signal in undone) == (edge in on)
+        on ^= {edge}
+        seen.add((signal, actor))
+        for account, other in (("ann", "bob"), ("bob", "ann")):
+            kept = {do for do, by, _ in on if do != "follow"} or ("follow", account, other) in on
+            assert pair.kept_out(account) == bool(kept)
+    assert len(seen) == 16
+
+
+def test_the_world_s_pairs_live_in_different_partitions() -> None:
+    events, pairs = leaks.world(argparse.Namespace(seed=0, known=12, accounts=50))
+    route = leaks.Route(leaks.PARTITIONS)
+    assert pairs
+    assert all(route[one] != route[other] for one, other in (pair.sides for pair in pairs))
+    followed = {event["target"] for event in events if event["signal"] == "follow"}
+    assert followed >= {side for pair in pairs for side in pair.sides}
