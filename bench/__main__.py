@@ -17,6 +17,13 @@ NAMES = (
     "yardsticks",
     "quality_lab",
     "ablation",
+    "signals",
+    "refresh",
+    "memory",
+    "cold",
+    "resistance",
+    "leaks",
+    "leak_checker",
 )
 
 

@@ -28,6 +28,7 @@ COMMANDS = dict(commands(cli))
 ACTING = sorted(name for name, command in COMMANDS.items() if not isinstance(command, click.Group))
 # Those that take settings.
 SET = (
+    "audit",
     "demo",
     "serve",
     "load",

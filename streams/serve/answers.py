@@ -66,7 +66,8 @@ class Explanation(msgspec.Struct, frozen=True):
 
     Score, rank and reasons are there for accounts that are shown. The newest deeds are considered, by the account
     that they were about; those that change nothing are not told. Nothing private is: no private signal of anybody,
-    nobody who is muted, blocked or reported in either direction.
+    nobody who is muted, blocked or reported in either direction. So scores and ranks are those of the towers: what an
+    answer takes off for what was shown and ignored, or not of interest, is not in them.
     """
 
     account: str

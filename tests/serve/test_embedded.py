@@ -15,13 +15,13 @@ from promises import agree, expected, held
 from soup import ACCOUNTS, DAY, START, soup
 
 from kithstream.models.ages import TICK
-from kithstream.streams.config import Config, EngineConfig, IndexSection, ModelConfig
+from kithstream.streams.config import Config, EngineConfig, IndexSection, ModelConfig, RankingConfig
 from kithstream.streams.errors import GapInLog, InvalidEvent, NotYet, StoreRefused, Unanswerable, WrongLayout
 from kithstream.streams.events.wire import Event
 from kithstream.streams.serve.embedded import Embedded, restore
 
 CONFIG = Config(model=ModelConfig(learn=False), index=IndexSection(background=False))
-LEARNING = Config(index=IndexSection(background=False))
+LEARNING = Config(index=IndexSection(background=False), ranking=RankingConfig(fatigue=0))
 Open = Callable[..., Embedded]
 
 

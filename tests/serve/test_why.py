@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from promises import expected
 from soup import ACCOUNTS, DAY, START, soup
 
-from kithstream.streams.config import Config, IndexSection, ModelConfig
+from kithstream.streams.config import Config, IndexSection, ModelConfig, RankingConfig
 from kithstream.streams.errors import NotYet, Unanswerable
 from kithstream.streams.events.signals import BY_NAME
 from kithstream.streams.events.wire import Event
@@ -21,7 +21,11 @@ from kithstream.streams.serve.answers import BECAUSES, FULLY, Because, Explanati
 from kithstream.streams.serve.embedded import Embedded
 from kithstream.streams.serve.why import CONSIDERED
 
-CONFIG = Config(model=ModelConfig(learn=False), index=IndexSection(background=False))
+CONFIG = Config(
+    model=ModelConfig(learn=False),
+    index=IndexSection(background=False),
+    ranking=RankingConfig(fatigue=0),  # scores and ranks of explanations are those of the towers
+)
 NOW = START + 7 * DAY
 PUBLIC = {name for name, signal in BY_NAME.items() if signal.public}
 PRIVATE = set(BY_NAME) - PUBLIC
