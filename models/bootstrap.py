@@ -71,7 +71,9 @@ AVOIDED: Final[dict[str, float]] = {
 }
 ENGAGED_HALVES: Final = 10  # buckets of age after which an engagement counts half: 2^10 minutes is 17 hours
 DISTASTE: Final = 0.15  # of what falls on the account itself falls on the community it is known for
+COUNTRY: Final = 0.5
 INTEREST: Final = 2.0
+PEERS: Final = 0.5  # others of what it is known for itself
 SKETCHED: Final = 0.5  # an account whom the candidate's first followers are followed by
 
 
@@ -101,8 +103,8 @@ def set_day_zero(tower: Tower) -> None:
         tower.pooling.fill_(0.5)
         tower.language[one] = LANGUAGE
         tower.language[PSI.index("out_empty")] = STRANGER
-        tower.place.copy_(torch.tensor([1.0, 0.5, 0.3, 0.3]))
-        tower.community.copy_(torch.tensor([1.0, 0.5, INTEREST, 0.5, DISTASTE]))
+        tower.country.fill_(COUNTRY)
+        tower.community.copy_(torch.tensor([INTEREST, PEERS, DISTASTE]))
         same = torch.zeros(tower.config.id_dim, SKETCH)
         same.fill_diagonal_(SKETCHED**0.5)
         tower.producer_sketch[:, :SKETCH] = same

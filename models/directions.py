@@ -25,28 +25,29 @@ def _directions(count: int, dim: int, seed: int) -> NDArray[np.float32]:
     return table.astype(np.float32)
 
 
-LANGUAGE: Final = _directions(LANGUAGES, LANGUAGE_DIM, 1729)  # (LANGUAGES, LANGUAGE_DIM)
-COUNTRY: Final = _directions(COUNTRIES, LANGUAGE_DIM, 1730)  # (COUNTRIES, LANGUAGE_DIM)
+_LANGUAGE: Final = _directions(LANGUAGES, LANGUAGE_DIM, 1729)
+_COUNTRY: Final = _directions(COUNTRIES, LANGUAGE_DIM, 1730)
+PLACE: Final = np.concatenate((_LANGUAGE, _COUNTRY))  # (LANGUAGES + COUNTRIES, LANGUAGE_DIM)
 COMMUNITY: Final = _directions(COMMUNITIES, COMMUNITY_DIM, 1731)  # (COMMUNITIES, COMMUNITY_DIM)
 
 
-def language_places(codes: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Return the rows of languages in their table, 0 for none."""
+def of_languages(codes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the rows of languages in `PLACE`, 0 for none."""
     return codes % np.int32(LANGUAGES)
 
 
-def country_places(codes: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Return the rows of countries in their table, 0 for none."""
-    return codes % np.int32(COUNTRIES)
+def of_countries(codes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the rows of countries in `PLACE`; that of none has no direction."""
+    return codes % np.int32(COUNTRIES) + np.int32(LANGUAGES)
 
 
-def community_places(communities: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Return the rows of communities in their table; -1, which is none, has row 0.
+def of_communities(communities: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the rows of communities in `COMMUNITY`; -1, which is none, has row 0.
 
-    >>> community_places(np.array([-1, 0, 4094, 4095], np.int32)).tolist()
+    >>> of_communities(np.array([-1, 0, 4094, 4095], np.int32)).tolist()
     [0, 1, 4095, 1]
     """
-    return np.where(communities < 0, 0, 1 + communities % (COMMUNITIES - 1)).astype(np.int32)
+    return np.where(communities < 0, np.int32(0), 1 + communities % np.int32(COMMUNITIES - 1))
 
 
 def blend(
@@ -54,6 +55,7 @@ def blend(
     places: NDArray[np.int32],  # (n, k)
     weights: NDArray[np.float32],  # (n, k)
 ) -> NDArray[np.float32]:
-    """Return (n, dim) weighted sums of directions, added in their order: a row's bits are its own."""
-    total: NDArray[np.float32] = (table.take(places, axis=0) * weights[:, :, None]).sum(axis=1)
+    """Return (n, dim) weighted sums of directions; the bits of a row do not depend on the others."""
+    # One small product per row, always of the same shape: it does not matter which rows are together.
+    total: NDArray[np.float32] = np.matmul(weights[:, None, :], table.take(places, axis=0))[:, 0]
     return total

@@ -155,6 +155,9 @@ RATES: Final[tuple[tuple[str, str, float, float], ...]] = (
 COUNTED: Final = (*ENGAGING, "unlike", "impression")  # families whose counts are features of a candidate
 LIGHT: Final = 3.0  # events of an account, at a half-life of 30 d, from which it is light and not near-zero
 HEAVY: Final = 30.0  # from which it is heavy
+AUDIENCE: Final = 0.5  # of a candidate's place is its audience's language, beside 1 of its own
+HOME: Final = 0.3  # and its country
+FAME: Final = 0.5  # of a candidate's communities is what it is known for itself, beside 1 of its audience's
 FEW: Final = 8.0  # accounts in a sketch from which on it fades: its noise grows with their number
 _SPREAD: Final = 295.6  # length of one projection: sqrt(16 (256^2 - 1) / 12)
 
@@ -165,7 +168,6 @@ _ACTIVE: Final = 5  # the half-life by which an account is light or heavy: 30 d
 _ENGAGING: Final = [FAMILY[name] for name in ENGAGING]
 _REFUSING: Final = [FAMILY[name] for name in NEGATIVE]
 _COUNTED: Final = [FAMILY[name] for name in COUNTED]
-_MEETING: Final = [FAMILY["follow"], *_ENGAGING, *_REFUSING]
 _RATED: Final = [FAMILY[name] for name, _, _, _ in RATES]
 
 
@@ -262,9 +264,14 @@ class Schema(msgspec.Struct, frozen=True):
     pooled_communities: int = POOLED_COMMUNITIES
     sketch: int = SKETCH
     few: float = FEW
-    language_directions: tuple[int, int] = directions.LANGUAGE.shape
-    country_directions: tuple[int, int] = directions.COUNTRY.shape
-    community_directions: tuple[int, int] = directions.COMMUNITY.shape
+    mixture: tuple[tuple[str, float], ...] = (("audience", AUDIENCE), ("home", HOME), ("fame", FAME))
+    directions: tuple[int, ...] = (
+        directions.LANGUAGES,
+        directions.COUNTRIES,
+        directions.LANGUAGE_DIM,
+        directions.COMMUNITIES,
+        directions.COMMUNITY_DIM,
+    )
     transforms: str = "v2"  # raised when a formula below changes without a change of name
 
     @property
@@ -291,11 +298,8 @@ class ProducerFeatures(NamedTuple):
     buckets: NDArray[np.int32]  # (n, len(TABLES)) positions in the joined bias table
     followers: NDArray[np.int32]  # (n, FOLLOWERS)
     followees: NDArray[np.int32]  # (n, POOLED_FOLLOWEES)
-    languages: NDArray[np.int32]  # (n,) places in the table of directions; so are the next and `known_for`
-    countries: NDArray[np.int32]  # (n,)
-    audience_languages: NDArray[np.float32]  # (n, 8) directions of its followers' languages
-    known_for: NDArray[np.int32]  # (n,)
-    communities: NDArray[np.float32]  # (n, 12) directions of its audience's communities
+    places: NDArray[np.float32]  # (n, 8) directions of its language, its audience's and its country
+    communities: NDArray[np.float32]  # (n, 12) directions of its audience's communities and its own
     sketches: NDArray[np.float32]  # (n, 2 SKETCH) of who follows it, and of whom it follows
 
 
@@ -315,10 +319,10 @@ class ConsumerFeatures(NamedTuple):
     avoided: NDArray[np.int32]  # (n, AVOIDED)
     avoided_families: NDArray[np.int32]  # (n, AVOIDED), 0 where nobody is
     avoided_ages: NDArray[np.int32]  # (n, AVOIDED) buckets
-    avoided_communities: NDArray[np.int32]  # (n, AVOIDED) places in the table of directions
-    languages: NDArray[np.int32]  # (n,) places in the table of directions; so are the next two
-    countries: NDArray[np.int32]  # (n,)
-    known_for: NDArray[np.int32]  # (n,)
+    avoided_communities: NDArray[np.int32]  # (n, AVOIDED) rows of `directions.COMMUNITY`
+    known_for: NDArray[np.int32]  # (n,) rows of the same
+    languages: NDArray[np.int32]  # (n,) rows of `directions.PLACE`
+    countries: NDArray[np.int32]  # (n,) rows of the same
     interests: NDArray[np.float32]  # (n, 12) directions of its interests
     following: NDArray[np.float32]  # (n, SKETCH) of whom it follows
 
@@ -360,17 +364,8 @@ def producer_features(rows: Rows, index: RowIndex) -> ProducerFeatures:
         buckets=_bias_buckets(rows),
         followers=_neighbours(rows.followers, FOLLOWERS, index),
         followees=_neighbours([r[:POOLED_FOLLOWEES] for r in rows.followees], POOLED_FOLLOWEES, index),
-        languages=directions.language_places(rows.languages),
-        countries=directions.country_places(rows.countries),
-        audience_languages=directions.blend(
-            directions.LANGUAGE, directions.language_places(rows.audience_languages), rows.audience_shares
-        ),
-        known_for=directions.community_places(rows.known_for),
-        communities=directions.blend(
-            directions.COMMUNITY,
-            directions.community_places(rows.communities[:, :POOLED_COMMUNITIES]),
-            rows.community_weights[:, :POOLED_COMMUNITIES],
-        ),
+        places=_places(rows),
+        communities=_communities(rows),
         sketches=np.concatenate(
             (_sketch(rows.audience, rows.degrees[:, 0]), _sketch(rows.following, rows.degrees[:, 1])), axis=1
         ),
@@ -379,29 +374,56 @@ def producer_features(rows: Rows, index: RowIndex) -> ProducerFeatures:
 
 def consumer_features(rows: Rows, index: RowIndex) -> ConsumerFeatures:
     """Features of n asking accounts. A row's bits do not depend on the other rows."""
+    ages = (rows.unreciprocated_ages, rows.followee_ages, rows.engaged_ages, rows.avoided_ages)
+    buckets = age_buckets(np.concatenate(ages, axis=1))
+    returning, following, engaging, avoiding = np.split(buckets, _AGE_CUTS, axis=1)
     return ConsumerFeatures(
         rows=index.rows_of(rows.accounts),
         psi=_psi(rows),
         unreciprocated=_neighbours(rows.unreciprocated, UNRECIPROCATED, index),
-        unreciprocated_ages=age_buckets(rows.unreciprocated_ages),
+        unreciprocated_ages=returning,
         followers=_neighbours(rows.followers, FOLLOWERS, index),
         followees=_neighbours(rows.followees, FOLLOWEES, index),
-        followee_ages=age_buckets(rows.followee_ages),
+        followee_ages=following,
         engaged=_neighbours(rows.engaged, ENGAGED, index),
         engaged_families=np.maximum(rows.engaged_families, 0),
-        engaged_ages=age_buckets(rows.engaged_ages),
+        engaged_ages=engaging,
         avoided=_neighbours(rows.avoided, AVOIDED, index),
         avoided_families=np.maximum(rows.avoided_families, 0),
-        avoided_ages=age_buckets(rows.avoided_ages),
-        avoided_communities=directions.community_places(rows.avoided_communities),
-        languages=directions.language_places(rows.languages),
-        countries=directions.country_places(rows.countries),
-        known_for=directions.community_places(rows.known_for),
+        avoided_ages=avoiding,
+        avoided_communities=directions.of_communities(rows.avoided_communities),
+        known_for=directions.of_communities(rows.known_for),
+        languages=directions.of_languages(rows.languages),
+        countries=directions.of_countries(rows.countries),
         interests=directions.blend(
-            directions.COMMUNITY, directions.community_places(rows.interests), rows.interest_weights
+            directions.COMMUNITY, directions.of_communities(rows.interests), rows.interest_weights
         ),
         following=_sketch(rows.following, rows.degrees[:, 1]),
     )
+
+
+def _places(rows: Rows) -> NDArray[np.float32]:
+    n = len(rows.accounts)
+    places = np.empty((n, AUDIENCE_LANGUAGES + 2), np.int32)
+    weights = np.empty(places.shape, np.float32)
+    places[:, 0] = directions.of_languages(rows.languages)
+    places[:, 1] = directions.of_countries(rows.countries)
+    places[:, 2:] = directions.of_languages(rows.audience_languages)
+    weights[:, 0] = 1.0
+    weights[:, 1] = HOME
+    np.multiply(rows.audience_shares, np.float32(AUDIENCE), out=weights[:, 2:])
+    return directions.blend(directions.PLACE, places, weights)
+
+
+def _communities(rows: Rows) -> NDArray[np.float32]:
+    n = len(rows.accounts)
+    communities = np.empty((n, POOLED_COMMUNITIES + 1), np.int32)
+    weights = np.empty(communities.shape, np.float32)
+    communities[:, 0] = rows.known_for
+    communities[:, 1:] = rows.communities[:, :POOLED_COMMUNITIES]
+    weights[:, 0] = FAME
+    weights[:, 1:] = rows.community_weights[:, :POOLED_COMMUNITIES]
+    return directions.blend(directions.COMMUNITY, directions.of_communities(communities), weights)
 
 
 def _psi(rows: Rows) -> NDArray[np.float32]:
@@ -410,7 +432,7 @@ def _psi(rows: Rows) -> NDArray[np.float32]:
     top = x[:n]
     done = rows.families[:, OUT]  # (n, FAMILIES, 5)
     flat = rows.families.reshape(n, 2 * FAMILIES * len(AGGREGATES))
-    liked, disliked = _sum(flat, OUT, _ENGAGING, _LONG), _sum(flat, OUT, _REFUSING, _LONG)
+    liked, disliked = flat.take(_LIKED, axis=1).sum(axis=1), flat.take(_DISLIKED, axis=1).sum(axis=1)
     top[:, 0] = 0.0
     top[:, 1:3] = rows.degrees[:, 0:2]
     top[:, 3] = _minutes(rows.last[:, OUT])
@@ -419,10 +441,10 @@ def _psi(rows: Rows) -> NDArray[np.float32]:
     top[:, 8] = rows.counts[:, OUT, 1, 4]
     top[:, 9] = rows.counts[:, OUT, 2, 4]
     top[:, 10:12] = done[:, FAMILY["follow"], [_DAY, _LONG]]
-    top[:, 12] = _sum(flat, OUT, _ENGAGING, _SHORT)
-    top[:, 13] = _sum(flat, OUT, _ENGAGING, _DAY)
+    top[:, 12] = flat.take(_LIKED_LATELY, axis=1).sum(axis=1)
+    top[:, 13] = flat.take(_LIKED_TODAY, axis=1).sum(axis=1)
     top[:, 14] = liked
-    top[:, 15] = _sum(flat, OUT, _REFUSING, _DAY)
+    top[:, 15] = flat.take(_DISLIKED_TODAY, axis=1).sum(axis=1)
     top[:, 16] = disliked
     top[:, 17] = done[:, FAMILY["unfollow"], _LONG]
     top[:, 18] = done[:, FAMILY["notification_open"], _LONG]
@@ -452,11 +474,11 @@ def _quality(rows: Rows) -> NDArray[np.float32]:
     followers = rows.degrees[:, 0].astype(np.float32)
     met = rows.families.reshape(n, 2 * FAMILIES * len(AGGREGATES))  # (n, 2 FAMILIES 5), IN first
     top[:, :_EVENTS] = met.take(_READ, axis=1)
-    for place, window in enumerate((_WEEK, _EVER)):
+    for place, meetings in enumerate(_MEETINGS):
         first = _EVENTS + rates * place
         top[:, first] = followers + top[:, rates * place]
-        top[:, first + 1 : first + rates] = _sum(met, IN, _MEETING, window)[:, None]
-    top[:, _ENGAGED] = _sum(met, IN, _ENGAGING, _LONG)
+        top[:, first + 1 : first + rates] = met.take(meetings, axis=1).sum(axis=1)[:, None]
+    top[:, _ENGAGED] = met.take(_ENGAGING_LONG, axis=1).sum(axis=1)
     top[:, _FOLLOWED] = followers
     x += _QUALITY_OFFSET
     shares = np.minimum(np.maximum(rows.audience_shares, np.float32(1e-6)), np.float32(1.0))
@@ -475,13 +497,6 @@ def _quality(rows: Rows) -> NDArray[np.float32]:
     quality[:, -2] = rows.community_weights.max(axis=1)
     quality[:, -1] = rows.known_for >= 0
     return quality
-
-
-def _sum(flat: NDArray[np.float32], way: int, families: Sequence[int], window: int) -> NDArray[np.float32]:
-    """(n,) decayed counts of families together; `flat` is `Rows.families` as (n, 2 FAMILIES 5)."""
-    columns = np.array([(way * FAMILIES + family) * len(AGGREGATES) + window for family in families])
-    total: NDArray[np.float32] = flat.take(columns, axis=1).sum(axis=1)
-    return total
 
 
 def _sketch(sums: NDArray[np.int64], accounts: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -541,6 +556,15 @@ def _columns(values: Sequence[tuple[int, float]]) -> NDArray[np.float32]:
     return np.array([v for count, v in values for _ in range(count)], np.float32)
 
 
+def _column(way: int, family: int, window: int) -> int:
+    """Where a count stands in `Rows.families` as (n, 2 FAMILIES 5)."""
+    return (way * FAMILIES + family) * len(AGGREGATES) + window
+
+
+def _joint(way: int, families: Sequence[int], window: int) -> NDArray[np.int64]:
+    return np.array([_column(way, family, window) for family in families], np.int64)
+
+
 _NEVER_MINUTES: Final = float(np.exp(15.0) - 1.0)
 # Columns: 14 follow, 6 engage, 4 negative, 2 ages, lifetime, out_over_in, (followees), 3 others.
 _OFFSET: Final = _columns([(14, 0.01), (10, 1.0), (2, 1.0), (1, 1.0), (2, 1.0), (3, 0.0)])
@@ -554,11 +578,19 @@ _LONGEST: Final = 4.0  # of a component of a sketch
 # the audience's shares.
 _READ: Final = np.array(
     [
-        *(family * len(AGGREGATES) + window for window in (_WEEK, _EVER) for family in _RATED),
-        *(family * len(AGGREGATES) + window for window in (_DAY, _LONG) for family in _COUNTED),
-        FAMILY["address_book"] * len(AGGREGATES) + _EVER,
+        *(_column(IN, family, window) for window in (_WEEK, _EVER) for family in _RATED),
+        *(_column(IN, family, window) for window in (_DAY, _LONG) for family in _COUNTED),
+        _column(IN, FAMILY["address_book"], _EVER),
     ]
 )
+_MEETINGS: Final = [_joint(IN, [FAMILY["follow"], *_ENGAGING, *_REFUSING], w) for w in (_WEEK, _EVER)]
+_ENGAGING_LONG: Final = _joint(IN, _ENGAGING, _LONG)
+_LIKED: Final = _joint(OUT, _ENGAGING, _LONG)
+_LIKED_TODAY: Final = _joint(OUT, _ENGAGING, _DAY)
+_LIKED_LATELY: Final = _joint(OUT, _ENGAGING, _SHORT)
+_DISLIKED: Final = _joint(OUT, _REFUSING, _LONG)
+_DISLIKED_TODAY: Final = _joint(OUT, _REFUSING, _DAY)
+_AGE_CUTS: Final = np.cumsum([UNRECIPROCATED, FOLLOWEES, ENGAGED])
 _EVENTS: Final = len(_READ)
 _ENGAGED: Final = _EVENTS + 2 * len(RATES)
 _FOLLOWED: Final = _ENGAGED + 1

@@ -30,17 +30,14 @@ _SHAPES: Final[dict[str, tuple[tuple[int, ...], type[np.float32 | np.int32]]]] =
     "buckets": ((len(TABLES),), np.int32),
     "followers": ((FOLLOWERS,), np.int32),
     "followees": ((POOLED_FOLLOWEES,), np.int32),
-    "languages": ((), np.int32),
-    "countries": ((), np.int32),
-    "audience_languages": ((LANGUAGE_DIM,), np.float32),
-    "known_for": ((), np.int32),
+    "places": ((LANGUAGE_DIM,), np.float32),
     "communities": ((COMMUNITY_DIM,), np.float32),
     "sketches": ((2 * SKETCH,), np.float32),
 }
 
 
 class ProducerTable:
-    """The last encoded features of every candidate, by row of the id vectors. About 650 bytes a row."""
+    """The last encoded features of every candidate, by row of the id vectors. About 600 bytes a row."""
 
     tables: dict[str, Values]  # (capacity, ...) by field of `ProducerFeatures`
 

@@ -62,10 +62,7 @@ class ProducerBatch(msgspec.Struct, frozen=True):
     buckets: Tensor  # (n, len(TABLES)) int32
     followers: Tensor  # (n, FOLLOWERS) int32
     followees: Tensor  # (n, POOLED_FOLLOWEES) int32
-    languages: Tensor  # (n,) int32
-    countries: Tensor  # (n,) int32
-    audience_languages: Tensor  # (n, LANGUAGE_DIM) float32
-    known_for: Tensor  # (n,) int32
+    places: Tensor  # (n, LANGUAGE_DIM) float32
     communities: Tensor  # (n, COMMUNITY_DIM) float32
     sketches: Tensor  # (n, 2 SKETCH) float32
 
@@ -87,9 +84,9 @@ class ConsumerBatch(msgspec.Struct, frozen=True):
     avoided_families: Tensor  # (n, AVOIDED) int32
     avoided_ages: Tensor  # (n, AVOIDED) int32
     avoided_communities: Tensor  # (n, AVOIDED) int32
+    known_for: Tensor  # (n,) int32
     languages: Tensor  # (n,) int32
     countries: Tensor  # (n,) int32
-    known_for: Tensor  # (n,) int32
     interests: Tensor  # (n, COMMUNITY_DIM) float32
     following: Tensor  # (n, SKETCH) float32
 
@@ -97,8 +94,7 @@ class ConsumerBatch(msgspec.Struct, frozen=True):
 class Tower(nn.Module):
     """Both towers' dense weights. Id vectors are passed in, so that training can pass a part of them."""
 
-    language_directions: Tensor
-    country_directions: Tensor
+    place_directions: Tensor
     community_directions: Tensor
 
     def __init__(self, config: TowerConfig) -> None:
@@ -121,17 +117,10 @@ class Tower(nn.Module):
         self.pooling = nn.Parameter(torch.zeros(6))  # c0..c3 of the id blocks, then of engaged and avoided
         self.producer_sketch = nn.Parameter(torch.zeros(config.id_dim, 2 * SKETCH))
         self.consumer_sketch = nn.Parameter(torch.zeros(config.id_dim, SKETCH))
-        self.language = nn.Parameter(torch.zeros(len(PSI)))  # how much a consumer wants its own language
-        self.place = nn.Parameter(
-            torch.zeros(4)
-        )  # producer's language, audience, country; consumer's country
-        self.community = nn.Parameter(torch.zeros(5))  # producer's audience, known for; interests, known for,
-        # and of whom it avoided
-        for name, table in (
-            ("language", directions.LANGUAGE),
-            ("country", directions.COUNTRY),
-            ("community", directions.COMMUNITY),
-        ):
+        self.language = nn.Parameter(torch.zeros(len(PSI)))  # how much a consumer wants its own language,
+        self.country = nn.Parameter(torch.zeros(1))  # its own country,
+        self.community = nn.Parameter(torch.zeros(3))  # its interests, what it is known for, what it avoided
+        for name, table in (("place", directions.PLACE), ("community", directions.COMMUNITY)):
             self.register_buffer(f"{name}_directions", torch.from_numpy(table.copy()), persistent=False)
 
     def producers(self, batch: ProducerBatch, ids: IdTables) -> Tensor:
@@ -142,21 +131,13 @@ class Tower(nn.Module):
             + self.pooling[1] * _mean(batch.followees, ids.target)
             + F.linear(batch.sketches, self.producer_sketch)
         )
-        places = (
-            self.place[0] * self.language_directions.index_select(0, batch.languages)
-            + self.place[1] * batch.audience_languages
-            + self.place[2] * self.country_directions.index_select(0, batch.countries)
-        )
-        communities = self.community[0] * batch.communities + self.community[
-            1
-        ] * self.community_directions.index_select(0, batch.known_for)
         vectors = torch.cat(
             (
                 batch.dense[:, :-1],
                 F.embedding_bag(batch.buckets, self.bias, mode="sum"),
                 F.linear(batch.quality, self.quality),
-                places,
-                communities,
+                batch.places,
+                batch.communities,
                 self._signs(batch.rows, ids),
                 learned,
             ),
@@ -193,16 +174,13 @@ class Tower(nn.Module):
             + F.linear(batch.following, self.consumer_sketch)
         )
         wanted = (batch.psi * self.language).sum(dim=1, keepdim=True)
-        places = wanted * self.language_directions.index_select(0, batch.languages) + self.place[
-            3
-        ] * self.country_directions.index_select(0, batch.countries)
-        disliked = self.community_directions.index_select(0, batch.avoided_communities.flatten())
-        communities = (
-            self.community[2] * batch.interests
-            + self.community[3] * self.community_directions.index_select(0, batch.known_for)
-            + self.community[4]
-            * (avoiding.unsqueeze(2) * disliked.view(*avoiding.shape, COMMUNITY_DIM)).sum(dim=1)
-        )
+        places = wanted * self.place_directions.index_select(0, batch.languages)
+        places = places + self.country * self.place_directions.index_select(0, batch.countries)
+        known = torch.cat((batch.known_for.unsqueeze(1), batch.avoided_communities), dim=1)
+        likes = torch.cat(
+            (self.community[1].expand(len(known), 1), self.community[2] * avoiding), dim=1
+        )  # (n, 1 + AVOIDED)
+        communities = self.community[0] * batch.interests + _sum(known, likes, self.community_directions)
         return torch.cat(
             (
                 F.linear(batch.psi, self.attention),
@@ -233,5 +211,8 @@ def _mean(rows: Tensor, table: Tensor) -> Tensor:
 
 def _weighted(rows: Tensor, weights: Tensor, table: Tensor) -> Tensor:
     """The same with a weight for each row."""
-    total = F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
-    return total / (rows != 0).sum(dim=1, keepdim=True).clamp(min=1)
+    return _sum(rows, weights, table) / (rows != 0).sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def _sum(rows: Tensor, weights: Tensor, table: Tensor) -> Tensor:
+    return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)

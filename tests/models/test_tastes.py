@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -13,16 +14,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tests.models.worlds import nothing, some_rows, take
 
-from kithstream.models import features
+from kithstream.models import directions, features
 from kithstream.models.bootstrap import AVOIDED as AVOIDED_WEIGHTS
 from kithstream.models.bootstrap import ENGAGED as ENGAGED_WEIGHTS
-from kithstream.models.directions import COMMUNITY
+from kithstream.models.directions import COMMUNITY, LANGUAGES, PLACE
 from kithstream.models.features import (
     AGGREGATES,
     AUDIENCE_LANGUAGES,
     AVOIDED,
     COMMUNITIES,
-    DENSE,
     ENGAGED,
     ENGAGING,
     FAMILIES,
@@ -44,6 +44,7 @@ from kithstream.streams.state import sketches
 
 MODEL = Model.day_zero(seed=3)
 IN, OUT = 0, 1
+
 Scores = np.ndarray
 
 
@@ -471,7 +472,12 @@ def test_the_views_of_quality_are_all_told_apart() -> None:
     assert np.linalg.matrix_rank(weights) == len(VIEWS)
 
 
-def test_communities_have_directions_of_unit_length() -> None:
-    np.testing.assert_allclose(np.linalg.norm(COMMUNITY[1:], axis=1), 1.0, rtol=1e-5)
-    assert not COMMUNITY[0].any()
-    assert "bias" in DENSE
+def test_directions_have_unit_length_but_for_none() -> None:
+    for table, none in ((COMMUNITY, [0]), (PLACE, [0, LANGUAGES])):
+        lengths = np.linalg.norm(table, axis=1)
+        np.testing.assert_allclose(np.delete(lengths, none), 1.0, rtol=1e-5)
+        np.testing.assert_array_equal(lengths[none], 0.0)
+
+
+def test_the_printed_example_holds() -> None:
+    assert doctest.testmod(directions).failed == 0

@@ -77,6 +77,18 @@ def test_training_is_a_function_of_examples_and_seed() -> None:
     assert (state(third)["attention"] != state(one)["attention"]).any()
 
 
+def test_every_parameter_learns_from_day_zero_on() -> None:
+    """A product of two that are zero would stay zero for ever."""
+    learner = trainer()
+    before = {name: p.detach().clone() for name, p in learner.model.tower.named_parameters()}
+    run(learner, batches(12))
+    for name, parameter in learner.model.tower.named_parameters():
+        moved = parameter.detach() != before[name]
+        assert moved.any(), name
+        if name in ("quality", "demand", "producer_sketch", "consumer_sketch", "language", "community"):
+            assert moved.float().mean() > 0.5, name
+
+
 def test_questions_asked_meanwhile_change_nothing_that_is_learned() -> None:
     one, other = trainer(), trainer()
     run(one, batches(12))
