@@ -429,10 +429,7 @@ class Actors:
             actor, letter_target, item = key.decode().split("\0")
             about = Event("", "", actor, 0, target=letter_target[1:], item=item)
             first_edges[key] = value, about, ord(letter_target[0]) - 65
-            for stamp in ledger.stamps_of(value):
-                if not ledger.is_undo(stamp):
-                    value = ledger.take_out(value, stamp)
-            left[key] = value
+            left[key] = ledger.NO_EDGE
         wanted = list(said)
         for key, entry in zip(wanted, store.get(Column.SAID, wanted), strict=True):
             if entry is None:

@@ -13,13 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from promises import expected
 from soup import ACCOUNTS, DAY, START, soup
 
-from kithstream.streams.config import Config, IndexSection, ModelConfig, RankingConfig
+from kithstream.streams.config import Config, EngineConfig, IndexSection, ModelConfig, RankingConfig
+from kithstream.streams.engine.engine import Engine, Record
 from kithstream.streams.errors import NotYet, Unanswerable
+from kithstream.streams.events import wire
 from kithstream.streams.events.signals import BY_NAME
 from kithstream.streams.events.wire import Event
 from kithstream.streams.serve.answers import BECAUSES, FULLY, Because, Explanation, Question
 from kithstream.streams.serve.embedded import Embedded
-from kithstream.streams.serve.why import CONSIDERED
+from kithstream.streams.serve.why import CONSIDERED, Thinking
+from kithstream.streams.state.memory import MemoryStore
+from kithstream.streams.state.protocol import Column
+from kithstream.streams.state.reader import Reader
 
 CONFIG = Config(
     model=ModelConfig(learn=False),
@@ -117,7 +122,7 @@ def test_a_reason_is_what_would_be_without_the_deed(opened: Open, seed: int) -> 
 
 def test_explaining_changes_nothing(opened: Open) -> None:
     live = opened(town(1))
-    stores = [dict(p.store.scan(c, b"")) for p in live.engine.partitions for c in _columns()]
+    stores = [dict(p.store.scan(c, b"")) for p in live.engine.partitions for c in Column]
     short = {account: live.candidates(account, 20).candidates for account in TOWN}
     for account in TOWN:
         full = live.candidates(account, 20, explain="full").candidates
@@ -126,14 +131,8 @@ def test_explaining_changes_nothing(opened: Open) -> None:
         ]
         assert [c.because is not msgspec.UNSET for c in full] == [at < FULLY for at in range(len(full))]
     assert {account: live.candidates(account, 20).candidates for account in TOWN} == short
-    assert [dict(p.store.scan(c, b"")) for p in live.engine.partitions for c in _columns()] == stores
+    assert [dict(p.store.scan(c, b"")) for p in live.engine.partitions for c in Column] == stores
     assert b"because" not in msgspec.json.encode(live.candidates("t00"))
-
-
-def _columns() -> Iterator[object]:
-    from kithstream.streams.state.protocol import Column
-
-    return iter(Column)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -204,7 +203,10 @@ def test_what_hides_an_account_is_told_in_words_that_give_nobody_away(opened: Op
         "nobody": "not a candidate",
         "t15": "not a candidate",
     }
-    assert live.why("t00", "t07").shown
+    shown = live.why("t00", "t07", most=CONSIDERED)
+    assert shown.shown
+    assert shown.considered == 1  # the follow of t01: the one who blocked is not named, nor anybody refused
+    assert {because.account for because in shown.because} == {"t01"}
     blocked, unknown = live.why("t00", "t03"), live.why("t00", "nobody")
     assert msgspec.structs.replace(blocked, candidate="") == msgspec.structs.replace(unknown, candidate="")
 
@@ -263,6 +265,21 @@ def test_ranks_of_a_question_are_among_those_it_allows(opened: Open) -> None:
             assert because.rank <= len(kept)
     without = live.candidates("t00", 20, exclude=every[:1], explain="full").candidates
     assert all(b.rank - b.rank_change == 1 for b in without[0].because)
+
+
+def test_an_account_that_is_being_deleted_is_not_named() -> None:
+    """From when its partition knows, though the follows of it are still there."""
+    engine = Engine([MemoryStore()], EngineConfig(), salt=bytes(16))
+    log = [event("f", "follow", "ann", "bob"), event("g", "follow", "ann", "cyd")]
+    log.append(Event("x", "account_delete", "bob", NOW))
+    records = [Record(NOW, wire.encode(e)) for e in log]
+    engine.apply(0, records[:2], 0)
+    engine.exchange()
+    thinking = Thinking(engine, Reader(engine, 8))
+    assert {group.other for group in thinking.read("ann", NOW, ()).groups} == {"bob", "cyd"}
+    engine.apply(0, records[2:], 2)
+    assert [group.other for group in thinking.read("ann", NOW, ()).groups] == ["cyd"]
+    assert thinking.read("ann", NOW, ("cyd",)).groups == []
 
 
 def test_a_token_is_waited_for_and_what_cannot_be_answered_is_refused(opened: Open) -> None:
