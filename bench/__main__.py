@@ -14,6 +14,7 @@ NAMES = (
     "load",
     "recall",
     "yardsticks",
+    "communities",
     "quality_lab",
 )
 
