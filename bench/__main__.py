@@ -15,6 +15,7 @@ NAMES = (
     "recall",
     "why",
     "yardsticks",
+    "communities",
     "quality_lab",
     "ablation",
     "signals",

@@ -147,15 +147,12 @@ def leiden(quality: str, **settings: float) -> Method:
 
 METHODS: Final[dict[str, Method]] = {
     "modularity": walked(WalkConfig()),
-    "modularity-1": walked(WalkConfig(resolution=1.0)),
-    "modularity-4": walked(WalkConfig(resolution=4.0)),
     "simclusters": walked(WalkConfig(liking="simclusters")),
     "louvain": louvain(1.0),
     "louvain-2": louvain(2.0),
     "louvain-4": louvain(4.0),
-    "louvain-8": louvain(8.0),
     "leiden": leiden("ModularityVertexPartition"),
-    "leiden-4": leiden("RBConfigurationVertexPartition", resolution_parameter=4.0),
+    "leiden-2": leiden("RBConfigurationVertexPartition", resolution_parameter=2.0),
 }
 
 

@@ -109,6 +109,7 @@ def test_a_warm_start_keeps_the_numbers(planted: Follows, seed: int) -> None:
     assert built.known.count == 13
     assert built.known.norms[1:5].tolist() == [0.0] * 4  # nobody is in them
     assert built.communities == 8
+    assert built.epochs < build(planted, BuildConfig(seed=seed)).epochs  # it began there
 
 
 def test_settings_reach_the_graph_and_the_walk(planted: Follows) -> None:
