@@ -53,7 +53,7 @@ def reached(roots: Iterable[object], seen: set[int]) -> int:
             continue
         seen.add(id(one))
         if isinstance(one, np.ndarray):
-            total += sys.getsizeof(one) if one.base is None else 0
+            total += sys.getsizeof(one)  # of a view without what it looks at
             waiting += [one.base] if one.base is not None else []
         elif isinstance(one, torch.Tensor):
             storage = one.untyped_storage()
