@@ -2,8 +2,9 @@
 
     python -m bench.leaks --queries 50000
     python -m bench.leaks --queries 1000000 --keep DIRECTORY
-    python -m bench.leaks --queries 20000 --sabotage tokens     (what is counted if no token is sent)
-    python -m bench.leaks --queries 20000 --sabotage answers    (or forbidden accounts are written into answers)
+    python -m bench.leaks --queries 3000 -o worker.poll_milliseconds=300    (a state that lags behind)
+    python -m bench.leaks --queries 3000 --sabotage tokens      (the same, and no token is sent)
+    python -m bench.leaks --queries 3000 --sabotage answers     (or forbidden accounts are written into answers)
 
 One worker or more, three partitions. Some accounts are followed by nearly everybody, so that they are the first
 candidates of each other; every two of them that live in different partitions are a pair. On the pairs blocks, mutes,
@@ -48,6 +49,7 @@ UNDONE: Final = 0.8  # of the events on a pair that is kept apart bring it neare
 VECTORS: Final = 0.1  # of the questions wait for every candidate's vector as well
 HOT: Final = 6  # questions about a pair right after its token was given
 IN_FLIGHT: Final = 16  # publishes at a time
+SLOW: Final = "worker.poll_milliseconds=300"  # a state that lags, where the lack of tokens has to show
 TUNED: Final = ("worker.push_rate=0",)  # nobody reads pushed lists here
 
 
@@ -311,7 +313,7 @@ def run(given: argparse.Namespace) -> dict[str, object]:
         folder.mkdir(parents=True, exist_ok=True)
         kafka = cluster(stack, PARTITIONS)
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kithstream-bench-")))
-        options = [*FULL, *given.option]
+        options = [*FULL, *given.option, *([SLOW] if given.sabotage == "tokens" else [])]
         workers = [
             stack.enter_context(Worker(kafka, scratch / str(number), PARTITIONS, options))
             for number in range(given.workers)

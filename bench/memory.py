@@ -53,7 +53,7 @@ def reached(roots: Iterable[object], seen: set[int]) -> int:
             continue
         seen.add(id(one))
         if isinstance(one, np.ndarray):
-            total += sys.getsizeof(one) if one.base is None else 0
+            total += sys.getsizeof(one)  # of a view without what it looks at
             waiting += [one.base] if one.base is not None else []
         elif isinstance(one, torch.Tensor):
             storage = one.untyped_storage()
@@ -187,13 +187,14 @@ def main() -> None:
         print(json.dumps(measure(given.folder, given.questions, given.accounts[0])))
         return
     sizes = given.accounts or [10_000, 50_000, 100_000]
-    rows = [size(accounts, given.degree, given.questions, given.seed) for accounts in sizes]
+    rows = []
+    for accounts in sizes:
+        rows.append(size(accounts, given.degree, given.questions, given.seed))
+        print(rows[-1], file=sys.stderr)
     result: dict[str, object] = {"sizes": rows}
     if given.accounts_of_edges:
-        few, many = (
-            size(given.accounts_of_edges, degree, given.questions, given.seed)
-            for degree in (given.degree, 2 * given.degree)
-        )
+        few = size(given.accounts_of_edges, given.degree, given.questions, given.seed)
+        many = size(given.accounts_of_edges, 2 * given.degree, given.questions, given.seed)
         grown = (many["rss_mb"] - few["rss_mb"]) * 2**20
         result["rss_bytes_per_further_edge"] = round(grown / (many["edges"] - few["edges"]), 1)
     settings = {key: getattr(given, key) for key in ("degree", "accounts_of_edges", "questions", "seed")}
