@@ -34,6 +34,7 @@ SET = (
     "replay",
     "query",
     "inspect",
+    "audit",
     "train",
     "doctor",
     "worker",
