@@ -172,3 +172,20 @@ def test_the_salt_makes_the_hash() -> None:
     assert fresh().at(0).fingerprint("bob") != Engine(
         [type(fresh().at(0).store)()], fresh().config, salt=SALT[::-1] + b"x"
     ).at(0).fingerprint("bob")
+
+
+def test_what_a_withdrawal_keeps_out_leaves_no_hash_either() -> None:
+    engine = run(fresh(), [says(True), says(False, START + 5)])
+    run_on(engine, [book("bob", START + 5)])
+    assert not list(engine.at(engine.route["ann"]).store.scan(Column.SAID, b""))
+    run_on(engine, [book("bob", START + 6)])
+    assert list(engine.at(engine.route["ann"]).store.scan(Column.SAID, b""))
+
+
+def test_a_later_word_of_a_lesser_source_outlasts_the_purge_of_a_greater() -> None:
+    lesser = Event("later", "address_book", "ann", START + 15, target="bob", source="client")
+    events = [says(True), book("bob", START + 5), lesser, says(False, START + 10), says(True, START + 12)]
+    for order in (events, events[::-1]):
+        engine = run(fresh(), order)
+        assert known(engine) == {"bob"}
+        agree(engine, events)

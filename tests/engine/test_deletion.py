@@ -127,3 +127,23 @@ def test_every_row_has_a_letter_that_deletion_knows() -> None:
     engine = run(fresh(), [*crowd(3), Event("p", "profile", "star", START, language="en", contacts=True)])
     letters = {key[:1] for p in engine.partitions for key, _ in p.store.scan(Column.ROWS, b"")}
     assert letters == set(ROW_LETTERS)
+
+
+def test_a_partition_that_comes_back_older_and_is_told_of_its_own_deletion_still_tells_its_targets() -> None:
+    """What its log holds before the deletion must be folded, or nobody would say that those edges are gone."""
+    engine = fresh()
+    events = [follow("star", f"f{i:03d}", START + i) for i in range(9)]
+    number = engine.route["star"]
+    log = logs_of(engine, [*events, GONE])[number]
+    older = engine.at(number).store.copy()
+    engine.apply(number, log, 0)
+    told = [f.raw for f in engine.waiting() if f.destination == number]
+    for frame in [f for f in engine.waiting() if f.destination != number]:
+        engine.deliver(frame.destination, [frame.raw])
+    stores = [partition.store.copy() for partition in engine.partitions]
+    stores[number] = older
+    engine = reopened(stores)
+    engine.deliver(number, told)
+    engine.apply(number, log, 0)
+    engine.settle()
+    assert_gone(engine, [GONE])
