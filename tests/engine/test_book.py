@@ -183,8 +183,9 @@ def test_what_a_withdrawal_keeps_out_leaves_no_hash_either() -> None:
 
 
 def test_a_later_word_of_a_lesser_source_outlasts_the_purge_of_a_greater() -> None:
-    lesser = Event("later", "address_book", "ann", START + 15, target="bob", source="client")
-    events = [says(True), book("bob", START + 5), lesser, says(False, START + 10), says(True, START + 12)]
+    greater = book("bob", START + 5)
+    lesser = Event(greater.id, "address_book", "ann", START + 15, target="bob", source="client")
+    events = [says(True), greater, lesser, says(False, START + 10), says(True, START + 12)]
     for order in (events, events[::-1]):
         engine = run(fresh(), order)
         assert known(engine) == {"bob"}
