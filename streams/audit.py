@@ -100,6 +100,12 @@ def audit(account: str, path: Path, also: Sequence[Path], config: Config) -> Aud
     return search.result()
 
 
+def mention(account: str) -> re.Pattern[bytes]:
+    """Return what finds an account's name as a whole word, or as a string of msgpack."""
+    name = re.escape(account.encode())
+    return re.compile(rb"(?:(?<!" + _WORD + rb")|(?<=\xd9[\x00-\xff]))" + name + rb"(?!" + _WORD + rb")")
+
+
 class _Search:
     """Counts by place, as the search goes on."""
 
@@ -107,7 +113,7 @@ class _Search:
         self._account = account
         self._name = account.encode()
         self._config = config
-        self._mention = re.compile(rb"(?<!" + _WORD + rb")" + re.escape(self._name) + rb"(?!" + _WORD + rb")")
+        self._mention = mention(account)
         self._findings: list[Finding] = []
         self._searched: Counter[str] = Counter()
         self._deleted = False

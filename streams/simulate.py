@@ -331,6 +331,7 @@ class _Simulation:
         profiles["extra"] = _packed(
             self.world.language_of[fresh], self.world.place_of[fresh], private, suspended
         )
+        profiles["extra"] |= _consents(fresh).astype(np.int64) << 18
         return profiles
 
     def _schedule_follow_backs(self, draw: np.random.Generator, follows: NDArray[np.void]) -> None:
@@ -412,6 +413,13 @@ def _packed(language: Ints, place: Ints, private: NDArray[np.bool_], suspended: 
     return np.asarray(packed | private.astype(np.int64) << 16 | suspended.astype(np.int64) << 17)
 
 
+def _consents(accounts: Ints) -> NDArray[np.bool_]:
+    """Who lets its address book be read: three in ten, by a hash of the number (Knuth's multiplier), nothing drawn."""
+    return np.asarray(
+        (accounts.astype(np.uint64) * np.uint64(2_654_435_761) >> np.uint64(8)) % np.uint64(10) < 3
+    )
+
+
 def _records(events: NDArray[np.void], seed: int) -> list[Record]:
     records: list[Record] = []
     add = records.append
@@ -437,6 +445,8 @@ def _records(events: NDArray[np.void], seed: int) -> list[Record]:
             record["country"] = PLACES[extra >> 8 & 0xFF][1]
             record["private"] = bool(extra >> 16 & 1)
             record["suspended"] = bool(extra >> 17 & 1)
+            if extra >> 18 & 1:
+                record["contacts"] = True
         elif signal == _RETRACT:
             record["retracts"] = f"{prefix}{extra}"
         if client:

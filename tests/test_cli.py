@@ -36,6 +36,7 @@ SET = (
     "query",
     "why",
     "inspect",
+    "audit",
     "train",
     "doctor",
     "worker",

@@ -64,6 +64,12 @@ def test_json_lines_are_the_events() -> None:
     assert [msgspec.json.decode(line) for line in lines] == [e for b in simulate(CONFIG, 3000) for e in b]
 
 
+def test_some_accounts_consent_to_their_address_books(events: list[Record]) -> None:
+    known = {event["actor"] for event in events if event["signal"] == "profile"}
+    consenting = {event["actor"] for event in events if event.get("contacts")}
+    assert 0.25 < len(consenting) / len(known) < 0.35
+
+
 def test_every_event_has_the_fields_of_its_signal(events: list[Record]) -> None:
     plain = {"id", "signal", "actor", "time", "source"}
     for event in events:
@@ -74,6 +80,7 @@ def test_every_event_has_the_fields_of_its_signal(events: list[Record]) -> None:
         allowed = set(plain)
         if name == "profile":
             wanted |= {"language", "country", "private", "suspended"}
+            allowed |= {"contacts"}
         elif name == "retract":
             wanted |= {"retracts"}
         elif name not in CONTROLS:

@@ -20,6 +20,7 @@ from kithstream.streams.engine.partition import (
     DEPARTED,
     JOB,
     LEAVING,
+    OUTBOX,
     PAIRS,
     RETRACTED,
     ROW_LETTERS,
@@ -144,6 +145,7 @@ def ranges(partition: Partition, account: str) -> list[Dropped]:
         Dropped(column, p, p + b"\xff") for column in _COLUMNS for p in prefixes(partition, column, account)
     ]
     rows = (letter + account.encode() for letter in ROW_LETTERS)
+    spans.append(Dropped(Column.META, OUTBOX, OUTBOX + b"\xff" * 13))  # frames that told of it
     return spans + [Dropped(Column.ROWS, key, key + b"\0") for key in rows]
 
 

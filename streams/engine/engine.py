@@ -12,7 +12,7 @@ from kithstream.streams.engine.routing import Route
 from kithstream.streams.engine.shard import Shard, Waiting
 from kithstream.streams.engine.targets import Heard
 from kithstream.streams.events.wire import Event
-from kithstream.streams.state.protocol import Column, Store
+from kithstream.streams.state.protocol import Store
 
 
 class Settled(NamedTuple):
@@ -116,6 +116,8 @@ class Engine:
     def take_left(self) -> list[str]:
         """Return the accounts whose deletion was finished since the last call: no store names them any more."""
         left = [account for partition in self.partitions for account in partition.left]
+        if left:
+            self._forget_acknowledged()  # the frames that told of them
         for partition in self.partitions:
             partition.left.clear()
         return left
@@ -124,6 +126,10 @@ class Engine:
         """Rewrite the files that may still hold deleted accounts; other threads may read and write meanwhile."""
         return sum(shard.compact() for shard in self._shards)
 
+    def _forget_acknowledged(self) -> None:
+        for partition in self.partitions:
+            partition.forget_acknowledged()
+
     def settle(self) -> Settled:
         """Exchange and work until the state is at rest."""
         total = self.exchange()
@@ -131,15 +137,13 @@ class Engine:
             more = self.exchange()
             total.touched.update(more.touched)
             total.changes.extend(more.changes)
-        for partition in self.partitions:
-            if partition.acknowledged:
-                partition.store.write({Column.META: dict.fromkeys(partition.acknowledged)})
-                partition.acknowledged.clear()
+        self._forget_acknowledged()
         self.compact()
         return total
 
     def close(self) -> None:
         """Close the stores; nothing is pending, since every batch was written."""
+        self._forget_acknowledged()
         for partition in self.partitions:
             partition.store.close()
 

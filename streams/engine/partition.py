@@ -224,6 +224,12 @@ class Partition:
             if self.marked.pop(key, None) is not None:
                 self.acknowledged.append(key)
 
+    def forget_acknowledged(self) -> None:
+        """Delete the frames that were acknowledged since the last batch, without waiting for the next."""
+        if self.acknowledged:
+            self.store.write({Column.META: dict.fromkeys(self.acknowledged)})
+            self.acknowledged.clear()
+
     def advance(self, watermark: int) -> None:
         """Move the newest event time, never back; entries of days beyond the horizon go with a write."""
         if watermark <= self.watermark:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import Final
 
@@ -11,7 +10,7 @@ from kafka.errors import KafkaError
 from msgspec.structs import replace
 
 from kithstream.models.lineage import lineage_of
-from kithstream.streams.audit import Audit, Finding
+from kithstream.streams.audit import Audit, Finding, mention
 from kithstream.streams.clients import connection
 from kithstream.streams.config import Config
 from kithstream.streams.errors import Unreachable
@@ -19,7 +18,6 @@ from kithstream.streams.kafka import names
 from kithstream.streams.kafka.topics import DAY, HOUR, Topic, wanted
 
 _POLL: Final = 1000  # milliseconds
-_WORD: Final = rb"[0-9A-Za-z_.@-]"
 
 
 def search_topics(audit: Audit, config: Config) -> Audit:
@@ -50,7 +48,7 @@ def search_topics(audit: Audit, config: Config) -> Audit:
 def _read(account: str, topic: str, config: Config) -> tuple[int, int, int]:
     """Records of the account that are no tombstones, others' that name it, and how many were read."""
     name = account.encode()
-    mention = re.compile(rb"(?<!" + _WORD + rb")" + re.escape(name) + rb"(?!" + _WORD + rb")")
+    named = mention(account)
     newest: dict[bytes, bool] = {}  # key -> whether its newest value mentions the account
     own, read = False, 0
     client = connection.consumer(config.kafka, connection.CONNECTING, enable_auto_commit=False)
@@ -67,7 +65,7 @@ def _read(account: str, topic: str, config: Config) -> tuple[int, int, int]:
                     if record.key == name:
                         own = record.value is not None
                     elif record.key is not None:
-                        newest[record.key] = record.value is not None and bool(mention.search(record.value))
+                        newest[record.key] = record.value is not None and bool(named.search(record.value))
     except KafkaError as error:
         raise Unreachable(f"topic {topic} cannot be read: {error}") from error
     finally:

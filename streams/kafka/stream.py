@@ -284,8 +284,7 @@ class Stream:
     async def _close(self, number: int) -> None:
         await self._answering.release(number)
         partition = self.shards[number].partition
-        if partition.acknowledged:
-            partition.store.write({Column.META: dict.fromkeys(partition.acknowledged)})
+        partition.forget_acknowledged()
         del self.shards[number]
         for kept in (self._sent, self._told, self._fresh, self._adopting, self._checkpointed):
             kept.pop(number, None)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kithstream.streams.engine import log as log_module
 from kithstream.streams.engine.engine import Record
-from kithstream.streams.engine.log import Log
+from kithstream.streams.engine.log import ROLLED, Log
 from kithstream.streams.errors import GapInLog
 
 
@@ -77,3 +77,27 @@ def test_dropping_keeps_what_is_not_applied_or_not_old(
         kept = log.first
         assert log.drop_before(10, 0) == 0
         assert log.first == kept
+
+
+def test_a_file_goes_by_age_even_where_little_is_written(tmp_path: Path) -> None:
+    with Log(tmp_path) as log:
+        log.append([Record(1, b"old")])
+        assert not log.roll(ROLLED)
+        assert log.roll(ROLLED + 1)
+        assert not log.roll(9 * ROLLED)  # the new one is empty
+        assert log.drop_before(1, 1) == 0
+        assert log.drop_before(1, 2) == 1
+        assert log.append([Record(9, b"new")]) == 1
+        assert log.read(1, 5) == [Record(9, b"new")]
+    with Log(tmp_path) as log:
+        assert (log.first, log.end) == (1, 2)
+
+
+def test_a_log_that_ends_with_an_empty_file_is_opened_again(tmp_path: Path) -> None:
+    with Log(tmp_path) as log:
+        log.append([Record(1, b"old")])
+        log.roll(2 * ROLLED)
+    with Log(tmp_path) as log:
+        assert (log.first, log.end) == (0, 1)
+        assert log.append([Record(9, b"new")]) == 1
+        assert [record.raw for record in log.read(0, 5)] == [b"old", b"new"]

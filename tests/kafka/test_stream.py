@@ -348,7 +348,7 @@ def test_a_deleted_account_leaves_nothing_on_any_partition(tenant: KafkaConfig, 
 
     run(body())
     for partition in engine_of(tmp_path).here():
-        for column in ("out", "in", "rows"):
+        for column in ("out", "in", "said", "heard", "rows"):
             assert not [
                 key for key, _ in partition.store.scan(Column(column), b"") if b"u3" in key.split(b"\0")
             ]

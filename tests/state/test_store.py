@@ -147,3 +147,22 @@ for n in range(1, 100000):
     store.write({Column.OUT: {n.to_bytes(4, "big"): b"x" * 100}, Column.META: {b"n": n.to_bytes(4, "big")}})
     print(n, flush=True)
 """
+
+
+def test_compacting_a_range_takes_deleted_keys_out_of_the_files(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path, StoreConfig())
+    values = {b"k%03d" % n: b"secret%03d" % n for n in range(300)}
+    store.write({Column.ROWS: values})
+    store.compact([])  # nothing
+    store.compact([Dropped(Column.ROWS, b"", b"z")])
+    assert in_files(tmp_path, b"secret150")
+    store.write({Column.ROWS: {b"k150": None}})
+    store.compact([Dropped(Column.ROWS, b"k150", b"k151")])
+    store.close()
+    assert not in_files(tmp_path, b"secret150")
+    assert in_files(tmp_path, b"secret151")
+
+
+def in_files(folder: Path, wanted: bytes) -> bool:
+    """True if tables hold these bytes; rows are not packed."""
+    return any(wanted in file.read_bytes() for file in folder.glob("*.sst"))
