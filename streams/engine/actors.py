@@ -9,6 +9,7 @@ from zlib import crc32
 
 from kithstream.streams.engine import frames
 from kithstream.streams.engine.frames import Frame
+from kithstream.streams.engine.interests import Interests, Move
 from kithstream.streams.engine.partition import (
     DELETED,
     FOLLOWEES,
@@ -63,6 +64,8 @@ class Decoded(NamedTuple):
     events: list[Event]
     dead: list[DeadLetter]
     moved: list[tuple[int, Record, int]]  # (offset, record, its own partition) of those in the wrong one
+    offsets: list[int]  # of the events
+    refused: list[tuple[str, str, int]]  # (actor, target, offset) of follows of a deleted account
 
 
 class Acted(NamedTuple):
@@ -118,6 +121,7 @@ def _plans(signals: Sequence[Signal]) -> dict[str, _Plan]:
 
 
 _PLANS: Final = _plans(SIGNALS)
+_FOLLOWING: Final = frozenset(name for name, plan in _PLANS.items() if plan.edge == _FOLLOW)
 _UNDONE_BY: Final = {plan.said: plan.edge for plan in _PLANS.values() if plan.undo and plan.counted}
 
 
@@ -127,6 +131,7 @@ class Actors:
     def __init__(self, partition: Partition, route: Mapping[str, int]) -> None:
         self._partition = partition
         self._route = route
+        self._interests = Interests(partition)
 
     def decode(self, records: Sequence[Record], offsets: Iterable[int]) -> Decoded:
         """Return the usable events of a poll batch, dead letters and strays; moves the watermark."""
@@ -134,6 +139,8 @@ class Actors:
         events: list[Event] = []
         dead: list[DeadLetter] = []
         moved: list[tuple[int, Record, int]] = []
+        kept: list[int] = []
+        refused: list[tuple[str, str, int]] = []
         watermark = partition.watermark
         for offset, record in zip(offsets, records, strict=False):
             appended, raw = record
@@ -155,18 +162,22 @@ class Actors:
                 partition.is_deleted(event.actor) or (event.target and partition.is_deleted(event.target))
             ):
                 dead.append(DeadLetter(offset, "deleted", "the account was deleted", b""))
+                if event.signal in _FOLLOWING and not partition.is_deleted(event.actor):
+                    refused.append((event.actor, event.target, offset))
                 continue
             events.append(event)
+            kept.append(offset)
         partition.advance(watermark)
         if records:
             partition.appended = max(partition.appended, records[-1].appended)
-        return Decoded(events, dead, moved)
+        return Decoded(events, dead, moved, kept, refused)
 
-    def apply(self, events: Sequence[Event], next_offset: int) -> Acted:
+    def apply(self, decoded: Decoded, next_offset: int) -> Acted:
         """Fold decoded events and write them as one, so that the store's offset becomes `next_offset`.
 
         An event that needs to read the ledger as it stands (retract, delete) closes the batch before it.
         """
+        events, offsets = decoded.events, decoded.offsets
         touched: set[str] = set()
         changes: list[Change] = []
         start = 0
@@ -175,28 +186,35 @@ class Actors:
             if event.signal in ("retract", "account_delete"):
                 # Events before it are folded but the offset stays: a crash in between repeats them, to no effect.
                 if place > start:
-                    self._fold(events[start:place], applied, touched, changes)
+                    self._fold(events[start:place], offsets[start:place], applied, touched, changes)
                 if event.signal == "retract":
-                    self._retract(event, touched, changes)
+                    self._retract(event, offsets[place], touched, changes)
                 else:
                     self._delete(event, touched)
                 start = place + 1
-        self._fold(events[start:], next_offset, touched, changes)
+        self._fold(events[start:], offsets[start:], next_offset, touched, changes, decoded.refused)
         return Acted(touched, changes, [], len(events), [event.time for event in events])
 
     def _fold(
-        self, events: Sequence[Event], next_offset: int, touched: set[str], changed: list[Change]
+        self,
+        events: Sequence[Event],
+        offsets: Sequence[int],
+        next_offset: int,
+        touched: set[str],
+        changed: list[Change],
+        refused: Sequence[tuple[str, str, int]] = (),
     ) -> None:
         partition = self._partition
         batch = Batch(partition)
         edges: dict[bytes, bytes | None] = {}
         said: dict[bytes, bytes | None] = {}
-        work: list[tuple[Event, _Plan, bytes, bytes, bytes]] = []
+        work: list[tuple[Event, _Plan, bytes, bytes, bytes, int]] = []
+        moves: list[Move] = []
         retracted = partition.retracted
-        for event in events:
+        for event, offset in zip(events, offsets, strict=True):
             plan = _PLANS.get(event.signal)
             if plan is None:
-                self._profile(event, batch)
+                self._profile(event, offset, batch)
                 continue
             actor, target, time = event.actor, event.target, event.time
             item = event.item if plan.item else ""
@@ -206,7 +224,7 @@ class Actors:
             stamp = _pack((event.source == "server") << 63 | time << 1 | plan.undo, crc32(event_id.encode()))
             said_key = _day(time // DAY) + f"{actor}\0{event_id}\0{plan.said_letter}{target}\0{item}".encode()
             edge_key = f"{actor}\0{plan.letter}{target}\0{item}".encode() if plan.edge >= 0 else b""
-            work.append((event, plan, stamp, said_key, edge_key))
+            work.append((event, plan, stamp, said_key, edge_key, offset))
             said[said_key] = None
             if edge_key:
                 edges[edge_key] = None
@@ -216,7 +234,7 @@ class Actors:
         first_edges: dict[bytes, tuple[bytes | None, Event, int]] = {}
         first_said: dict[bytes, tuple[bytes | None, Event, int]] = {}
         floor = partition.watermark - HORIZON
-        for event, plan, stamp, said_key, edge_key in work:
+        for event, plan, stamp, said_key, edge_key, offset in work:
             entry = ledger.NO_EDGE + (_undone(stamp) if plan.undo and plan.counted else stamp)
             held = said[said_key]
             if held is not None and entry <= held:
@@ -232,7 +250,11 @@ class Actors:
                 new = ledger.add(old, stamp, floor)
                 if edge_key not in first_edges:
                     first_edges[edge_key] = edges[edge_key], event, plan.edge
+                if plan.edge == _FOLLOW:
+                    _note(moves, event, edges[edge_key], new, offset)
                 edges[edge_key] = new
+        self._interests.move(moves, batch)
+        self._interests.refused(refused, batch)
         out: dict[int, Frame] = {}
         self._state_changes(first_edges, edges, batch, out, changed)
         self._occurrence_changes(first_said, said, batch, out)
@@ -251,7 +273,7 @@ class Actors:
         staged = batch.changes[Column.OUT]
         flips: list[tuple[str, str, int]] = []
         followers = {event.actor for _, event, family in first.values() if family == _FOLLOW}
-        carried = {a: p.carried() for a, p in partition.load_profiles(followers).items()}
+        carried = partition.contributions(followers)
         for key, (old, event, family) in first.items():
             new = edges[key]
             assert new is not None
@@ -266,7 +288,8 @@ class Actors:
             frame = out.get(place)
             if frame is None:
                 frame = out[place] = Frame(partition.watermark)
-            frame.states += (in_key, new[:14] + carried[actor] if family == _FOLLOW else new[:14])
+            state = new[:14] + carried[actor].on(after, target) if family == _FOLLOW else new[:14]
+            frame.states += (in_key, state)
             if before == after:
                 continue
             batch.edge(actor, family, before, after)
@@ -311,17 +334,16 @@ class Actors:
         batch.write()
         partition.expired = []
 
-    def _profile(self, event: Event, batch: Batch) -> None:
+    def _profile(self, event: Event, offset: int, batch: Batch) -> None:
         partition = self._partition
         account = event.actor
         profile = partition.profile(account)
-        if profiles.apply(profile, event) and partition.follows(account):
-            partition.jobs[account] = b""
-            batch.changes[Column.META][JOB + account.encode()] = b""
+        if profiles.apply(profile, event):
+            self._interests.changed(account, offset, batch)
         batch.changes[Column.ROWS][PROFILE + account.encode()] = profiles.dump(profile)
         batch.touched.add(account)
 
-    def _retract(self, event: Event, touched: set[str], changed: list[Change]) -> None:
+    def _retract(self, event: Event, offset: int, touched: set[str], changed: list[Change]) -> None:
         """Take back every trace of one event, and keep its id out if it is still to come."""
         partition = self._partition
         store = partition.store
@@ -354,6 +376,11 @@ class Actors:
                 if old is not None:
                     first_edges.setdefault(edge_key, (old, about, family))
                     edges[edge_key] = ledger.take_out(old, _as_undo(stamp) if counted else stamp)
+        moves: list[Move] = []
+        for edge_key, (first, about, family) in first_edges.items():
+            if family == _FOLLOW:
+                _note(moves, about, first, edges[edge_key], offset)
+        self._interests.move(moves, batch)
         out: dict[int, Frame] = {}
         self._state_changes(first_edges, edges, batch, out, changed)
         self._occurrence_changes(first_said, said, batch, out)
@@ -410,8 +437,7 @@ class Actors:
             batch.changes[Column.ROWS][letter + account.encode()] = None
             if cache is not None:
                 cache.drop(letter + account.encode())
-        if partition.jobs.pop(account, None) is not None:
-            batch.changes[Column.META][JOB + account.encode()] = None
+        self._interests.delete(account, batch)
         partition.deleted.add(fingerprint)
         batch.changes[Column.META][DELETED + fingerprint] = b""
         batch.touched.add(account)
@@ -421,33 +447,39 @@ class Actors:
     def work(self) -> int:
         """Re-send some follows of accounts whose carried attributes changed; return how many, 0 when none waits."""
         partition = self._partition
-        left = partition.config.job_edges
-        if not partition.jobs:
+        if not partition.due:
             return 0
         batch = Batch(partition)
         out: dict[int, Frame] = {}
+        left = self._interests.recount(batch, partition.config.job_edges)
         for account, cursor in list(partition.jobs.items()):
-            carried = partition.profile(account).carried()
+            if left <= 0:
+                break
+            carried = partition.contributions([account])[account]
             prefix = f"{account}\0{chr(65 + _FOLLOW)}".encode()
-            job = JOB + account.encode()
             for key, value in partition.store.scan_from(Column.OUT, prefix, cursor):
                 if left <= 0:
-                    partition.jobs[account] = batch.changes[Column.META][job] = key
+                    partition.jobs[account] = batch.changes[Column.META][JOB + account.encode()] = key
                     break
                 left -= 1
-                if since(value) < 0:
+                if (time := since(value)) < 0:
                     continue
                 target = key[len(prefix) : -1]
                 in_key = b"%b\0%c%b\0" % (target, 65 + _FOLLOW, account.encode())
-                place = self._route[target.decode()]
-                out.setdefault(place, Frame(partition.watermark)).states += (in_key, value[:14] + carried)
+                place = self._route[name := target.decode()]
+                state = value[:14] + carried.on(time, name)
+                out.setdefault(place, Frame(partition.watermark)).states += (in_key, state)
             else:
-                del partition.jobs[account]
-                batch.changes[Column.META][job] = None
-            if left <= 0:
-                break
+                partition.resent(account, batch)
         self._finish(batch, out, partition.applied)
         return partition.config.job_edges - left + 1
+
+
+def _note(moves: list[Move], event: Event, old: bytes | None, new: bytes, offset: int) -> None:
+    """Note what an event made of a follow, if anything."""
+    before, after = since(old), since(new)
+    if before != after:
+        moves.append(Move(event.actor, event.target, (after >= 0) - (before >= 0), offset))
 
 
 def heard_of(said_key: bytes) -> bytes:

@@ -87,7 +87,7 @@ class Shard:
 
     def act(self, decoded: Decoded, next_offset: int) -> Acted:
         """Fold decoded events; the partition's offset becomes `next_offset`."""
-        return self._actors.apply(decoded.events, next_offset)._replace(dead=decoded.dead)
+        return self._actors.apply(decoded, next_offset)._replace(dead=decoded.dead)
 
     def hear(self, raw: Iterable[bytes], next_offset: int = 0) -> Heard:
         """Fold frames; again or out of order makes no difference.
@@ -105,7 +105,7 @@ class Shard:
 
     def work(self) -> int:
         """Do a bounded piece of background work; 0 when nothing is left."""
-        return self._actors.work()
+        return self._actors.work() + self._targets.work()
 
     def waiting(self) -> list[Waiting]:
         """Return the frames that no destination has acknowledged, oldest first."""

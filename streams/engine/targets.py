@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
+from kithstream.streams.communities.carried import CODES
 from kithstream.streams.engine import frames
 from kithstream.streams.engine.actors import said_of
+from kithstream.streams.engine.audiences import Audiences
 from kithstream.streams.engine.frames import Frame
+from kithstream.streams.engine.interests import Interests
 from kithstream.streams.engine.partition import (
     DELETED,
     EDGES,
@@ -22,11 +25,12 @@ from kithstream.streams.engine.partition import (
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.state import counters
 from kithstream.streams.state.counters import Kind
-from kithstream.streams.state.ledger import since
+from kithstream.streams.state.ledger import EPOCH, STAMP, since
 from kithstream.streams.state.protocol import Column
 
 _FOLLOW: Final = 0
 _FOLLOW_LETTER: Final = 65 + _FOLLOW
+_CODES: Final = slice(EPOCH + STAMP + CODES.start, EPOCH + STAMP + CODES.stop)
 
 
 class Heard(NamedTuple):
@@ -42,6 +46,8 @@ class Targets:
     def __init__(self, partition: Partition, route: Route) -> None:
         self._partition = partition
         self._route = route
+        self._interests = Interests(partition)
+        self._audiences = Audiences(partition)
 
     def apply(self, received: Sequence[Frame], next_offset: int = 0) -> Heard:
         """Fold frames and write them as one. Repeats and older states change nothing.
@@ -69,6 +75,7 @@ class Targets:
         batch.fold_rows(ROW_IN)
         batch.fold_recents(FOLLOWERS, Column.IN)
         batch.fold_sketches()
+        self._audiences.fold(batch)
         batch.send(replies)
         batch.write()
         touched = batch.touched
@@ -108,7 +115,9 @@ class Targets:
                 changed.append((target, actor, family, after >= 0))
             if family != _FOLLOW:
                 continue
-            self._audience(batch, target_bytes, old if before >= 0 else None, new if after >= 0 else None)
+            was, now = old if old is not None and before >= 0 else b"", new if after >= 0 else b""
+            self._audience(batch, target_bytes, was, now)
+            self._audiences.move(key, target_bytes, was, now)
             if before != after:
                 batch.recents.append((target, before, after, actor))
             if (before >= 0) != (after >= 0):
@@ -117,14 +126,14 @@ class Targets:
                 flips.append((target, actor, by))
         batch.fold_mutual(flips, Column.OUT)
 
-    def _audience(self, batch: Batch, target: bytes, old: bytes | None, new: bytes | None) -> None:
+    def _audience(self, batch: Batch, target: bytes, old: bytes, new: bytes) -> None:
         """Move a follower from the language and country it was counted in to those it carries."""
-        was, now = (old or b"")[18:22], (new or b"")[18:22]
+        was, now = old[_CODES], new[_CODES]
         if was == now:
             return
         row_key = ROW_IN + target
         for carried, by in ((was, -1), (now, 1)):
-            if carried:
+            if any(carried):  # zeros: nothing was told
                 for kind, place in ((Kind.LANGUAGE, carried[:2]), (Kind.COUNTRY, carried[2:])):
                     batch.cell(row_key, counters.cell(_FOLLOW, kind, int.from_bytes(place, "big")), by)
 
@@ -147,6 +156,16 @@ class Targets:
             staged[key] = new if new != frames.GONE else None
             batch.edge(target, letter_actor[0] - 65, since(old), since(new))
 
+    def work(self) -> int:
+        """Take some of the in-ledger into audiences that are being filled; 0 when nothing is left."""
+        partition = self._partition
+        if all(slot.record.into is None for slot in partition.slots):
+            return 0
+        batch = Batch(partition)
+        left = self._audiences.fill(batch, partition.config.job_edges)
+        batch.write()
+        return partition.config.job_edges - left + 1
+
     def _reply(self, replies: dict[int, Frame], actor: str) -> Frame:
         return replies.setdefault(self._route[actor], Frame(self._partition.watermark))
 
@@ -155,17 +174,21 @@ class Targets:
         partition = self._partition
         batch = Batch(partition)
         void = list(dict.fromkeys(key for frame in received for key in frame.void))
+        followees: list[tuple[str, str, int]] = []
         for key, value in zip(void, partition.store.get(Column.OUT, void), strict=True):
             if value is None:
                 continue
             actor, letter_target, _ = key.split(b"\0")
             before, family = since(value), letter_target[0] - 65
             batch.changes[Column.OUT][key] = None
+            if family == _FOLLOW:
+                followees.append((actor.decode(), letter_target[1:].decode(), -1 if before >= 0 else 0))
             if before >= 0:
                 batch.edge(actor.decode(), family, before, -1)
                 if family == _FOLLOW:
                     batch.recents.append((actor.decode(), before, -1, letter_target[1:].decode()))
                     batch.fold_mutual([(actor.decode(), letter_target[1:].decode(), -1)], Column.IN)
+        self._interests.void(followees, batch)
         unsaid = list(dict.fromkeys(key for frame in received for key in frame.unsaid))
         for key, value in zip(unsaid, partition.store.get(Column.SAID, unsaid), strict=True):
             if value is None:

@@ -20,7 +20,7 @@ class Field(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Profile(msgspec.Struct, omit_defaults=True):
-    """Fields by arrival-independent merge; `revision` counts the changes of what edges carry."""
+    """Fields by arrival-independent merge."""
 
     language: Field | None = None
     country: Field | None = None
@@ -28,7 +28,6 @@ class Profile(msgspec.Struct, omit_defaults=True):
     suspended: Field | None = None
     listed: Field | None = None
     active: Field | None = None
-    revision: int = 0
 
     @property
     def hidden(self) -> bool:
@@ -45,16 +44,12 @@ class Profile(msgspec.Struct, omit_defaults=True):
         """True if the account is a candidate before its first in-signal."""
         return self.listed is not None and bool(self.listed.value)
 
-    def carried(self) -> bytes:
-        """Return what the account's follows carry to their targets: revision, language, country; 8 bytes."""
-        if not self.revision:
+    def codes(self) -> bytes:
+        """Return the codes of language and country, 4 bytes; empty if the account told neither."""
+        if self.language is None and self.country is None:
             return b""
-        country = str(self.country.value) if self.country else ""
-        return (
-            self.revision.to_bytes(4, "big")
-            + self.language_code().to_bytes(2, "big")
-            + code(country).to_bytes(2, "big")
-        )
+        country = code(str(self.country.value)) if self.country else 0
+        return self.language_code().to_bytes(2, "big") + country.to_bytes(2, "big")
 
     def language_code(self) -> int:
         """Return the code of the primary language subtag, 0 if unknown."""
@@ -100,10 +95,7 @@ def apply(profile: Profile, event: Event) -> bool:
         if value is not None:
             _merge(profile, name, stamp, value)
     was, now = [tuple(f and f.value for f in pair) for pair in (before, (profile.language, profile.country))]
-    if was == now:
-        return False
-    profile.revision += 1
-    return True
+    return was != now
 
 
 def _merge(profile: Profile, name: str, stamp: bytes, value: Value) -> None:
