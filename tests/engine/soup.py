@@ -12,6 +12,9 @@ START = 1_790_000_000_000_000
 DAY = 86_400_000_000
 ACCOUNTS = ("ann", "bob", "cyd", "dan", "eve")
 FEW = ACCOUNTS[:3]  # few enough that most events meet an edge that is there already
+# Two versions of what accounts are known for: with few others to follow, most must be, or nobody has an interest.
+KNOWN = {"bob": 0, "cyd": 0, "dan": 1, "eve": 1}
+OTHERWISE = {"ann": 2, "cyd": 1, "dan": 1, "eve": 2}
 _EDGES = tuple(BY_NAME) + tuple(UNDO_OF)
 # Weighted to what decides most: follows and their undos, then everything else.
 _SIGNALS = ("follow",) * 24 + ("unfollow",) * 16 + ("block", "unblock", "like", "unlike") * 4 + _EDGES
@@ -43,7 +46,8 @@ def event(draw: st.DrawFn) -> Event:
         )
     if kind < 5:
         return Event(f"r{number}", "retract", actor, time, retracts=f"e{draw(st.integers(0, 40))}")
-    target = draw(st.sampled_from([a for a in FEW if a != actor]))
+    few = FEW if draw(st.booleans()) else ACCOUNTS
+    target = draw(st.sampled_from([a for a in few if a != actor]))
     signal = draw(st.sampled_from(_SIGNALS))
     item = draw(st.sampled_from(("x", "y")))
     return Event(f"e{number}", signal, actor, time, target=target, item=item, source=source)
