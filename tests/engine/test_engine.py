@@ -71,6 +71,23 @@ def test_the_bounds_of_an_interest_hold(events: list[Event], batch: int, most: i
     agree(engine, events, KNOWN, most=most, newest=newest)
 
 
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(soup(), st.sampled_from(("bob", "cyd", "eve")), st.integers(0, 60), st.integers(1, 4))
+def test_a_deleted_account_is_in_no_interest_and_no_audience(
+    events: list[Event], account: str, place: int, newest: int
+) -> None:
+    gone = Event("gone", "account_delete", account, START + 6 * DAY)
+    events = [*events[:place], gone, *events[place:]]
+    engine = fresh(limits=Limits(50, newest))
+    logs = logs_of(engine, events)
+    for first in range(max(map(len, logs))):
+        for number, log in enumerate(logs):
+            engine.apply(number, log[first : first + 1], first)
+        engine.exchange()
+    engine.settle()
+    agree(engine, events, KNOWN, newest=newest)
+
+
 @settings(max_examples=100, deadline=None)
 @given(soup(), st.randoms(use_true_random=False))
 def test_any_order_ends_in_the_same_state(events: list[Event], rng: random.Random) -> None:
