@@ -42,7 +42,9 @@ class State:
     followees: dict[str, list[str]] = field(default_factory=dict)
     sketches: dict[str, list[int]] = field(default_factory=dict)
     interests: dict[str, dict[int, int]] = field(default_factory=dict)  # followees by community
-    carried: dict[tuple[str, str], dict[int, int]] = field(default_factory=dict)  # T on the edges at the targets
+    carried: dict[tuple[str, str], dict[int, int]] = field(
+        default_factory=dict
+    )  # T on the edges at the targets
     audiences: dict[str, dict[int, int]] = field(default_factory=dict)  # sums of what followers carry
 
 
@@ -123,7 +125,9 @@ def expected(
     state.followees = {account: [o for _, o in sorted(e)[:READ]] for account, e in made.items()}
     for actor, own in made.items():
         counted = [target for _, target in sorted(own)[:newest]]
-        counts = Counter(known[target] for target in counted if target in (known or {})) if known else Counter()
+        counts = (
+            Counter(known[target] for target in counted if target in (known or {})) if known else Counter()
+        )
         if counts:
             state.interests[actor] = dict(counts)
         levels = {c: 2 ** max(j for j in range(60) if 2**j <= k) for c, k in counts.items() if k >= 2}
@@ -173,7 +177,9 @@ def held(engine: Engine) -> State:
                 assert key[1:2] == read or b"V" + key[1:2] in meta, "a row of a version that nobody holds"
                 if key[1:2] != read:
                     continue
-                cells = {number >> 40: number & (1 << 40) - 1 for (number,) in struct.iter_unpack(">Q", value)}
+                cells = {
+                    number >> 40: number & (1 << 40) - 1 for (number,) in struct.iter_unpack(">Q", value)
+                }
                 (state.interests if key[:1] == b"u" else state.audiences)[account[1:]] = cells
             elif key[:1] in (b"i", b"o"):
                 if cells := _row(value, watermark):

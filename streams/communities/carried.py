@@ -76,6 +76,20 @@ class Carrier(msgspec.Struct, array_like=True, omit_defaults=True):
         return min(len(self.voided), 0xFFFF).to_bytes(2, "big") + self.place.to_bytes(6, "big")
 
 
+_decode = msgspec.msgpack.Decoder(Carrier).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def load(stored: bytes | None) -> Carrier:
+    """Return the carrier in stored bytes; an empty one for None."""
+    return _decode(stored) if stored else Carrier()
+
+
+def dump(carrier: Carrier) -> bytes:
+    """Return the bytes to store."""
+    return _encode(carrier)
+
+
 class Contribution(NamedTuple):
     """What an actor's follows carry at the moment."""
 

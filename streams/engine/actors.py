@@ -140,7 +140,7 @@ class Actors:
         dead: list[DeadLetter] = []
         moved: list[tuple[int, Record, int]] = []
         kept: list[int] = []
-        refused: list[tuple[str, str, int]] = []
+        kept_out: list[tuple[str, str, int]] = []
         watermark = partition.watermark
         for offset, record in zip(offsets, records, strict=False):
             appended, raw = record
@@ -163,14 +163,14 @@ class Actors:
             ):
                 dead.append(DeadLetter(offset, "deleted", "the account was deleted", b""))
                 if event.signal in _FOLLOWING and not partition.is_deleted(event.actor):
-                    refused.append((event.actor, event.target, offset))
+                    kept_out.append((event.actor, event.target, offset))
                 continue
             events.append(event)
             kept.append(offset)
         partition.advance(watermark)
         if records:
             partition.appended = max(partition.appended, records[-1].appended)
-        return Decoded(events, dead, moved, kept, refused)
+        return Decoded(events, dead, moved, kept, kept_out)
 
     def apply(self, decoded: Decoded, next_offset: int) -> Acted:
         """Fold decoded events and write them as one, so that the store's offset becomes `next_offset`.
@@ -472,10 +472,11 @@ class Actors:
             else:
                 partition.resent(account, batch)
         self._finish(batch, out, partition.applied)
+        partition.beside |= batch.touched
         return partition.config.job_edges - left + 1
 
 
-def _note(moves: list[Move], event: Event, old: bytes | None, new: bytes, offset: int) -> None:
+def _note(moves: list[Move], event: Event, old: bytes | None, new: bytes | None, offset: int) -> None:
     """Note what an event made of a follow, if anything."""
     before, after = since(old), since(new)
     if before != after:

@@ -39,9 +39,7 @@ class Audiences:
         for slot in self._partition.slots:
             if slot.record.into is None or left <= 0:
                 continue
-            items = list(
-                islice(self._partition.store.scan_from(Column.IN, b"", slot.record.into), left + 1)
-            )
+            items = list(islice(self._partition.store.scan_from(Column.IN, b"", slot.record.into), left + 1))
             for key, value in items[:left]:
                 target, letter_actor, _ = key.split(b"\0")
                 if letter_actor[:1] == _LETTER and since(value) >= 0:

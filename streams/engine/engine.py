@@ -10,8 +10,8 @@ from kithstream.streams.config import EngineConfig
 from kithstream.streams.engine.actors import Acted, Change, DeadLetter, Record
 from kithstream.streams.engine.partition import Partition
 from kithstream.streams.engine.routing import Route
-from kithstream.streams.engine.slots import Limits
 from kithstream.streams.engine.shard import Shard, Waiting
+from kithstream.streams.engine.slots import Limits
 from kithstream.streams.engine.targets import Heard
 from kithstream.streams.events.wire import Event
 from kithstream.streams.state.protocol import Column, Store
@@ -100,6 +100,9 @@ class Engine:
     def exchange(self) -> Settled:
         """Deliver every waiting frame, the replies to them too."""
         settled = Settled(set(), [], 0)
+        for partition in self.partitions:
+            settled.touched.update(partition.beside)
+            partition.beside.clear()
         count = 0
         while waiting := self.waiting():
             by_destination: dict[int, list[Waiting]] = {}
@@ -128,7 +131,14 @@ class Engine:
         `work` fills it, and reads it in place of the other one when every partition is done.
         """
         turn = 1 + max((slot.record.turn for p in self.partitions for slot in p.slots), default=0)
-        return any([partition.adopt(known, turn) for partition in self.partitions])
+        adopted = [partition.adopt(known, turn) for partition in self.partitions]
+        return any(adopted)
+
+    @property
+    def communities(self) -> str:
+        """The version of communities that is read; empty if there is none, or not the same everywhere."""
+        read = {"" if (slot := p.communities) is None else slot.known.version for p in self.partitions}
+        return read.pop() if len(read) == 1 else ""
 
     def _filled(self) -> bool:
         """True if a version that is not read yet is whole everywhere and nothing of it is on its way."""

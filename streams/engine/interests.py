@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-import msgspec
-
 from kithstream.streams.communities import cells
-from kithstream.streams.communities.carried import Carrier
+from kithstream.streams.communities.carried import Carrier, dump
 from kithstream.streams.communities.known import NONE
 from kithstream.streams.engine.partition import CARRIER, RECOUNT, ROW_OUT, Batch, Partition
 from kithstream.streams.engine.slots import Slot
@@ -20,7 +18,6 @@ from kithstream.streams.state.protocol import Column
 FILLING: Final = 1000  # accounts due to be sent from which filling waits
 _FOLLOW: Final = 0
 _FOLLOWS: Final = counters.cell(_FOLLOW, Kind.TOTAL, 0)
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class Move(NamedTuple):
@@ -33,7 +30,7 @@ class Move(NamedTuple):
 
 
 class Interests:
-    """Interests and revisions of a partition's actors. An account's rows of a batch are moved before they are folded."""
+    """Interests and revisions of a partition's actors; they are moved before a batch's rows are folded."""
 
     def __init__(self, partition: Partition) -> None:
         self._partition = partition
@@ -190,7 +187,7 @@ class Interests:
             self._partition.resend(account, batch)
 
     def _keep(self, account: str, carrier: Carrier, batch: Batch) -> None:
-        batch.changes[Column.ROWS][CARRIER + account.encode()] = _encode(carrier)
+        batch.changes[Column.ROWS][CARRIER + account.encode()] = dump(carrier)
 
 
 def level(count: int) -> int:
@@ -200,4 +197,3 @@ def level(count: int) -> int:
     [0, 0, 2, 2, 3, 4]
     """
     return count.bit_length() if count > 1 else 0
-

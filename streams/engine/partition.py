@@ -8,6 +8,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
+from kithstream.streams.communities import carried
 from kithstream.streams.communities.carried import Carrier, Contribution, share
 from kithstream.streams.communities.cells import read
 from kithstream.streams.communities.known import KnownFor
@@ -130,6 +131,9 @@ class Partition:
         self.jobs = {key[1:].decode(): value for key, value in store.scan(Column.META, JOB)}
         self.recounts = {key[1:].decode(): None for key, _ in store.scan(Column.META, RECOUNT)}
         self.limits = limits or Limits()
+        self.beside: set[str] = (
+            set()
+        )  # accounts whose rows background work changed, until somebody takes note
         self.carriers: ReadCache[Carrier] = ReadCache(config.row_cache)
         self._shares: ReadCache[bytes] = ReadCache(config.row_cache)  # by the keys of interests
         self.slots: list[Slot] = []
@@ -300,7 +304,9 @@ class Partition:
         number = 1 if any(slot.number == 0 for slot in self.slots) else 0
         slot = Slot(number, known, slots.Record(known.version, turn))
         if any(other.tag == slot.tag for other in self.slots):
-            raise ValueError(f"version is {known.version}, and the version in use begins with the same digits")
+            raise ValueError(
+                f"version is {known.version}, and the version in use begins with the same digits"
+            )
         self.slots.append(slot)
         self.store.write({Column.META: {slot.key: slot.dump()}})
         self._filling.clear()
@@ -316,11 +322,20 @@ class Partition:
         for other in [other for other in self.slots if other is not slot]:
             self._empty(other.number)
 
-    def refill(self) -> None:
-        """Count every account anew: the ledgers were written beside the rows of interests."""
-        for slot in self.slots:
-            slot.record.out = b""
-        self.store.write({Column.META: {slot.key: slot.dump() for slot in self.slots}})
+    def recount(self, accounts: Iterable[bytes] | None) -> None:
+        """Put accounts, or everyone, down to be counted anew: the ledgers were written beside their interests."""
+        meta: dict[bytes, bytes | None] = {}
+        if not self.slots:
+            return
+        if accounts is None:
+            for slot in self.slots:
+                slot.record.out = b""
+                meta[slot.key] = slot.dump()
+        else:
+            for name in accounts:
+                self.recounts[name.decode()] = None
+                meta[RECOUNT + name] = b""
+        self.store.write({Column.META: meta})
 
     def resend(self, account: str, batch: Batch, *, filling: bool = False) -> None:
         """Put an account's follows down to be sent again, from the first."""
@@ -337,7 +352,7 @@ class Partition:
     def load_carriers(self, accounts: Iterable[str]) -> dict[str, Carrier]:
         """Return what the revisions of accounts are made of."""
         keys = {CARRIER + account.encode(): account for account in accounts}
-        found = _load(keys, self.carriers, self.store, _carrier)
+        found = _load(keys, self.carriers, self.store, carried.load)
         return {keys[key]: carrier for key, carrier in found.items()}
 
     def contributions(self, accounts: Collection[str]) -> dict[str, Contribution]:
@@ -364,13 +379,6 @@ class Partition:
         self.load_rows([key])[key][:] = row
         self._shares.drop(key)
         batch.changes[Column.ROWS][key] = row or None
-
-
-_decode_carrier = msgspec.msgpack.Decoder(Carrier).decode
-
-
-def _carrier(stored: bytes | None) -> Carrier:
-    return _decode_carrier(stored) if stored else Carrier()
 
 
 def _load(

@@ -11,8 +11,8 @@ from kithstream.streams.engine import frames
 from kithstream.streams.engine.actors import Acted, Actors, Decoded, Record
 from kithstream.streams.engine.frames import Frame
 from kithstream.streams.engine.partition import Partition, outbox_key
-from kithstream.streams.engine.replica import ReadStore
 from kithstream.streams.engine.routing import Route
+from kithstream.streams.engine.slots import ReadStore, Slot
 from kithstream.streams.engine.targets import Heard, Targets
 from kithstream.streams.state.profiles import Profile
 from kithstream.streams.state.recent import Recent
@@ -32,6 +32,9 @@ class Readable(Protocol):
 
     @property
     def store(self) -> ReadStore: ...
+
+    @property
+    def communities(self) -> Slot | None: ...
 
     def load_rows(self, keys: Iterable[bytes]) -> dict[bytes, bytearray]: ...
 

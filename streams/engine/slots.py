@@ -7,8 +7,8 @@ before the slot). A version whose file is not at hand is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -23,6 +23,14 @@ INTEREST, AUDIENCE = b"u", b"x"
 SLOT, READ = b"V", b"slot"
 DIGITS: Final = (b"0", b"1")
 NOBODY: Final = -1
+
+
+class ReadStore(Protocol):
+    """The half of a store that reads."""
+
+    def get(self, column: Column, keys: Sequence[bytes]) -> list[bytes | None]: ...
+
+    def scan(self, column: Column, prefix: bytes) -> Iterator[tuple[bytes, bytes]]: ...
 
 
 class Limits(NamedTuple):
@@ -74,6 +82,14 @@ def load(number: int, stored: bytes | None, versions: Mapping[str, KnownFor]) ->
     record = msgspec.msgpack.decode(stored, type=Record)
     known = versions.get(record.version)
     return None if known is None else Slot(number, known, record)
+
+
+def read(store: ReadStore, versions: Mapping[str, KnownFor]) -> Slot | None:
+    """Return the slot that a store reads; None if there is none or its version is not at hand."""
+    (digit,) = store.get(Column.META, [READ])
+    if digit is None:
+        return None
+    return load(int(digit), store.get(Column.META, [SLOT + digit])[0], versions)
 
 
 def tag_of(version: str) -> bytes:

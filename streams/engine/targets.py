@@ -164,6 +164,7 @@ class Targets:
         batch = Batch(partition)
         left = self._audiences.fill(batch, partition.config.job_edges)
         batch.write()
+        partition.beside |= batch.touched
         return partition.config.job_edges - left + 1
 
     def _reply(self, replies: dict[int, Frame], actor: str) -> Frame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from kithstream.models.features import FOLLOWEES as FOLLOWEES_READ
 from kithstream.models.features import FOLLOWERS as FOLLOWERS_READ
 from kithstream.models.features import HALF_LIVES, UNRECIPROCATED, Rows, blank
+from kithstream.streams.communities.known import NONE
 from kithstream.streams.engine.partition import FOLLOWEES, FOLLOWERS, ROW_IN, ROW_OUT, ReadCache
-from kithstream.streams.engine.shard import Reads
-from kithstream.streams.state import counters, ledger
+from kithstream.streams.engine.shard import Readable, Reads
+from kithstream.streams.state import communities, counters, ledger
+from kithstream.streams.state.communities import Communities
 from kithstream.streams.state.counters import Kind
 from kithstream.streams.state.ledger import DAY, MINUTE
 from kithstream.streams.state.profiles import Profile
@@ -23,6 +25,7 @@ from kithstream.streams.state.recent import READ, Recent
 
 _FOLLOW: Final = 0
 _MUTUAL: Final = counters.cell(_FOLLOW, Kind.MUTUAL, 0)
+_FOLLOWERS: Final = counters.cell(_FOLLOW, Kind.TOTAL, 0)
 _NEVER: Final = 1 << 62  # a time that pads neighbour lists: its age reads as +inf
 
 
@@ -37,6 +40,7 @@ class _View(NamedTuple):
     followees: list[str]
     followee_times: bytes
     language: int
+    communities: Communities
     standing: bool | None  # hidden: False; opted in: True; else None, the in-signals decide
 
 
@@ -95,7 +99,7 @@ class Reader:
             unreciprocated=[_ids(recent, UNRECIPROCATED) for recent in back],
             unreciprocated_ages=_ages([_times(r, UNRECIPROCATED) for r in back], UNRECIPROCATED, times),
             languages=np.array([view.language for view in views], dtype=np.int32),
-            **blank(n),  # type: ignore[arg-type]  # named fields
+            **blank(n) | communities.fields([view.communities for view in views]),  # type: ignore[arg-type]  # named fields
         )
 
     def glance(self, accounts: Sequence[str], as_of: int) -> list[Glance]:
@@ -107,6 +111,20 @@ class Reader:
     def standings(self, accounts: Sequence[str]) -> list[bool | None]:
         """Return whether accounts are candidates by their profile: None where their in-signals decide."""
         return [view.standing for view in self._load(accounts)]
+
+    def known_for(self, accounts: Sequence[str]) -> NDArray[np.int32]:  # (n,)
+        """Return the community that each account is known for in the version its partition reads, -1 for none."""
+        found = np.full(len(accounts), NONE, np.int32)
+        places = np.array([self._held.route[account] for account in accounts], np.int64)
+        for number in np.unique(places).tolist():
+            at = np.flatnonzero(places == number)
+            try:
+                slot = self._held.at(number).communities
+            except KeyError:
+                continue  # another worker's
+            if slot is not None:
+                found[at] = slot.known.of([accounts[place] for place in at.tolist()])
+        return found
 
     def _load(self, accounts: Sequence[str]) -> list[_View]:
         cached = self._views.get
@@ -123,6 +141,7 @@ class Reader:
             rows = partition.load_rows([prefix + name for name in keys for prefix in (ROW_IN, ROW_OUT)])
             lists = partition.load_recents([p + name for name in keys for p in (FOLLOWERS, FOLLOWEES)])
             profiles = partition.load_profiles([accounts[at] for at in places])
+            of_communities = _communities(partition, [accounts[at] for at in places], rows)
             for at, name in zip(places, keys, strict=True):
                 row_in = bytes(rows[ROW_IN + name])
                 followers, followees = lists[FOLLOWERS + name], lists[FOLLOWEES + name]
@@ -135,6 +154,7 @@ class Reader:
                     _ids(followees, FOLLOWEES_READ),
                     _times(followees, FOLLOWEES_READ),
                     profiles[accounts[at]].language_code(),
+                    of_communities[accounts[at]],
                     _standing(profiles[accounts[at]]),
                 )
                 self._views.put(name, view)
@@ -148,6 +168,29 @@ class Reader:
         keys = [ledger.edge_key(account, _FOLLOW, other, "") for _, other in newest]
         back = partition.store.get(Column.OUT, keys)
         return Recent([entry for entry, mine in zip(newest, back, strict=True) if ledger.since(mine) < 0])
+
+
+def _communities(
+    partition: Readable, accounts: Sequence[str], rows: Mapping[bytes, bytes | bytearray]
+) -> dict[str, Communities]:
+    """What the version that the partition reads says of its accounts."""
+    slot = partition.communities
+    if slot is None:
+        return dict.fromkeys(accounts, Communities())
+    norms, names = slot.known.norms, [account.encode() for account in accounts]
+    cells = partition.load_rows(
+        [letter + name for name in names for letter in (slot.interest, slot.audience)]
+    )
+    return {
+        account: Communities(
+            known,
+            communities.interest(cells[slot.interest + name], norms),
+            communities.audience(
+                cells[slot.audience + name], norms, counters.count_of(rows[ROW_IN + name], _FOLLOWERS)
+            ),
+        )
+        for account, name, known in zip(accounts, names, slot.known.of(accounts).tolist(), strict=True)
+    }
 
 
 _NOBODY: Final = Recent()

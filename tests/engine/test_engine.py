@@ -232,7 +232,11 @@ def test_the_version_that_is_read_stays_exact_until_the_next_is_whole(
         read = {slot.known.version if (slot := p.communities) else "" for p in engine.partitions}
         assert len(read) == 1, "all partitions read the same version"
         if idle or (read == {FIRST.version} and not any(p.jobs for p in engine.partitions)):
-            folded = [e for number, log in enumerate(logs) for e in decoded(log[: engine.partitions[number].applied])]
+            folded = [
+                e
+                for number, log in enumerate(logs)
+                for e in decoded(log[: engine.partitions[number].applied])
+            ]
             known = KNOWN if read == {FIRST.version} else OTHERWISE
             want, have = expected(folded, engine.watermark, known), held(engine)
             assert (have.interests, have.audiences) == (want.interests, want.audiences)
