@@ -522,6 +522,32 @@ def simulate(accounts: int, events: int, seed: int, out: str, machine: bool) -> 
         show({"events": progress.done, "out": out}, machine)
 
 
+@cli.group(cls=Commands, epilog=example("kithstream communities adopt communities.safetensors --path kin"))
+def communities() -> None:
+    """What accounts are known for, and who is interested in it."""
+
+
+@communities.command(epilog=example("kithstream communities adopt communities.safetensors --path kin"))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@directory
+@settings
+@as_json
+def adopt(
+    file: Path, path: Path, at: str, config_file: Path | None, options: tuple[str, ...], machine: bool
+) -> None:
+    """Fill a version of communities, and read it in place of the one before.
+
+    A run that was broken off goes on when the runtime is opened again.
+    """
+    config = read_settings(config_file, options)
+    with existing(path, config, at) as live, told():
+        version = live.communities(file)
+        live.fill()
+        slot = live.engine.partitions[0].communities
+        count, accounts = (0, 0) if slot is None else (slot.known.count, len(slot.known))
+    show({"version": version, "communities": count, "accounts": accounts}, machine)
+
+
 @cli.group(cls=Commands, epilog=example("kithstream topics create"))
 def topics() -> None:
     """Make the topics on the brokers of kafka.servers, or check them."""

@@ -22,6 +22,14 @@ def at_hand(folder: Path) -> dict[str, KnownFor]:
     return {file.stem: KnownFor.load(file) for file in sorted(folder.glob("*.safetensors"))}
 
 
+def served(folder: Path, path: str) -> tuple[dict[str, KnownFor], KnownFor | None]:
+    """Return the versions in the folder, and the one to adopt, which is kept there first; `path` may be empty."""
+    known = KnownFor.load(Path(path)) if path else None
+    if known is not None:
+        keep(folder, known)
+    return at_hand(folder), known
+
+
 def forget_others(folder: Path, held: set[str]) -> None:
     """Delete the files of versions that no store holds."""
     for file in folder.glob("*.safetensors"):
