@@ -30,6 +30,12 @@ def served(folder: Path, path: str) -> tuple[dict[str, KnownFor], KnownFor | Non
     return at_hand(folder), known
 
 
+def readable(folder: Path, path: str) -> dict[str, KnownFor]:
+    """Return the versions in the folder and the one to adopt, writing nothing: another process keeps them."""
+    known = [KnownFor.load(Path(path))] if path else []
+    return at_hand(folder) | {version.version: version for version in known}
+
+
 def forget_others(folder: Path, held: set[str]) -> None:
     """Delete the files of versions that no store holds."""
     for file in folder.glob("*.safetensors"):

@@ -97,7 +97,7 @@ class Retrieval:
         self.config = config
         self.route = Route(config.engine.partitions)
         self.tail = Tail(self.index, config.engine.partitions)
-        versions, _ = folder.served(Path(config.worker.data) / folder.NAME, config.engine.communities)
+        versions = folder.readable(Path(config.worker.data) / folder.NAME, config.engine.communities)
         self.reading = Reading(self.route, model, self.index, self.tail, config.store, own, clock, versions)
         self.names = topics(config.kafka.prefix)
         self.owners = Owners(self.names.owners, config.engine.partitions, worker)
