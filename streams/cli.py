@@ -530,6 +530,7 @@ def communities() -> None:
 @communities.command(epilog=example("kithstream communities adopt communities.safetensors --path kin"))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @directory
+@at
 @settings
 @as_json
 def adopt(
