@@ -3,6 +3,10 @@
 A CPU second is the whole process's: decoding, both ledgers, rows, RocksDB with its log on and its threads. The
 simulated world (full signal mix, duplicates, late events, undos) is made before the clock starts. The first part
 of the events fills the state; the rest is measured, in parts, of which the median is told.
+
+`--communities N` makes a world of so many and reads a version of them: the more popular half of the accounts, each
+known for its main one; `--unread` makes the same world and reads none. Background work (follows that are sent again)
+is measured with the rest, one step in each partition after every round.
 """
 
 from __future__ import annotations
@@ -16,13 +20,15 @@ import time
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from bench.machine import machine
+from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.config import EngineConfig, StoreConfig
 from kithstream.streams.engine.engine import Engine, Record
 from kithstream.streams.simulate import simulate
 from kithstream.streams.state.store import RocksStore
-from kithstream.streams.world import SimulationConfig
+from kithstream.streams.world import SimulationConfig, World
 
 
 def main() -> None:
@@ -33,14 +39,23 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2000)
     parser.add_argument("--partitions", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--communities", type=int, default=0, help="of the world, and of the version that is read"
+    )
+    parser.add_argument("--unread", action="store_true", help="the world of --communities, without a version")
     given = parser.parse_args()
+    world = SimulationConfig(seed=given.seed, accounts=given.accounts)
+    if given.communities:
+        world = msgspec.structs.replace(world, communities=given.communities)
     config = EngineConfig(partitions=given.partitions, batch_events=given.batch)
     with tempfile.TemporaryDirectory() as folder:
         stores = [RocksStore(Path(folder) / str(n), StoreConfig()) for n in range(given.partitions)]
         engine = Engine(stores, config, salt=bytes(16))
+        if given.communities and not given.unread:
+            engine.adopt(truth(world))
         logs: list[list[Record]] = [[] for _ in stores]
         encode = msgspec.json.Encoder().encode
-        for batch in simulate(SimulationConfig(seed=given.seed, accounts=given.accounts), given.events):
+        for batch in simulate(world, given.events):
             for event in batch:
                 # Published events carry the time at which they were appended; late ones are late by their own time.
                 logs[engine.route[event["actor"]]].append(Record(event["time"], encode(event)))
@@ -63,6 +78,7 @@ def main() -> None:
             if count > given.batch:
                 rates.append(count / cpu)
                 walls.append(count / wall)
+        left = sum(len(partition.jobs) for partition in engine.partitions)
         engine.settle()
         engine.close()
     print(
@@ -75,6 +91,8 @@ def main() -> None:
                 "batch": given.batch,
                 "partitions": given.partitions,
                 "seed": given.seed,
+                "communities": 0 if given.unread else given.communities,
+                "accounts_left_to_send_again": left,
                 "events_per_cpu_second": round(statistics.median(rates)),
                 "parts": [round(rate) for rate in rates],
                 "events_per_second": round(statistics.median(walls)),
@@ -93,7 +111,17 @@ def fold(engine: Engine, logs: list[list[Record]], first: int, last: int, batch:
                 count += len(records)
                 engine.apply(number, records, place)
         engine.exchange()
+        if engine.work():
+            engine.exchange()
     return count
+
+
+def truth(config: SimulationConfig) -> KnownFor:
+    """Return a version of communities: the more popular half of a world's accounts, each known for its main one."""
+    world = World.build(config)
+    popular = world.by_popularity[: config.accounts // 2]
+    known = {world.name(at): int(world.member[at, 0]) for at in popular.tolist()}
+    return KnownFor.of_accounts(known, np.ones(config.communities, np.float32))
 
 
 if __name__ == "__main__":

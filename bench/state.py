@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 
-from kithstream.streams.engine.partition import FOLLOWEES, FOLLOWERS, PROFILE, ROW_IN, ROW_OUT
+from kithstream.streams.engine.partition import CARRIER, FOLLOWEES, FOLLOWERS, PROFILE, ROW_IN, ROW_OUT
 from kithstream.streams.state import counters, ledger, recent
 from kithstream.streams.state.ledger import MINUTE
 from kithstream.streams.state.protocol import Column, Store
@@ -16,7 +16,7 @@ LEDGERS = (Column.OUT, Column.IN, Column.SAID, Column.HEARD)
 def digest(store: Store, watermark: int, deleted: Collection[str] = ()) -> dict[str, tuple[int, str]]:
     """Return keys and SHA-256 of each column of state: the ledgers byte for byte, the rows as they are read.
 
-    In the rows four things depend on when something came and are never read: the order of a row's cells, cells
+    In the rows these things depend on when something came and are never read: the order of a row's cells, cells
     older than what is read as of `watermark` (microseconds), neighbours beyond the newest 32, and what is empty.
     Whether an event about a `deleted` account is still in the list of the horizon's events depends on whether it or
     the deletion came first to its actor's partition: those are left out.
@@ -27,8 +27,8 @@ def digest(store: Store, watermark: int, deleted: Collection[str] = ()) -> dict[
         for key, value in store.scan(column, b""):
             if column is Column.SAID and key.split(b"\0")[-2][1:].decode() in deleted:
                 continue
-            if column is Column.IN and ledger.since(value) < 0:
-                value = value[:14]  # what the follower of an undone follow last carried is not read
+            if column is Column.IN and ledger.since(value) >= 0 and len(value) > 14:
+                value = value[:14] + value[22:]  # the revision of what is carried is of the way that it came
             if column is Column.ROWS:
                 value = _read(key[:1], value, watermark // MINUTE)
                 if not value:
@@ -46,4 +46,6 @@ def _read(letter: bytes, value: bytes, minute: int) -> bytes:
         return b"".join(sorted(row[at : at + 8] for at in range(0, len(row), 8)))
     if letter in (FOLLOWERS, FOLLOWEES):
         return repr(recent.load(value).entries[: recent.READ]).encode() if recent.load(value).entries else b""
+    if letter == CARRIER:
+        return b""
     return value if letter == PROFILE or any(value) else b""

@@ -614,7 +614,7 @@ def simulate(accounts: int, events: int, seed: int, out: str, machine: bool) -> 
 
 @cli.group(cls=Commands, epilog=example("kithstream communities build --path kin --out known.safetensors"))
 def communities() -> None:
-    """Make versions of communities, offline: what accounts are known for; or look at one."""
+    """Versions of communities: what accounts are known for, and who is interested in it."""
 
 
 @communities.command(
@@ -744,6 +744,30 @@ def show_communities(file: Path, largest: int, machine: bool) -> None:
     click.echo("community  members  norm")
     for one in found["largest"]:
         click.echo(f"{one['community']:>9}  {one['members']:>7}  {one['norm']:.6g}")
+
+
+@communities.command(
+    "adopt", epilog=example("kithstream communities adopt communities.safetensors --path kin")
+)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@directory
+@at
+@settings
+@as_json
+def adopt(
+    file: Path, path: Path, at: str, config_file: Path | None, options: tuple[str, ...], machine: bool
+) -> None:
+    """Fill a version of communities, and read it in place of the one before.
+
+    A run that was broken off goes on when the runtime is opened again.
+    """
+    config = read_settings(config_file, options)
+    with existing(path, config, at) as live, told():
+        version = live.communities(file)
+        live.fill()
+        slot = live.engine.partitions[0].communities
+        count, accounts = (0, 0) if slot is None else (slot.known.count, len(slot.known))
+    show({"version": version, "communities": count, "accounts": accounts}, machine)
 
 
 @cli.group(cls=Commands, epilog=example("kithstream topics create"))

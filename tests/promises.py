@@ -10,10 +10,11 @@ import hashlib
 import struct
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import msgpack
 from msgspec.structs import replace
 
 from kithstream.streams.engine.engine import Engine
@@ -46,10 +47,25 @@ class State:
     newest: dict[tuple[str, str], list[str]] = field(
         default_factory=dict
     )  # (account, list) -> letter and target
+    interests: dict[str, dict[int, int]] = field(default_factory=dict)  # followees by community
+    carried: dict[tuple[str, str], dict[int, int]] = field(
+        default_factory=dict
+    )  # T on the edges at the targets
+    audiences: dict[str, dict[int, int]] = field(default_factory=dict)  # sums of what followers carry
 
 
-def expected(events: Iterable[Event], watermark: int, salt: bytes = b"") -> State:
+def expected(
+    events: Iterable[Event],
+    watermark: int,
+    known: Mapping[str, int] | None = None,
+    *,
+    most: int = 50,
+    newest: int = 2000,
+    salt: bytes = b"",
+) -> State:
     """Return the state that a log of usable events means, in whatever order they came.
+
+    `known` is the version of communities that is read, `most` and `newest` the bounds of an interest.
 
     `salt` is that of the engine, under which the names of address books are hashed.
     """
@@ -134,6 +150,20 @@ def expected(events: Iterable[Event], watermark: int, salt: bytes = b"") -> Stat
             where[owner] = (np.array(where.get(owner, [0] * 16)) + _vector(other)).tolist()
     state.followers = {account: [o for _, o in sorted(e)[:READ]] for account, e in gained.items()}
     state.followees = {account: [o for _, o in sorted(e)[:READ]] for account, e in made.items()}
+    for actor, own in made.items():
+        counted = [target for _, target in sorted(own)[:newest]]
+        counts = (
+            Counter(known[target] for target in counted if target in (known or {})) if known else Counter()
+        )
+        if counts:
+            state.interests[actor] = dict(counts)
+        levels = {c: 2 ** max(j for j in range(60) if 2**j <= k) for c, k in counts.items() if k >= 2}
+        told = dict(sorted(levels.items(), key=lambda item: (-item[1], item[0]))[:most])
+        for target in counted if told else ():
+            state.carried[actor, target] = told
+            audience = state.audiences.setdefault(target, {})
+            for community, weight in told.items():
+                audience[community] = audience.get(community, 0) + weight
     return state
 
 
@@ -160,6 +190,9 @@ def held(engine: Engine) -> State:
     watermark = engine.watermark
     for partition in engine.partitions:
         scan = partition.store.scan
+        meta = dict(scan(Column.META, b""))
+        read = meta.get(b"slot", b"")
+        tag = bytes.fromhex(_version(meta[b"V" + read]))[:4] if read else b""
         for key, value in scan(Column.OUT, b""):
             if (time := _since(value)) >= 0:
                 actor, letter_target, item = key.decode().split("\0")
@@ -170,6 +203,8 @@ def held(engine: Engine) -> State:
                 state.transposed[letter_actor[1:], SIGNALS[ord(letter_actor[0]) - 65].name, target, item] = (
                     time
                 )
+                if letter_actor[0] == "A" and tag and (told := _shares(value).get(tag)):
+                    state.carried[letter_actor[1:], target] = told
         for key, value in scan(Column.SAID, b""):
             actor, event_id, letter_target, _ = key[4:].decode().split("\0")
             signal = SIGNALS[ord(letter_target[0]) - 65]
@@ -184,7 +219,15 @@ def held(engine: Engine) -> State:
                 state.heard[letter_actor[1:], event_id, name, target, time] += 1
         for key, value in scan(Column.ROWS, b""):
             account = key[1:].decode()
-            if key[:1] in (b"i", b"o"):
+            if key[:1] in (b"u", b"x"):
+                assert key[1:2] == read or b"V" + key[1:2] in meta, "a row of a version that nobody holds"
+                if key[1:2] != read:
+                    continue
+                cells = {
+                    number >> 40: number & (1 << 40) - 1 for (number,) in struct.iter_unpack(">Q", value)
+                }
+                (state.interests if key[:1] == b"u" else state.audiences)[account[1:]] = cells
+            elif key[:1] in (b"i", b"o"):
                 if cells := _row(value, watermark):
                     (state.rows_in if key[:1] == b"i" else state.rows_out)[account] = cells
             elif key[:1] in (b"s", b"t"):
@@ -205,9 +248,18 @@ def held(engine: Engine) -> State:
     return state
 
 
-def agree(engine: Engine, events: Iterable[Event]) -> None:
+def agree(
+    engine: Engine,
+    events: Iterable[Event],
+    known: Mapping[str, int] | None = None,
+    *,
+    most: int = 50,
+    newest: int = 2000,
+) -> None:
     """Assert that an engine at rest holds exactly what its log means."""
-    want, have = expected(events, engine.watermark, engine.partitions[0].salt), held(engine)
+    salt = engine.partitions[0].salt
+    want = expected(events, engine.watermark, known, most=most, newest=newest, salt=salt)
+    have = held(engine)
     for name in State.__dataclass_fields__:
         assert getattr(have, name) == getattr(want, name), name
 
@@ -258,6 +310,22 @@ def _row(value: bytes, watermark: int) -> Cells:
             assert (family, kind, place) not in cells, "a cell twice"
             cells[SIGNALS[family].name, kind, place] = count
     return cells
+
+
+def _version(record: bytes) -> str:
+    version: str = msgpack.decode(record)[0]
+    return version
+
+
+def _shares(value: bytes) -> dict[bytes, dict[int, int]]:
+    """The interests that an in-edge carries, by the version's tag."""
+    shares, at = {}, 14 + 8 + 4
+    while at < len(value):
+        tag, count = value[at : at + 4], value[at + 4]
+        words = struct.unpack_from(f">{count}I", value, at + 5)
+        shares[tag] = {word >> 5: 1 << (word & 31) for word in words}
+        at += 5 + 4 * count
+    return shares
 
 
 def _since(value: bytes) -> int:

@@ -11,12 +11,14 @@ import urllib.request
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from kithstream.streams import progress
 from kithstream.streams.cli import cli
 from kithstream.streams.clock import StreamClock, newest
+from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.engine.actors import Record
 from kithstream.streams.engine.log import Log
 from kithstream.streams.events.stamp import wall_clock
@@ -42,6 +44,7 @@ SET = (
     "worker",
     "topics create",
     "topics check",
+    "communities adopt",
 )
 HEAVY = {
     "numpy",
@@ -581,3 +584,12 @@ def test_the_example_parses(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     for file in ("events.jsonl", "follows.csv"):
         (tmp_path / file).touch()
     cli.commands[name].make_context(name, example_of(name)[1:])
+
+
+def test_communities_are_adopted_as_the_help_says(here: Path, tmp_path: Path) -> None:
+    known = KnownFor.of_accounts({"u1": 0, "u2": 0, "u3": 1}, np.ones(2, np.float32))
+    known.save(here / "communities.safetensors")
+    found = told(run(*example_of("communities adopt"), "--json"))
+    assert found == {"version": known.version, "communities": 2, "accounts": 3}
+    (here / "communities.safetensors").write_bytes(b"other")
+    assert "holds no communities" in refused(run(*example_of("communities adopt")))

@@ -23,6 +23,8 @@ from mortal import SALT, Row, columns
 from promises import agree, held
 from soup import ACCOUNTS, DAY, FEW, START, soup
 
+from kithstream.streams import load as load_module
+from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.config import Config, EngineConfig, ModelConfig
 from kithstream.streams.engine import derive, merge
 from kithstream.streams.engine.engine import Engine, Record
@@ -409,3 +411,27 @@ def test_rows_that_a_crash_left_due_are_made_when_the_runtime_opens(tmp_path: Pa
     with live(tmp_path / "kin") as runtime:
         agree(runtime.engine, as_events(rows))
         assert {c.account for c in answers(runtime)[2]} == {f"b{i}" for i in range(5)}
+
+
+NORMS = np.ones(3, np.float32)
+KNOWN = {f"a{n}": n % 3 for n in range(0, 40, 2)}
+
+
+@pytest.mark.parametrize("few", [0, 1000])
+def test_interests_are_right_after_a_load(monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    """Whether some accounts are derived anew or all; over follows that were there before, and again."""
+    monkeypatch.setattr(load_module, "FEW", few)
+    rng = np.random.Generator(np.random.PCG64(5))
+    pairs = {(int(a), int(b)) for a, b in rng.integers(0, 40, (500, 2)) if a != b}
+    rows = [(f"a{a}", f"a{b}", START + at) for at, (a, b) in enumerate(sorted(pairs))]
+    engine = fresh()
+    engine.adopt(KnownFor.of_accounts(KNOWN, NORMS))
+    before = as_events(rows[:100])
+    publish(engine, before)
+    for part in (rows[50:300], rows[200:]):
+        loaded(engine, part, chunk=100)
+        engine.settle()
+    agree(engine, as_events(rows), KNOWN)
+    loaded(engine, rows, chunk=100)
+    engine.settle()
+    agree(engine, as_events(rows), KNOWN)

@@ -10,6 +10,7 @@ from zlib import crc32
 from kithstream.streams.engine.book import Book, Entry
 from kithstream.streams.engine.deletion import Deletions, ranges
 from kithstream.streams.engine.frames import Frame
+from kithstream.streams.engine.interests import Interests, Move
 from kithstream.streams.engine.partition import (
     FOLLOWEES,
     FOLLOWING,
@@ -63,6 +64,8 @@ class Decoded(NamedTuple):
     events: list[Event]
     dead: list[DeadLetter]
     moved: list[tuple[int, Record, int]]  # (offset, record, its own partition) of those in the wrong one
+    offsets: list[int]  # of the events
+    refused: list[tuple[str, str, int]]  # (actor, target, offset) of follows of a deleted account
 
 
 class Acted(NamedTuple):
@@ -123,6 +126,7 @@ def _plans(signals: Sequence[Signal]) -> dict[str, _Plan]:
 
 _PLANS: Final = _plans(SIGNALS)
 _PRIVATE: Final = frozenset(name for name, plan in _PLANS.items() if plan.private)
+_FOLLOWING: Final = frozenset(name for name, plan in _PLANS.items() if plan.edge == _FOLLOW)
 _UNDONE_BY: Final = {plan.said: plan.edge for plan in _PLANS.values() if plan.undo and plan.counted}
 
 
@@ -134,6 +138,7 @@ class Actors:
         self._route = route
         self._book = Book(partition)
         self._deletions = Deletions(partition, route)
+        self._interests = Interests(partition)
 
     def decode(self, records: Sequence[Record], offsets: Iterable[int]) -> Decoded:
         """Return the usable events of a poll batch, dead letters and strays; moves the watermark."""
@@ -141,6 +146,8 @@ class Actors:
         events: list[Event] = []
         dead: list[DeadLetter] = []
         moved: list[tuple[int, Record, int]] = []
+        kept: list[int] = []
+        kept_out: list[tuple[str, str, int]] = []
         watermark = partition.watermark
         leaving: set[str] = set()  # whom an event of this batch deletes
         for offset, record in zip(offsets, records, strict=False):
@@ -161,14 +168,18 @@ class Actors:
                 continue
             if (partition.deleted or leaving) and self._kept_out(event, leaving):
                 dead.append(DeadLetter(offset, "deleted", "the account was deleted", b""))
+                actor = event.actor
+                if event.signal in _FOLLOWING and actor not in leaving and not partition.is_deleted(actor):
+                    kept_out.append((actor, event.target, offset))
                 continue
             if event.signal == "account_delete":
                 leaving.add(event.actor)
             events.append(event)
+            kept.append(offset)
         partition.advance(watermark)
         if records:
             partition.appended = max(partition.appended, records[-1].appended)
-        return Decoded(events, dead, moved)
+        return Decoded(events, dead, moved, kept, kept_out)
 
     def _kept_out(self, event: Event, leaving: set[str]) -> bool:
         """True if the event is about a deleted account, or of one that this log deleted before.
@@ -184,11 +195,12 @@ class Actors:
             target and event.signal not in _PRIVATE and (target in leaving or partition.is_deleted(target))
         )
 
-    def apply(self, events: Sequence[Event], next_offset: int) -> Acted:
+    def apply(self, decoded: Decoded, next_offset: int) -> Acted:
         """Fold decoded events and write them as one, so that the store's offset becomes `next_offset`.
 
         An event that needs to read the ledger as it stands (retract, delete) closes the batch before it.
         """
+        events, offsets = decoded.events, decoded.offsets
         touched: set[str] = set()
         changes: list[Change] = []
         start = 0
@@ -198,38 +210,45 @@ class Actors:
             if event.signal in ("retract", "account_delete") or event.contacts is not None:
                 # Events before it are folded but the offset stays: a crash in between repeats them, to no effect.
                 if place > start:
-                    self._fold(events[start:place], applied, touched, changes)
+                    self._fold(events[start:place], offsets[start:place], applied, touched, changes)
                 if event.signal == "retract":
-                    self._retract(event, touched, changes)
+                    self._retract(event, offsets[place], touched, changes)
                 elif event.signal == "account_delete":
                     self._delete(event, touched)
                 elif event.signal == "profile":
-                    self._consent(event, applied, touched)
+                    self._consent(event, offsets[place], applied, touched)
                 else:
                     continue
                 start = place + 1
         self._partition.expired = expired
-        self._fold(events[start:], next_offset, touched, changes)
+        self._fold(events[start:], offsets[start:], next_offset, touched, changes, decoded.refused)
         return Acted(touched, changes, [], len(events), [event.time for event in events])
 
     def _fold(
-        self, events: Sequence[Event], next_offset: int, touched: set[str], changed: list[Change]
+        self,
+        events: Sequence[Event],
+        offsets: Sequence[int],
+        next_offset: int,
+        touched: set[str],
+        changed: list[Change],
+        refused: Sequence[tuple[str, str, int]] = (),
     ) -> None:
         partition = self._partition
         batch = Batch(partition)
         edges: dict[bytes, bytes | None] = {}
         said: dict[bytes, bytes | None] = {}
-        work: list[tuple[Event, _Plan, bytes, bytes, bytes]] = []
+        work: list[tuple[Event, _Plan, bytes, bytes, bytes, int]] = []
+        moves: list[Move] = []
         retracted = partition.retracted
         told = [event.actor for event in events if event.signal not in _PLANS]
         if told:  # into the caches at once: one by one they would cost a read each
             partition.load_profiles(told)
             partition.load_recents([FOLLOWEES + account.encode() for account in told])
         private: list[Entry] = []
-        for event in events:
+        for event, offset in zip(events, offsets, strict=True):
             plan = _PLANS.get(event.signal)
             if plan is None:
-                self._profile(event, batch)
+                self._profile(event, offset, batch)
                 continue
             actor, target, time = event.actor, event.target, event.time
             item = event.item if plan.item else ""
@@ -242,7 +261,7 @@ class Actors:
                 continue
             said_key = _day(time // DAY) + f"{actor}\0{event_id}\0{plan.said_letter}{target}\0{item}".encode()
             edge_key = f"{actor}\0{plan.letter}{target}\0{item}".encode() if plan.edge >= 0 else b""
-            work.append((event, plan, stamp, said_key, edge_key))
+            work.append((event, plan, stamp, said_key, edge_key, offset))
             said[said_key] = None
             if edge_key:
                 edges[edge_key] = None
@@ -252,7 +271,7 @@ class Actors:
         first_edges: dict[bytes, tuple[bytes | None, Event, int]] = {}
         first_said: dict[bytes, tuple[bytes | None, Event, int]] = {}
         floor = partition.watermark - HORIZON
-        for event, plan, stamp, said_key, edge_key in work:
+        for event, plan, stamp, said_key, edge_key, offset in work:
             entry = ledger.NO_EDGE + (_undone(stamp) if plan.undo and plan.counted else stamp)
             held = said[said_key]
             if held is not None and entry <= held:
@@ -268,7 +287,11 @@ class Actors:
                 new = ledger.add(old, stamp, floor)
                 if edge_key not in first_edges:
                     first_edges[edge_key] = edges[edge_key], event, plan.edge
+                if plan.edge == _FOLLOW:
+                    _note(moves, event, edges[edge_key], new, offset)
                 edges[edge_key] = new
+        self._interests.move(moves, batch)
+        self._interests.refused(refused, batch)
         out: dict[int, Frame] = {}
         self._state_changes(first_edges, edges, batch, out, changed)
         self._occurrence_changes(first_said, said, batch, out)
@@ -289,7 +312,7 @@ class Actors:
         staged = batch.changes[Column.OUT]
         flips: list[tuple[str, str, int]] = []
         followers = {event.actor for _, event, family in first.values() if family == _FOLLOW}
-        carried = {a: p.carried() for a, p in partition.load_profiles(followers).items()}
+        carried = partition.contributions(followers)
         for key, (old, event, family) in first.items():
             new = edges[key]
             assert new is not None
@@ -304,7 +327,8 @@ class Actors:
             frame = out.get(place)
             if frame is None:
                 frame = out[place] = Frame(partition.watermark)
-            frame.states += (in_key, new[:14] + carried[actor] if family == _FOLLOW else new[:14])
+            state = new[:14] + carried[actor].on(after, target) if family == _FOLLOW else new[:14]
+            frame.states += (in_key, state)
             if before == after:
                 if (
                     family == _FOLLOW
@@ -356,17 +380,16 @@ class Actors:
         batch.write()
         partition.expired = []
 
-    def _profile(self, event: Event, batch: Batch) -> None:
+    def _profile(self, event: Event, offset: int, batch: Batch) -> None:
         partition = self._partition
         account = event.actor
         profile = partition.profile(account)
-        if profiles.apply(profile, event) and partition.follows(account):
-            partition.jobs[account] = b""
-            batch.changes[Column.META][JOB + account.encode()] = b""
+        if profiles.apply(profile, event):
+            self._interests.changed(account, offset, batch)
         batch.changes[Column.ROWS][PROFILE + account.encode()] = profiles.dump(profile)
         batch.touched.add(account)
 
-    def _retract(self, event: Event, touched: set[str], changed: list[Change]) -> None:
+    def _retract(self, event: Event, offset: int, touched: set[str], changed: list[Change]) -> None:
         """Take back every trace of one event, and keep its id out if it is still to come."""
         partition = self._partition
         store = partition.store
@@ -402,6 +425,11 @@ class Actors:
                 if old is not None:
                     first_edges.setdefault(edge_key, (old, about, family))
                     edges[edge_key] = ledger.take_out(old, _as_undo(stamp) if counted else stamp)
+        moves: list[Move] = []
+        for edge_key, (first, about, family) in first_edges.items():
+            if family == _FOLLOW:
+                _note(moves, about, first, edges[edge_key], offset)
+        self._interests.move(moves, batch)
         out: dict[int, Frame] = {}
         self._state_changes(first_edges, edges, batch, out, changed)
         self._occurrence_changes(first_said, said, batch, out)
@@ -438,18 +466,23 @@ class Actors:
             about = Event("", "", actor, 0, target=letter_target[1:], item=item)
             first_said[key] = entry, about, ord(letter_target[0]) - 65
             unsaid[key] = b"\0\1"
+        moves: list[Move] = []
+        for key, (value, about, family) in first_edges.items():
+            if family == _FOLLOW:
+                _note(moves, about, value, left[key], self._partition.applied)
+        self._interests.move(moves, batch)
         out: dict[int, Frame] = {}
         self._state_changes(first_edges, left, batch, out, [])
         self._occurrence_changes(first_said, unsaid, batch, out)
         self._finish(batch, {}, self._partition.applied)
         return batch.touched
 
-    def _consent(self, event: Event, next_offset: int, touched: set[str]) -> None:
+    def _consent(self, event: Event, offset: int, next_offset: int, touched: set[str]) -> None:
         """Take in a profile that says whether the account's address book may be read."""
         partition = self._partition
         batch = Batch(partition)
         before = _covered(partition.profile(event.actor))
-        self._profile(event, batch)
+        self._profile(event, offset, batch)
         if _covered(partition.profile(event.actor)) != before:
             self._book.reconsider(event.actor, batch)
         self._finish(batch, {}, next_offset)
@@ -460,14 +493,15 @@ class Actors:
         batch = Batch(self._partition)
         out: dict[int, Frame] = {}
         self._deletions.begin(event.actor, batch, out)
+        self._interests.delete(event.actor, batch)
         self._finish(batch, out, self._partition.applied)
         touched.update(batch.touched)
 
     def work(self) -> int:
         """Do a bounded piece of background work; return its edges, one more if something was done at all.
 
-        In this order: removing deleted accounts, going over address books, re-sending follows of accounts
-        whose carried attributes changed.
+        In this order: removing deleted accounts, going over address books, counting interests anew, re-sending
+        follows of accounts that carry something else.
         """
         partition = self._partition
         most = partition.config.job_edges
@@ -479,6 +513,8 @@ class Actors:
         left = most - removed
         if left > 0:
             left -= self._book.work(left, batch)
+        if left > 0:
+            left = self._interests.recount(batch, left)
         if left > 0:
             left -= self._send_again(left, batch, out)
         self._finish(batch, out, partition.applied)
@@ -504,31 +540,37 @@ class Actors:
         partition = self._partition
         left = most
         for account, cursor in list(partition.jobs.items()):
-            carried = partition.profile(account).carried()
+            if left <= 0:
+                break
+            carried = partition.contributions([account])[account]
             prefix = f"{account}\0{chr(65 + _FOLLOW)}".encode()
-            job = JOB + account.encode()
             for key, value in partition.store.scan_from(Column.OUT, prefix, cursor):
                 if left <= 0:
-                    partition.jobs[account] = batch.changes[Column.META][job] = key
+                    partition.jobs[account] = batch.changes[Column.META][JOB + account.encode()] = key
                     break
                 left -= 1
-                if since(value) < 0:
+                if (time := since(value)) < 0:
                     continue
                 target = key[len(prefix) : -1]
                 in_key = b"%b\0%c%b\0" % (target, 65 + _FOLLOW, account.encode())
-                place = self._route[target.decode()]
-                out.setdefault(place, Frame(partition.watermark)).states += (in_key, value[:14] + carried)
+                place = self._route[name := target.decode()]
+                state = value[:14] + carried.on(time, name)
+                out.setdefault(place, Frame(partition.watermark)).states += (in_key, state)
             else:
-                del partition.jobs[account]
-                batch.changes[Column.META][job] = None
-            if left <= 0:
-                break
+                partition.resent(account, batch)
         return most - left
 
 
 def _covered(profile: Profile) -> tuple[int | None, int]:
     """Which entries of an address book count, and which must go."""
     return profile.contacts_begin, profile.consent.withdrawn if profile.consent else NEVER
+
+
+def _note(moves: list[Move], event: Event, old: bytes | None, new: bytes | None, offset: int) -> None:
+    """Note what an event made of a follow, if anything."""
+    before, after = since(old), since(new)
+    if before != after:
+        moves.append(Move(event.actor, event.target, (after >= 0) - (before >= 0), offset))
 
 
 def _undone(stamp: bytes) -> bytes:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.config import EngineConfig
 from kithstream.streams.engine.actors import Actors
 from kithstream.streams.engine.deeds import Deed
 from kithstream.streams.engine.overlay import Overlay
 from kithstream.streams.engine.partition import WATERMARK, Partition, ReadCache
-from kithstream.streams.engine.replica import ReadStore, Replica
+from kithstream.streams.engine.replica import Replica
 from kithstream.streams.engine.routing import Route
+from kithstream.streams.engine.slots import ReadStore
 from kithstream.streams.state.protocol import Column
 
 
@@ -20,10 +22,17 @@ class Counterfactual:
     The caller sees to it that the store does not move between `refresh` and the last read of what `without` gave.
     """
 
-    def __init__(self, store: ReadStore, number: int, route: Route, config: EngineConfig) -> None:
+    def __init__(
+        self, store: ReadStore, number: int, route: Route, config: EngineConfig, known: KnownFor | None = None
+    ) -> None:
+        """Take a store, and the version of communities that is read there."""
         self.below = store
+        self.known = known
         self._overlay = Overlay(store)
-        self.partition = Partition(self._overlay, number, route.partitions, config, salt=b"")
+        versions = {} if known is None else {known.version: known}
+        self.partition = Partition(
+            self._overlay, number, route.partitions, config, salt=b"", versions=versions
+        )
         self._actors = Actors(self.partition, route)
 
     def refresh(self) -> None:
@@ -58,11 +67,14 @@ class Counterfactual:
 class Variants:
     """One account in several states of its partition; a `Reads` in which each state is a partition of its own."""
 
-    def __init__(self, account: str, stores: Sequence[ReadStore], number: int) -> None:
+    def __init__(
+        self, account: str, stores: Sequence[ReadStore], number: int, known: KnownFor | None = None
+    ) -> None:
         self.names = [_Variant(account) for _ in stores]  # by which the states are read
         self.route = Route(max(len(stores), 1))
         self.route.update(zip(self.names, range(len(stores)), strict=True))
-        self._replicas = [Replica(store, number) for store in stores]
+        versions = {} if known is None else {known.version: known}
+        self._replicas = [Replica(store, number, versions) for store in stores]
 
     def at(self, number: int) -> Replica:
         """Return the partition in one of the states."""

@@ -16,6 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from kithstream.streams.communities import cells
+from kithstream.streams.communities.carried import REVISION, share_of, weights
+from kithstream.streams.engine.audiences import SHARED
 from kithstream.streams.engine.partition import (
     FOLLOWEES,
     FOLLOWERS,
@@ -43,7 +46,7 @@ _VALUE: Final = np.dtype(
         ("epoch", "V2"),
         ("head", ">u8"),
         ("hash", "V4"),
-        ("revision", "V4"),
+        ("revision", f"V{REVISION}"),
         ("language", ">u2"),
         ("country", ">u2"),
     ]
@@ -73,7 +76,8 @@ def derive(partition: Partition, accounts: Iterable[bytes] | None, on_written: C
     """
     store = partition.store
     (mark,) = store.get(Column.META, [UNDERIVED])
-    segments = _everyone(store, mark or b"") if accounts is None else _some(store, sorted(accounts))
+    accounts = None if accounts is None else sorted(accounts)
+    segments = _everyone(store, mark or b"") if accounts is None else _some(store, accounts)
     done = 0
     for out, heard in segments:
         changes: Changed = {}
@@ -83,6 +87,7 @@ def derive(partition: Partition, accounts: Iterable[bytes] | None, on_written: C
         store.write({Column.ROWS: changes, Column.META: meta})
         done += len(out) + len(heard)
         on_written(done)
+    partition.recount(accounts)
     store.write({Column.META: {UNDERIVED: None}})
     partition.forget()
 
@@ -148,6 +153,7 @@ def _fold(partition: Partition, out_items: list[Item], in_items: list[Item], cha
     _recents(FOLLOWERS, heard, changes)
     _sketches(SKETCH, heard, changes)
     _sketches(FOLLOWING, out, changes)
+    _audiences(partition, heard.owners, in_items, changes)
 
 
 def _follows(items: list[Item]) -> Follows:
@@ -162,7 +168,7 @@ def _follows(items: list[Item]) -> Follows:
     present = np.flatnonzero((sizes >= _STATE) & (values["head"] & 1 == 0))
     values = values[present]
     carried = np.stack([values["language"], values["country"]], axis=1).astype(np.int64)
-    carried[sizes[present] < _FULL] = -1
+    carried[(sizes[present] < _FULL) | ~carried.any(axis=1)] = -1
     kept = rows[present]
     return Follows(
         names.dictionary.to_pylist(),
@@ -255,3 +261,19 @@ def _sketches(letter: bytes, follows: Follows, changes: Changed) -> None:
         sums[owners] = np.add.reduceat(vectors[names.indices.to_numpy()], begin, axis=0, dtype=np.int64)
     for owner, total in zip(follows.owners, sums, strict=True):
         changes[letter + owner] = total.tobytes() if total.any() else None
+
+
+def _audiences(partition: Partition, owners: list[bytes], items: list[Item], changes: Changed) -> None:
+    """The sums of what followers carry to each owner, in every version in use."""
+    for slot in partition.slots:
+        sums: dict[bytes, dict[int, int]] = {owner: {} for owner in owners}
+        for key, value in items:
+            if len(value) <= SHARED or (slot.record.into is not None and key >= slot.record.into):
+                continue
+            owner, letter_actor, _ = key.split(b"\0")
+            if letter_actor[:1] != _LETTER or ledger.since(value) < 0:
+                continue
+            own = sums[owner]
+            for community, weight in weights(share_of(value[SHARED:], slot.tag)):
+                own[community] = own.get(community, 0) + weight
+        changes.update((slot.audience + owner, cells.dump(own) or None) for owner, own in sums.items())

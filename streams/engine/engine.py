@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.config import EngineConfig
 from kithstream.streams.engine.actors import Acted, Change, DeadLetter, Record
 from kithstream.streams.engine.partition import Partition
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.engine.shard import Shard, Waiting
+from kithstream.streams.engine.slots import Limits
 from kithstream.streams.engine.targets import Heard
 from kithstream.streams.events.wire import Event
 from kithstream.streams.state.protocol import Store
@@ -29,12 +31,23 @@ Before = Callable[[Sequence[Event]], None]
 class Engine:
     """Stores of P partitions and the stages that fold into them; one thread at a time."""
 
-    def __init__(self, stores: Sequence[Store], config: EngineConfig, *, salt: bytes) -> None:
+    def __init__(
+        self,
+        stores: Sequence[Store],
+        config: EngineConfig,
+        *,
+        salt: bytes,
+        versions: Mapping[str, KnownFor] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """Take over stores; `versions` of communities that they hold and that are not given are let go of."""
         self.config = config
         self.route = Route(len(stores))
         self.partitions = [
-            Partition(store, number, len(stores), config, salt=salt) for number, store in enumerate(stores)
+            Partition(store, number, len(stores), config, salt=salt, versions=versions, limits=limits)
+            for number, store in enumerate(stores)
         ]
+        self._agree_on_slots()
         self._shards = [Shard(partition, self.route) for partition in self.partitions]
 
     def at(self, number: int) -> Partition:
@@ -106,6 +119,10 @@ class Engine:
 
     def work(self) -> int:
         """Do a bounded piece of background work in each partition; 0 when nothing is left."""
+        if self._filled():
+            for partition in self.partitions:
+                partition.switch()
+            return 1
         return sum(shard.work() for shard in self._shards)
 
     @property
@@ -129,6 +146,38 @@ class Engine:
     def _forget_acknowledged(self) -> None:
         for partition in self.partitions:
             partition.forget_acknowledged()
+
+    def adopt(self, known: KnownFor) -> bool:
+        """Begin to fill a version of communities beside the one that is read; False if it is held already.
+
+        `work` fills it, and reads it in place of the other one when every partition is done.
+        """
+        turn = 1 + max((slot.record.turn for p in self.partitions for slot in p.slots), default=0)
+        adopted = [partition.adopt(known, turn) for partition in self.partitions]
+        return any(adopted)
+
+    @property
+    def communities(self) -> str:
+        """The version of communities that is read; empty if there is none, or not the same everywhere."""
+        read = {"" if (slot := p.communities) is None else slot.known.version for p in self.partitions}
+        return read.pop() if len(read) == 1 else ""
+
+    def _filled(self) -> bool:
+        """True if a version that is not read yet is whole everywhere and nothing of it is on its way."""
+        return (
+            any(partition.unread is not None for partition in self.partitions)
+            and all(partition.filled for partition in self.partitions)
+            and not any(partition.outbox for partition in self.partitions)
+        )
+
+    def _agree_on_slots(self) -> None:
+        """Adopt everywhere what is newest, and what is read, of any: one may have come back from an older copy."""
+        held = {slot.known.version: slot for p in self.partitions for slot in p.slots}
+        for slot in sorted(held.values(), key=lambda slot: slot.record.turn)[-2:]:
+            for partition in self.partitions:
+                newest = max((own.record.turn for own in partition.slots), default=0)
+                if partition.communities is None or slot.record.turn > newest:
+                    partition.adopt(slot.known, slot.record.turn)
 
     def settle(self) -> Settled:
         """Exchange and work until the state is at rest."""

@@ -13,8 +13,10 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from kithstream.streams.communities.carried import Contribution
+from kithstream.streams.communities.carried import load as load_carrier
 from kithstream.streams.engine.engine import Engine
-from kithstream.streams.engine.partition import PROFILE, WATERMARK, Partition
+from kithstream.streams.engine.partition import CARRIER, PROFILE, WATERMARK, Partition
 from kithstream.streams.state import ledger, profiles
 from kithstream.streams.state.ledger import DAY, HORIZON
 from kithstream.streams.state.protocol import Column
@@ -186,17 +188,23 @@ def _states(edges: Edges) -> list[bytes]:
 
 
 def _carried(engine: Engine, edges: Edges) -> list[bytes] | None:
-    """What follows of each account carry to their targets; None if no account ever told anything."""
+    """What follows of each account carry to their targets; None if no account ever told anything.
+
+    Interests in communities are left out: they are counted and sent when the rows are derived.
+    """
     carried = [b""] * len(edges.accounts)
     for partition in engine.partitions:
         store = partition.store
-        if next(store.scan(Column.ROWS, PROFILE), None) is None:
+        if all(next(store.scan(Column.ROWS, letter), None) is None for letter in (PROFILE, CARRIER)):
             continue
         mine = np.unique(edges.source[edges.places[edges.source] == partition.number]).tolist()
-        told = store.get(Column.ROWS, [PROFILE + edges.accounts[code] for code in mine])
-        for code, stored in zip(mine, told, strict=True):
-            if stored is not None:
-                carried[code] = profiles.load(stored).carried()
+        keys = [edges.accounts[code] for code in mine]
+        profiled = store.get(Column.ROWS, [PROFILE + name for name in keys])
+        carriers = store.get(Column.ROWS, [CARRIER + name for name in keys])
+        for code, profile, carrier in zip(mine, profiled, carriers, strict=True):
+            if profile is not None or carrier is not None:
+                codes = profiles.load(profile).codes()
+                carried[code] = Contribution.of(load_carrier(carrier), codes, b"").head
     return carried if any(carried) else None
 
 

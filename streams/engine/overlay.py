@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from heapq import merge
 from pathlib import Path
 
-from kithstream.streams.engine.replica import ReadStore
+from kithstream.streams.engine.slots import ReadStore
 from kithstream.streams.state.protocol import Changes, Column, Dropped
 
 

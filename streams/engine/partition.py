@@ -9,9 +9,14 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
+from kithstream.streams.communities import carried
+from kithstream.streams.communities.carried import Carrier, Contribution, share
+from kithstream.streams.communities.cells import read
+from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.config import EngineConfig
-from kithstream.streams.engine import frames
+from kithstream.streams.engine import frames, slots
 from kithstream.streams.engine.frames import Frame
+from kithstream.streams.engine.slots import NOBODY, Limits, Slot
 from kithstream.streams.errors import WrongLayout
 from kithstream.streams.events.signals import SIGNALS, Newest, by_family
 from kithstream.streams.events.signals import Kind as SignalKind
@@ -26,6 +31,7 @@ FORMAT: Final = 2
 
 # Keys of the column ROWS: a letter, then the account.
 ROW_IN, ROW_OUT, FOLLOWERS, FOLLOWEES, SKETCH, PROFILE = b"i", b"o", b"f", b"g", b"s", b"p"
+CARRIER = b"r"  # the revision of what follows carry; interests and audiences are in `slots`
 FOLLOWING = b"t"  # the sketch of the followees
 ROW_LETTERS: Final[tuple[bytes, ...]] = (
     ROW_IN,
@@ -35,11 +41,13 @@ ROW_LETTERS: Final[tuple[bytes, ...]] = (
     SKETCH,
     FOLLOWING,
     PROFILE,
+    CARRIER,
     *(kind.value for kind in Newest),
+    *(letter + digit for letter in (slots.INTEREST, slots.AUDIENCE) for digit in slots.DIGITS),
 )  # all of them: deletion and the audit read it
 # Keys of the column META.
 APPLIED, WATERMARK, LAYOUT, SALT = b"applied", b"watermark", b"layout", b"salt"
-OUTBOX, DELETED, RETRACTED, JOB = b"O", b"X", b"R", b"J"
+OUTBOX, DELETED, RETRACTED, JOB, RECOUNT = b"O", b"X", b"R", b"J", b"U"
 HEARD, EDGES, DIRTY = b"H", b"edges", b"Y"  # progress by source; next offset of frames; changed accounts
 LEAVING, BOOK = b"Z", b"B"  # accounts being deleted; address books to be gone over: behind which key
 DEPARTED: Final = (
@@ -98,10 +106,13 @@ class Partition:
         *,
         salt: bytes,
         marks: bool = False,
+        versions: Mapping[str, KnownFor] | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """Take over a store; raises WrongLayout if it was made for another place.
 
         With `marks` every batch also writes which accounts it changed, until `unmark` says their vectors are out.
+        `versions` are the communities at hand, by version; the store lets go of others.
         """
         self.store = store
         self.number = number
@@ -153,11 +164,21 @@ class Partition:
         self.reworked: set[str] = set()  # accounts whose rows background work changed since then
         self.left: list[str] = []  # accounts whose deletion was finished since somebody took note
         self.uncompacted: list[str] = []  # and those that the store's files may still hold
+        self.recounts = {key[1:].decode(): None for key, _ in store.scan(Column.META, RECOUNT)}
+        self.limits = limits or Limits()
+        self.carriers: ReadCache[Carrier] = ReadCache(config.row_cache)
+        self._shares: ReadCache[bytes] = ReadCache(config.row_cache)  # by the keys of interests
+        self.slots: list[Slot] = []
+        self.read_slot = NOBODY
+        self._load_slots(versions or {})
+        self._filling = set(self.jobs) if self.unread is not None else set[str]()
 
     @property
     def working(self) -> bool:
         """True if background work waits."""
-        return bool(self.jobs or self.leaving or self.books)
+        if self.jobs or self.leaving or self.books or self.recounts:
+            return True
+        return not all(slot.counted for slot in self.slots)
 
     def contacts(self, account: str) -> set[bytes]:
         """Return the fingerprints of whom the account's address book names; none without its consent."""
@@ -249,6 +270,8 @@ class Partition:
         """Empty the caches of rows and neighbour lists: the store was written beside them."""
         self.rows = ReadCache(self.config.row_cache)
         self.recents = ReadCache(self.config.row_cache)
+        self.carriers = ReadCache(self.config.row_cache)
+        self._shares = ReadCache(self.config.row_cache)
 
     def load_rows(self, keys: Iterable[bytes]) -> dict[bytes, bytearray]:
         """Return rows by their keys in ROWS, empty ones where there is none."""
@@ -280,6 +303,133 @@ class Partition:
         keys = {PROFILE + account.encode(): account for account in accounts}
         found = _load(keys, self.profiles, self.store, profiles.load)
         return {keys[key]: profile for key, profile in found.items()}
+
+    # -- communities -----------------------------------------------------------------------------------------
+
+    def _load_slots(self, versions: Mapping[str, KnownFor]) -> None:
+        store = self.store
+        stored = store.get(Column.META, [slots.SLOT + digit for digit in slots.DIGITS])
+        (read_slot,) = store.get(Column.META, [slots.READ])
+        found = [slots.load(number, value, versions) for number, value in enumerate(stored)]
+        self.slots = [slot for slot in found if slot is not None]
+        self.read_slot = int(read_slot) if read_slot and found[int(read_slot)] is not None else NOBODY
+        for number, value in enumerate(stored):
+            if value is not None and found[number] is None:
+                self._empty(number)
+
+    def _empty(self, number: int) -> None:
+        """Let go of a slot and its rows; what follows still carry of it is left out when they are sent next."""
+        meta: dict[bytes, bytes | None] = {slots.SLOT + slots.DIGITS[number]: None}
+        if number == self.read_slot:
+            self.read_slot, meta[slots.READ] = NOBODY, None
+        self.slots = [slot for slot in self.slots if slot.number != number]
+        self.store.write({Column.META: meta}, slots.rows_of(number))
+        self.forget()
+
+    @property
+    def communities(self) -> Slot | None:
+        """The slot that is read."""
+        return next((slot for slot in self.slots if slot.number == self.read_slot), None)
+
+    @property
+    def unread(self) -> Slot | None:
+        """The slot that is to be read when it is filled."""
+        newest = max(self.slots, key=lambda slot: slot.record.turn, default=None)
+        return None if newest is None or newest.number == self.read_slot else newest
+
+    @property
+    def filled(self) -> bool:
+        """True if every slot holds everything of this partition, and all of it was sent."""
+        return all(slot.counted for slot in self.slots) and not self._filling and not self.recounts
+
+    def adopt(self, known: KnownFor, turn: int) -> bool:
+        """Begin to fill a slot with a version; False if it is held already.
+
+        Where both slots are taken, the one that is not read gives way.
+        """
+        if any(slot.known.version == known.version for slot in self.slots):
+            return False
+        if len(self.slots) == len(slots.DIGITS):
+            others = [slot for slot in self.slots if slot.number != self.read_slot]
+            self._empty(min(others, key=lambda slot: slot.record.turn).number)
+        number = 1 if any(slot.number == 0 for slot in self.slots) else 0
+        slot = Slot(number, known, slots.Record(known.version, turn))
+        if any(other.tag == slot.tag for other in self.slots):
+            raise ValueError(
+                f"version is {known.version}, and the version in use begins with the same digits"
+            )
+        self.slots.append(slot)
+        self.store.write({Column.META: {slot.key: slot.dump()}})
+        self._filling.clear()
+        return True
+
+    def switch(self) -> None:
+        """Read the slot that was filled, and let go of the other one."""
+        slot = self.unread
+        if slot is None:
+            return
+        self.read_slot = slot.number
+        self.store.write({Column.META: {slots.READ: slots.DIGITS[slot.number]}})
+        for other in [other for other in self.slots if other is not slot]:
+            self._empty(other.number)
+
+    def recount(self, accounts: Iterable[bytes] | None) -> None:
+        """Put accounts, or everyone, down to be counted anew: the ledgers were written beside their interests."""
+        meta: dict[bytes, bytes | None] = {}
+        if not self.slots:
+            return
+        if accounts is None:
+            for slot in self.slots:
+                slot.record.out = b""
+                meta[slot.key] = slot.dump()
+        else:
+            for name in accounts:
+                self.recounts[name.decode()] = None
+                meta[RECOUNT + name] = b""
+        self.store.write({Column.META: meta})
+
+    def resend(self, account: str, batch: Batch, *, filling: bool = False) -> None:
+        """Put an account's follows down to be sent again, from the first."""
+        self.jobs[account] = batch.changes[Column.META][JOB + account.encode()] = b""
+        if filling:
+            self._filling.add(account)
+
+    def resent(self, account: str, batch: Batch) -> None:
+        """Take note that the follows of an account are sent."""
+        if self.jobs.pop(account, None) is not None:
+            batch.changes[Column.META][JOB + account.encode()] = None
+        self._filling.discard(account)
+
+    def load_carriers(self, accounts: Iterable[str]) -> dict[str, Carrier]:
+        """Return what the revisions of accounts are made of."""
+        keys = {CARRIER + account.encode(): account for account in accounts}
+        found = _load(keys, self.carriers, self.store, carried.load)
+        return {keys[key]: carrier for key, carrier in found.items()}
+
+    def contributions(self, accounts: Collection[str]) -> dict[str, Contribution]:
+        """Return what the follows of accounts carry at the moment."""
+        carriers, profiled = self.load_carriers(accounts), self.load_profiles(accounts)
+        shares = dict.fromkeys(accounts, b"")
+        for slot in self.slots:
+            keys = {slot.interest + account.encode(): account for account in accounts}
+            missing = []
+            for key, account in keys.items():
+                known = self._shares.get(key)
+                if known is None:
+                    missing.append(key)
+                else:
+                    shares[account] += known
+            for key, row in self.load_rows(missing).items():
+                made = share(slot.tag, read(row), self.limits.most) if row else b""
+                self._shares.put(key, made)
+                shares[keys[key]] += made
+        return {a: Contribution.of(carriers[a], profiled[a].codes(), shares[a]) for a in accounts}
+
+    def put_row(self, key: bytes, row: bytes, batch: Batch) -> None:
+        """Put a row of communities in the place of what was there."""
+        self.load_rows([key])[key][:] = row
+        self._shares.drop(key)
+        batch.changes[Column.ROWS][key] = row or None
 
 
 def _oldest(watermark: int) -> int:

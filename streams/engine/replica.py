@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import blake2b
-from typing import Protocol
 
+from kithstream.streams.communities.known import KnownFor
+from kithstream.streams.engine import slots
 from kithstream.streams.engine.partition import APPLIED, DELETED, HEARD, PROFILE, SALT
+from kithstream.streams.engine.slots import ReadStore, Slot
 from kithstream.streams.state import contacts, profiles, recent
 from kithstream.streams.state.profiles import Profile
 from kithstream.streams.state.protocol import Column
 from kithstream.streams.state.recent import Recent
 
 
-class ReadStore(Protocol):
-    """The half of a store that reads."""
-
-    def get(self, column: Column, keys: Sequence[bytes]) -> list[bytes | None]: ...
-
-    def scan(self, column: Column, prefix: bytes) -> Iterator[tuple[bytes, bytes]]: ...
-
-    def scan_from(self, column: Column, prefix: bytes, begin: bytes) -> Iterator[tuple[bytes, bytes]]: ...
-
-
 class Replica:
     """Reads a partition's store as it stands; the caller says when it moves on, and calls `refresh` then."""
 
-    def __init__(self, store: ReadStore, number: int) -> None:
+    def __init__(self, store: ReadStore, number: int, versions: Mapping[str, KnownFor] | None = None) -> None:
+        """Read a store; `versions` of communities that are not given are not read."""
         self.store = store
+        self.communities: Slot | None = None
+        self._versions = versions or {}
         self.number = number
         self.applied = 0  # the partition's log below this offset is in its rows
         self.heard: dict[int, int] = {}  # by source: its log below this offset is told here
@@ -43,6 +38,8 @@ class Replica:
             int.from_bytes(key[1:], "big"): int.from_bytes(value, "big")
             for key, value in self.store.scan(Column.META, HEARD)
         }
+        if self._versions:
+            self.communities = slots.read(self.store, self._versions)
 
     def includes(self, ends: Mapping[int, int]) -> bool:
         """True if rows and exclusions of this partition's accounts include a token."""

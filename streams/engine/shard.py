@@ -11,8 +11,8 @@ from kithstream.streams.engine import frames
 from kithstream.streams.engine.actors import Acted, Actors, Decoded, Record
 from kithstream.streams.engine.frames import Frame
 from kithstream.streams.engine.partition import Partition, outbox_key
-from kithstream.streams.engine.replica import ReadStore
 from kithstream.streams.engine.routing import Route
+from kithstream.streams.engine.slots import ReadStore, Slot
 from kithstream.streams.engine.targets import Heard, Targets
 from kithstream.streams.state.profiles import Profile
 from kithstream.streams.state.recent import Recent
@@ -32,6 +32,9 @@ class Readable(Protocol):
 
     @property
     def store(self) -> ReadStore: ...
+
+    @property
+    def communities(self) -> Slot | None: ...
 
     def load_rows(self, keys: Iterable[bytes]) -> dict[bytes, bytearray]: ...
 
@@ -93,7 +96,7 @@ class Shard:
 
     def act(self, decoded: Decoded, next_offset: int) -> Acted:
         """Fold decoded events; the partition's offset becomes `next_offset`."""
-        return self._actors.apply(decoded.events, next_offset)._replace(dead=decoded.dead)
+        return self._actors.apply(decoded, next_offset)._replace(dead=decoded.dead)
 
     def hear(self, raw: Iterable[bytes], next_offset: int = 0) -> Heard:
         """Fold frames; again or out of order makes no difference.
@@ -111,7 +114,7 @@ class Shard:
 
     def work(self) -> int:
         """Do a bounded piece of background work; 0 when nothing is left."""
-        return self._actors.work()
+        return self._actors.work() + self._targets.work()
 
     def compact(self) -> int:
         """Rewrite the files that may still hold deleted accounts; return how many accounts those were."""

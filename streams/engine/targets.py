@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from kithstream.streams.communities.carried import CODES
 from kithstream.streams.engine import frames
+from kithstream.streams.engine.audiences import Audiences
 from kithstream.streams.engine.frames import Frame
+from kithstream.streams.engine.interests import Interests
 from kithstream.streams.engine.partition import (
     DELETED,
     EDGES,
@@ -25,11 +28,12 @@ from kithstream.streams.events.signals import SIGNALS
 from kithstream.streams.events.signals import Kind as KindOfSignal
 from kithstream.streams.state import counters
 from kithstream.streams.state.counters import Kind
-from kithstream.streams.state.ledger import DAY, day_prefix, said_of, since
+from kithstream.streams.state.ledger import DAY, EPOCH, STAMP, day_prefix, said_of, since
 from kithstream.streams.state.protocol import Column
 
 _FOLLOW: Final = 0
 _FOLLOW_LETTER: Final = 65 + _FOLLOW
+_CODES: Final = slice(EPOCH + STAMP + CODES.start, EPOCH + STAMP + CODES.stop)
 
 
 class Heard(NamedTuple):
@@ -45,6 +49,8 @@ class Targets:
     def __init__(self, partition: Partition, route: Route) -> None:
         self._partition = partition
         self._route = route
+        self._interests = Interests(partition)
+        self._audiences = Audiences(partition)
 
     def apply(self, received: Sequence[Frame], next_offset: int = 0) -> Heard:
         """Fold frames and write them as one. Repeats and older states change nothing.
@@ -74,6 +80,7 @@ class Targets:
         batch.fold_rows(ROW_IN)
         batch.fold_recents(FOLLOWERS, Column.IN)
         batch.fold_sketches(SKETCH)
+        self._audiences.fold(batch)
         batch.send(replies)
         batch.write()
         touched = batch.touched
@@ -113,7 +120,9 @@ class Targets:
                 changed.append((target, actor, family, after >= 0))
             if family != _FOLLOW:
                 continue
-            self._audience(batch, target_bytes, old if before >= 0 else None, new if after >= 0 else None)
+            was, now = old if old is not None and before >= 0 else b"", new if after >= 0 else b""
+            self._audience(batch, target_bytes, was, now)
+            self._audiences.move(key, target_bytes, was, now)
             if before != after:
                 batch.recents.append((target, before, after, actor))
             if (before >= 0) != (after >= 0):
@@ -122,14 +131,14 @@ class Targets:
                 flips.append((target, actor, by))
         batch.fold_mutual(flips, Column.OUT)
 
-    def _audience(self, batch: Batch, target: bytes, old: bytes | None, new: bytes | None) -> None:
+    def _audience(self, batch: Batch, target: bytes, old: bytes, new: bytes) -> None:
         """Move a follower from the language and country it was counted in to those it carries."""
-        was, now = (old or b"")[18:22], (new or b"")[18:22]
+        was, now = old[_CODES], new[_CODES]
         if was == now:
             return
         row_key = ROW_IN + target
         for carried, by in ((was, -1), (now, 1)):
-            if carried:
+            if any(carried):  # zeros: nothing was told
                 for kind, place in ((Kind.LANGUAGE, carried[:2]), (Kind.COUNTRY, carried[2:])):
                     batch.cell(row_key, counters.cell(_FOLLOW, kind, int.from_bytes(place, "big")), by)
 
@@ -152,6 +161,17 @@ class Targets:
             staged[key] = new if new != frames.GONE else None
             batch.got(target, letter_actor[0] - 65, since(old), since(new), actor)
 
+    def work(self) -> int:
+        """Take some of the in-ledger into audiences that are being filled; 0 when nothing is left."""
+        partition = self._partition
+        if all(slot.record.into is None for slot in partition.slots):
+            return 0
+        batch = Batch(partition)
+        left = self._audiences.fill(batch, partition.config.job_edges)
+        batch.write()
+        partition.reworked |= batch.touched
+        return partition.config.job_edges - left + 1
+
     def _reply(self, replies: dict[int, Frame], actor: str, deleted: str) -> Frame:
         frame = replies.setdefault(self._route[actor], Frame(self._partition.watermark))
         frame.deleted.append(self._partition.fingerprint(deleted))
@@ -166,6 +186,7 @@ class Targets:
         batch = Batch(partition)
         void = list(dict.fromkeys(key for frame in received for key in frame.void))
         said_about: dict[bytes, set[bytes]] = {}  # actor -> targets
+        followees: list[tuple[str, str, int]] = []
         for key, value in zip(void, partition.store.get(Column.OUT, void), strict=True):
             actor, letter_target, _ = key.split(b"\0")
             said_about.setdefault(actor, set()).add(letter_target[1:])
@@ -173,6 +194,8 @@ class Targets:
                 continue
             before, family = since(value), letter_target[0] - 65
             batch.changes[Column.OUT][key] = None
+            if family == _FOLLOW and not partition.is_deleted(actor.decode()):
+                followees.append((actor.decode(), letter_target[1:].decode(), -1 if before >= 0 else 0))
             if before >= 0 and not partition.is_deleted(actor.decode()):
                 batch.made(actor.decode(), family, before, -1, letter_target[1:].decode())
                 if family == _FOLLOW:
@@ -181,6 +204,7 @@ class Targets:
                     batch.fold_mutual([(actor.decode(), letter_target[1:].decode(), -1)], Column.IN)
         for actor, targets in said_about.items():
             batch.changes[Column.SAID].update((key, None) for key in self._said(actor, targets))
+        self._interests.void(followees, batch)
         unsaid = list(dict.fromkeys(key for frame in received for key in frame.unsaid))
         for key, value in zip(unsaid, partition.store.get(Column.SAID, unsaid), strict=True):
             if value is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from kithstream.index.live import LiveIndex
 from kithstream.models.ages import TICK
 from kithstream.models.model import Model
+from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.config import RankingConfig, StoreConfig
 from kithstream.streams.engine.replica import Replica
 from kithstream.streams.engine.routing import Route
@@ -36,7 +37,9 @@ class Reading:
         ranking: RankingConfig,
         own: Path,
         clock: Callable[[], int],
+        versions: Mapping[str, KnownFor] | None = None,
     ) -> None:
+        """`versions` of communities are those at hand; stores that read another one tell nothing of it."""
         self.route = route
         self.lock = threading.Lock()
         self._model = model
@@ -44,6 +47,7 @@ class Reading:
         self._store = store
         self._own = own
         self._clock = clock
+        self._versions = versions
         self._replicas: dict[int, tuple[RocksReplica, Replica]] = {}
         self._caught_up: dict[
             int, tuple[float, int]
@@ -71,7 +75,7 @@ class Reading:
                 return
             self._opened += 1
             store = RocksReplica(path, self._own / str(self._opened), self._store)
-            self._replicas[number] = store, Replica(store, number)
+            self._replicas[number] = store, Replica(store, number, self._versions)
 
     def close(self, number: int) -> None:
         """Let go of a partition's store."""

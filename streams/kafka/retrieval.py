@@ -32,6 +32,7 @@ from kithstream.__main__ import ready
 from kithstream.index.config import IndexConfig
 from kithstream.index.live import LiveIndex
 from kithstream.models.model import Model
+from kithstream.streams.communities import folder
 from kithstream.streams.config import Config
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.errors import KithstreamError, NotYet, Unanswerable, Unavailable
@@ -96,8 +97,9 @@ class Retrieval:
         self.config = config
         self.route = Route(config.engine.partitions)
         self.tail = Tail(self.index, config.engine.partitions)
+        versions = folder.readable(Path(config.worker.data) / folder.NAME, config.engine.communities)
         self.reading = Reading(
-            self.route, model, self.index, self.tail, config.store, config.ranking, own, clock
+            self.route, model, self.index, self.tail, config.store, config.ranking, own, clock, versions
         )
         self.names = topics(config.kafka.prefix)
         self.owners = Owners(self.names.owners, config.engine.partitions, worker)

@@ -22,6 +22,7 @@ import msgspec
 
 from kithstream.models.features import Rows
 from kithstream.models.model import Model, Producers
+from kithstream.streams.communities import folder
 from kithstream.streams.config import Config
 from kithstream.streams.engine.actors import Acted, DeadLetter, Record
 from kithstream.streams.engine.partition import APPLIED, Partition
@@ -125,6 +126,8 @@ class Stream:
         self._offsets = offsets
         self._folded = folded
         self._flushed = flushed
+        data = Path(config.worker.data)
+        self._versions, self._served = folder.served(data / folder.NAME, config.engine.communities)
         self._sink = _TopicSink(self)
         self._vectors = Vectors(self.shards, model, config.model, self._sink)
         checkpoints = config.worker.checkpoints
@@ -209,8 +212,11 @@ class Stream:
                 self._config.engine,
                 salt=self._salt,
                 marks=True,
+                versions=self._versions,
             )
             self._check(partition, engagements, edges)
+            if self._served is not None:
+                partition.adopt(self._served, 1 + max((s.record.turn for s in partition.slots), default=0))
         except BaseException:
             store.close()
             raise
@@ -562,14 +568,26 @@ class Stream:
         """Some background work: edges sent again, a checkpoint."""
         for number, shard in self.shards.items():
             if shard.partition.working and shard.work():
+                await self._send_frames(shard)
                 self._vectors.touch(shard.partition.reworked)
                 shard.partition.reworked.clear()
-                await self._send_frames(shard)
                 self._due.set()
             if shard.partition.uncompacted:
                 await asyncio.to_thread(shard.compact)
             if time.monotonic() - self._checkpointed[number] >= self._config.worker.checkpoint_seconds:
                 self._save(shard.partition)
+
+        self._switch()
+
+    def _switch(self) -> None:
+        """Read another version of communities once it is whole in every partition that is here."""
+        partitions = list(self.shards.here())
+        if not any(p.unread is not None for p in partitions) or not all(p.filled for p in partitions):
+            return
+        for partition in partitions:
+            partition.switch()
+            self._vectors.touch(partition.listable())
+        self._due.set()
 
     def _save(self, partition: Partition) -> None:
         self._checkpointed[partition.number] = time.monotonic()

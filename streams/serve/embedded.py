@@ -31,6 +31,8 @@ from kithstream.index.config import IndexConfig
 from kithstream.index.live import LiveIndex
 from kithstream.models.model import Model
 from kithstream.models.train import OnlineTrainer, TrainerConfig
+from kithstream.streams.communities import folder
+from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.config import Config
 from kithstream.streams.engine.actors import DeadLetter, Record
 from kithstream.streams.engine.engine import Engine
@@ -100,9 +102,15 @@ class Embedded:
                 stores.append(RocksStore(path / "state" / str(number), config.store))
                 undo.callback(stores[-1].close)
             self._logs = [undo.enter_context(Log(path / "log" / str(number))) for number in numbers]
-            self.engine = Engine(stores, config.engine, salt=bytes.fromhex(layout.salt))
+            versions, served = folder.served(path / folder.NAME, config.engine.communities)
+            self.engine = Engine(stores, config.engine, salt=bytes.fromhex(layout.salt), versions=versions)
             self._check_offsets()
-            self.engine.settle()
+            if any(partition.unread is not None for partition in self.engine.partitions):
+                self.engine.exchange()  # what is being filled goes on beside events
+            else:
+                self.engine.settle()
+            if served is not None:
+                self.engine.adopt(served)
             model, trainer = self._open_model()
             undo.pop_all()
         index = LiveIndex(
@@ -184,8 +192,7 @@ class Embedded:
                 times += acted.times
             learned = chain.learn()
             chain.settled(engine.exchange())
-            if engine.work():
-                chain.settled(engine.exchange())
+            self._work()
             chain.forget(engine.take_left())
             folded = time.perf_counter()
             encoded = chain.flush(self.as_of, self.config.model.aged_rows if aged is None else aged)
@@ -209,6 +216,44 @@ class Embedded:
         self._trim()
         engine.compact()
         return pumped
+
+    def _work(self) -> None:
+        """A bounded piece of background work; when another version of communities is read, everyone is read anew."""
+        engine, chain = self.engine, self.chain
+        read = engine.communities
+        if engine.work():
+            chain.settled(engine.exchange())
+        if engine.communities != read:
+            chain.reread(self.as_of)
+            held = {slot.known.version for partition in engine.partitions for slot in partition.slots}
+            folder.forget_others(self.path / folder.NAME, held)
+
+    def _settle(self) -> None:
+        """Bring the state to rest, with all that waits in the background."""
+        read = self.engine.communities
+        self.chain.settled(self.engine.settle())
+        if self.engine.communities != read:
+            self.chain.reread(self.as_of)
+
+    def communities(self, path: str | Path) -> str:
+        """Adopt a version of communities from a file, which is copied into the directory; return the version.
+
+        It is filled in the background, by `pump`, and read from then on in place of the one before. Raises
+        StoreRefused for a file that holds none.
+        """
+        self._raise_failure()
+        known = KnownFor.load(Path(path))
+        folder.keep(self.path / folder.NAME, known)
+        with self.chain.lock:
+            self.engine.adopt(known)
+        with self._arrived:
+            self._arrived.notify_all()
+        return known.version
+
+    def fill(self) -> None:
+        """Pump until the version of communities that was adopted last is read."""
+        while any(partition.unread is not None for partition in self.engine.partitions):
+            self.pump()
 
     def _trim(self) -> None:
         """Once an hour, let go of what the log holds beyond its retention and the state has folded."""
@@ -272,7 +317,7 @@ class Embedded:
         self._raise_failure()
         source = f"{graph.fingerprint(file).hex()} {microseconds} {default_time}"
         with self.chain.lock:
-            self.engine.settle()
+            self._settle()
             first = next_row(self.engine, source)
             batches = graph.read_columns(
                 file, first, microseconds=microseconds, default_time=default_time, form=form
@@ -412,7 +457,8 @@ class Embedded:
                 self.chain.give_way()
                 if pumped.records or self.engine.working:
                     continue
-                pause = 0.01 if pumped.upserted else 1.0
+                waits = self.engine.working
+                pause = 0.01 if pumped.upserted or waits else 1.0
                 with self._arrived:
                     # Without events the vectors still age: some at a time while some are due.
                     self._arrived.wait_for(lambda: self._stopping or self.behind > 0, pause)
@@ -450,9 +496,11 @@ class Embedded:
             self.chain.forget(self.engine.take_left())  # the model's file is not to name them
         self.save_model(temporary / MODEL)
         with self.chain.lock:
-            self.chain.settled(self.engine.settle())
+            self._settle()
             for number, partition in enumerate(self.engine.partitions):
                 partition.store.checkpoint(temporary / "state" / str(number))
+            if (self.path / folder.NAME).exists():
+                shutil.copytree(self.path / folder.NAME, temporary / folder.NAME)
         shutil.copy(self.path / LAYOUT, temporary / LAYOUT)
         os.rename(temporary, path)
 
@@ -552,6 +600,8 @@ def restore(checkpoint: Path, path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(path / "state", ignore_errors=True)
     shutil.copytree(checkpoint / "state", path / "state")
+    if (checkpoint / folder.NAME).exists():
+        shutil.copytree(checkpoint / folder.NAME, path / folder.NAME, dirs_exist_ok=True)
     for name in (LAYOUT, MODEL):
         if (checkpoint / name).exists():
             shutil.copy(checkpoint / name, path / name)

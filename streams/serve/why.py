@@ -86,18 +86,19 @@ class Thinking:
         for deed in deeds(made.partition, account, CONSIDERED, may_be_named):
             groups.setdefault(deed.other, []).append(deed)
         states = [made.without(group) for group in ([], *groups.values())]
-        variants = Variants(account, states, number)
+        variants = Variants(account, states, number, made.known)
         rows = self._reader.over(variants).read(variants.names, as_of, unreciprocated=True)
         return Thought(
             [Group(*pair) for pair in groups.items()], rows._replace(accounts=[account] * len(states))
         )
 
     def _partition(self, number: int) -> Counterfactual:
-        store, route = self._reads.at(number).store, self._reads.route
+        readable, route = self._reads.at(number), self._reads.route
+        known = None if readable.communities is None else readable.communities.known
         kept = self._kept.get(number)
-        if kept is None or kept.below is not store:
+        if kept is None or kept.below is not readable.store or kept.known is not known:
             config = EngineConfig(partitions=route.partitions, row_cache=_SMALL)
-            kept = self._kept[number] = Counterfactual(store, number, route, config)
+            kept = self._kept[number] = Counterfactual(readable.store, number, route, config, known)
         kept.refresh()
         return kept
 

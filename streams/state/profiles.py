@@ -21,7 +21,7 @@ class Field(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Profile(msgspec.Struct, omit_defaults=True):
-    """Fields by arrival-independent merge; `revision` counts the changes of what edges carry."""
+    """Fields by arrival-independent merge."""
 
     language: Field | None = None
     country: Field | None = None
@@ -31,7 +31,6 @@ class Profile(msgspec.Struct, omit_defaults=True):
     active: Field | None = None
     contacts: Field | None = None
     consent: Consent | None = None  # how far the address book counts; `contacts` alone does not tell
-    revision: int = 0
 
     @property
     def hidden(self) -> bool:
@@ -53,15 +52,11 @@ class Profile(msgspec.Struct, omit_defaults=True):
         """The event time in microseconds from which on the address book counts, None while it does not."""
         return self.consent.begin if self.consent is not None else None
 
-    def carried(self) -> bytes:
-        """Return what the account's follows carry to their targets: revision, language, country; 8 bytes."""
-        if not self.revision:
+    def codes(self) -> bytes:
+        """Return the codes of language and country, 4 bytes; empty if the account told neither."""
+        if self.language is None and self.country is None:
             return b""
-        return (
-            self.revision.to_bytes(4, "big")
-            + self.language_code().to_bytes(2, "big")
-            + self.country_code().to_bytes(2, "big")
-        )
+        return self.language_code().to_bytes(2, "big") + self.country_code().to_bytes(2, "big")
 
     def language_code(self) -> int:
         """Return the code of the primary language subtag, 0 if unknown."""
@@ -114,10 +109,7 @@ def apply(profile: Profile, event: Event) -> bool:
         profile.consent = profile.consent or Consent()
         profile.consent.tell(stamp, event.contacts)
     was, now = [tuple(f and f.value for f in pair) for pair in (before, (profile.language, profile.country))]
-    if was == now:
-        return False
-    profile.revision += 1
-    return True
+    return was != now
 
 
 def _merge(profile: Profile, name: str, stamp: bytes, value: Value) -> None:

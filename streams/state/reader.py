@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,10 +18,10 @@ from kithstream.models.features import (
     SKETCH,
     UNRECIPROCATED,
     Rows,
-    blank,
 )
 from kithstream.models.features import FOLLOWEES as FOLLOWEES_READ
 from kithstream.models.features import FOLLOWERS as FOLLOWERS_READ
+from kithstream.streams.communities.known import NONE
 from kithstream.streams.engine.partition import (
     FOLLOWEES,
     FOLLOWERS,
@@ -31,9 +31,10 @@ from kithstream.streams.engine.partition import (
     ReadCache,
 )
 from kithstream.streams.engine.partition import SKETCH as AUDIENCE
-from kithstream.streams.engine.shard import Reads
+from kithstream.streams.engine.shard import Readable, Reads
 from kithstream.streams.events.signals import Newest
-from kithstream.streams.state import counters, ledger
+from kithstream.streams.state import communities, counters, ledger
+from kithstream.streams.state.communities import Communities
 from kithstream.streams.state.counters import Kind
 from kithstream.streams.state.ledger import DAY, HORIZON, MINUTE
 from kithstream.streams.state.profiles import Profile
@@ -42,6 +43,7 @@ from kithstream.streams.state.recent import READ, Recent
 
 _FOLLOW: Final = 0
 _MUTUAL: Final = counters.cell(_FOLLOW, Kind.MUTUAL, 0)
+_FOLLOWERS: Final = counters.cell(_FOLLOW, Kind.TOTAL, 0)
 _NEVER: Final = 1 << 62  # a time that pads neighbour lists: its age reads as +inf
 
 
@@ -59,6 +61,7 @@ class _View(NamedTuple):
     following: bytes  # and of followees
     language: int
     country: int
+    communities: Communities
     standing: bool | None  # hidden: False; opted in: True; else None, the in-signals decide
 
 
@@ -115,7 +118,6 @@ class Reader:
             ]
             avoided = [self._newest(a, Newest.AVOIDED, 0) for a in accounts]
         languages, shares = counters.audience([view.row_in for view in views], AUDIENCE_LANGUAGES)
-        rest = blank(n)
         return Rows(
             accounts=accounts,
             as_of=int(times.max(initial=0)),
@@ -142,7 +144,8 @@ class Reader:
             audience_shares=shares,
             audience=_sketches([view.audience for view in views]),
             following=_sketches([view.following for view in views]),
-            **{name: rest[name] for name in _COMMUNITIES},  # type: ignore[arg-type]  # named fields
+            avoided_communities=self._known_for(accounts, avoided),
+            **communities.fields([view.communities for view in views]),  # type: ignore[arg-type]  # named fields
         )
 
     def newest(self, account: str, kind: Newest, as_of: int) -> list[tuple[int, str]]:
@@ -178,6 +181,7 @@ class Reader:
                 Column.ROWS, [prefix + name for name in keys for prefix in (AUDIENCE, FOLLOWING)]
             )
             sketches = {name: sketched[2 * place : 2 * place + 2] for place, name in enumerate(keys)}
+            of_communities = _communities(partition, [accounts[at] for at in places], rows)
             for at, name in zip(places, keys, strict=True):
                 row_in = bytes(rows[ROW_IN + name])
                 followers, followees = lists[FOLLOWERS + name], lists[FOLLOWEES + name]
@@ -193,6 +197,7 @@ class Reader:
                     sketches[name][1] or _NO_SKETCH,
                     profiles[accounts[at]].language_code(),
                     profiles[accounts[at]].country_code(),
+                    of_communities[accounts[at]],
                     _standing(profiles[accounts[at]]),
                 )
                 self._views.put(name, view)
@@ -206,6 +211,17 @@ class Reader:
         entries = partition.load_recents([key])[key].entries
         return Recent([entry for entry in entries if -entry[0] > after])
 
+    def _known_for(
+        self, accounts: Sequence[str], lists: Sequence[Recent]
+    ) -> NDArray[np.int32]:  # (n, AVOIDED), -1 pads
+        """What those whom accounts avoid are known for, in the version that each account's partition reads."""
+        found = np.full((len(lists), AVOIDED), NONE, np.int32)
+        for row, account, recent in zip(found, accounts, lists, strict=True):
+            if others := _others(recent, AVOIDED):
+                slot = self._held.at(self._held.route[account]).communities
+                row[: len(others)] = NONE if slot is None else slot.known.of(others)
+        return found
+
     def _unreciprocated(self, account: str) -> Recent:
         partition = self._held.at(self._held.route[account])
         key = FOLLOWERS + account.encode()
@@ -215,16 +231,31 @@ class Reader:
         return Recent([entry for entry, mine in zip(newest, back, strict=True) if ledger.since(mine) < 0])
 
 
+def _communities(
+    partition: Readable, accounts: Sequence[str], rows: Mapping[bytes, bytes | bytearray]
+) -> dict[str, Communities]:
+    """What the version that the partition reads says of its accounts."""
+    slot = partition.communities
+    if slot is None:
+        return dict.fromkeys(accounts, Communities())
+    norms, names = slot.known.norms, [account.encode() for account in accounts]
+    cells = partition.load_rows(
+        [letter + name for name in names for letter in (slot.interest, slot.audience)]
+    )
+    return {
+        account: Communities(
+            known,
+            communities.interest(cells[slot.interest + name], norms),
+            communities.audience(
+                cells[slot.audience + name], norms, counters.count_of(rows[ROW_IN + name], _FOLLOWERS)
+            ),
+        )
+        for account, name, known in zip(accounts, names, slot.known.of(accounts).tolist(), strict=True)
+    }
+
+
 _NOBODY: Final = Recent()
 _NO_SKETCH: Final = bytes(8 * SKETCH)
-_COMMUNITIES: Final = (
-    "avoided_communities",
-    "known_for",
-    "interests",
-    "interest_weights",
-    "communities",
-    "community_weights",
-)
 
 
 def _standing(profile: Profile) -> bool | None:

@@ -10,14 +10,18 @@ from kithstream.streams.events.wire import Event
 
 START = 1_790_000_000_000_000
 DAY = 86_400_000_000
-ACCOUNTS = ("ann", "bob", "cyd", "dan", "eve")
+ACCOUNTS = ("ann", "bob", "cyd", "dan", "eve", "fay", "gus")
 FEW = ACCOUNTS[:3]  # few enough that most events meet an edge that is there already
+# Two versions of what accounts are known for: with few others to follow, most must be, or nobody has an interest.
+KNOWN = {"bob": 0, "cyd": 0, "dan": 0, "eve": 1, "fay": 1}
+OTHERWISE = {"ann": 2, "dan": 1, "eve": 2, "fay": 1, "gus": 2}
 _EDGES = tuple(BY_NAME) + tuple(UNDO_OF)
 _BOOK = ("address_book", "address_book", "address_book_remove")
 # Weighted to what decides most: follows and their undos, then everything else.
 _SIGNALS = (
     ("follow",) * 24 + ("unfollow",) * 16 + ("block", "unblock", "like", "unlike") * 4 + _BOOK * 6 + _EDGES
 )
+_FOLLOWING = ("follow",) * 4 + ("unfollow",)
 # Within six days, so that no order makes an event late beyond the horizon; some equal, some across midnight.
 _TIMES = st.one_of(
     st.integers(0, 5).map(lambda day: START + day * DAY),
@@ -27,8 +31,11 @@ _TIMES = st.one_of(
 
 
 @st.composite
-def event(draw: st.DrawFn) -> Event:
-    """One event; ids are few, so duplicates and retractions of known and unknown events are common."""
+def event(draw: st.DrawFn, following: bool = False) -> Event:
+    """One event; ids are few, so duplicates and retractions of known and unknown events are common.
+
+    With `following` most are follows of many accounts: interests come and go.
+    """
     time = draw(_TIMES)
     number = draw(st.integers(0, 40))
     actor = draw(st.sampled_from(FEW))
@@ -47,8 +54,8 @@ def event(draw: st.DrawFn) -> Event:
         )
     if kind < 5:
         return Event(f"r{number}", "retract", actor, time, retracts=f"e{draw(st.integers(0, 40))}")
-    target = draw(st.sampled_from([a for a in FEW if a != actor]))
-    signal = draw(st.sampled_from(_SIGNALS))
+    target = draw(st.sampled_from([a for a in (ACCOUNTS if following else FEW) if a != actor]))
+    signal = draw(st.sampled_from(_FOLLOWING if following else _SIGNALS))
     item = draw(st.sampled_from(("x", "y")))
     return Event(f"e{number}", signal, actor, time, target=target, item=item, source=source)
 
@@ -57,7 +64,7 @@ def event(draw: st.DrawFn) -> Event:
 def soup(draw: st.DrawFn) -> list[Event]:
     """Events of which an id names one event only, some of them more than once."""
     by_id: dict[tuple[str, str], Event] = {}
-    for e in draw(st.lists(event(), min_size=draw(st.integers(0, 40)), max_size=60)):
+    for e in draw(st.lists(event(draw(st.booleans())), min_size=draw(st.integers(0, 40)), max_size=60)):
         by_id.setdefault((e.actor, e.id), e)
     events = list(by_id.values())
     if events:

@@ -123,10 +123,15 @@ def test_frames_before_the_word_of_the_deletion_change_nothing() -> None:
     assert not list(older.at(number).store.scan(Column.SAID, b""))
 
 
+# Rows that these events do not make: lists of the avoided and the shown, and those of communities.
+SELDOM = {b"a", b"v", b"u0", b"u1", b"x0", b"x1"}
+
+
 def test_every_row_has_a_letter_that_deletion_knows() -> None:
     engine = run(fresh(), [*crowd(3), Event("p", "profile", "star", START, language="en", contacts=True)])
-    letters = {key[:1] for p in engine.partitions for key, _ in p.store.scan(Column.ROWS, b"")}
-    assert letters == set(ROW_LETTERS)
+    keys = [key for p in engine.partitions for key, _ in p.store.scan(Column.ROWS, b"")]
+    assert all(key.startswith(ROW_LETTERS) for key in keys)
+    assert {key[:1] for key in keys} >= {letter for letter in ROW_LETTERS if letter not in SELDOM}
 
 
 def test_a_partition_that_comes_back_older_and_is_told_of_its_own_deletion_still_tells_its_targets() -> None:

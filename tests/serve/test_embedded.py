@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from promises import agree, expected, held
 from soup import ACCOUNTS, DAY, START, soup
 
 from kithstream.models.ages import TICK
 from kithstream.models.model import Model
+from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.config import Config, EngineConfig, IndexSection, ModelConfig, RankingConfig
 from kithstream.streams.errors import GapInLog, InvalidEvent, NotYet, StoreRefused, Unanswerable, WrongLayout
 from kithstream.streams.events.wire import Event
@@ -463,3 +466,68 @@ def test_rows_that_background_work_changes_are_encoded_again(opened: Open) -> No
     assert not held(live.engine).rows_out.get("ann")
     (view,) = live.chain.vectors.reader._load(["ann"])  # no feature reads these counters
     assert not view.row_out
+
+
+KNOWN = {"bob": 0, "cyd": 0, "dan": 1}
+NORMS = np.array([4.0, 3.0], np.float32)
+
+
+def version(path: Path, known: dict[str, int] | None = None) -> Path:
+    KnownFor.of_accounts(KNOWN if known is None else known, NORMS).save(path)
+    return path
+
+
+def test_rows_say_communities_of_interest_and_audience(opened: Open, tmp_path: Path) -> None:
+    live = opened()
+    live.publish([follow("ann", "bob"), follow("ann", "cyd"), follow("ann", "dan"), follow("eve", "bob")])
+    live.catch_up()
+    live.communities(version(tmp_path / "v"))
+    live.fill()
+    rows = live.chain.inspect("ann", live.as_of)
+    assert rows.interests[0, :2].tolist() == [0, -1]
+    assert rows.interest_weights[0, :2].tolist() == [1.0, 0.0]
+    rows = live.chain.inspect("bob", live.as_of)
+    assert rows.known_for.tolist() == [0]
+    assert rows.communities[0, :2].tolist() == [0, -1]
+    # Two followers, of whom one has two followees of community 0, whose column has length 4.
+    assert rows.community_weights[0, 0] == np.float32(2 / (4 * np.sqrt(2)))
+    assert [live.chain.inspect(a, live.as_of).known_for[0] for a in ("dan", "bob", "eve")] == [1, 0, -1]
+
+
+def test_the_version_survives_a_restart_and_a_checkpoint(opened: Open, tmp_path: Path) -> None:
+    live = opened(path=tmp_path / "live")
+    live.publish([follow("ann", "bob"), follow("ann", "cyd"), follow("ann", "dan")])
+    live.catch_up()
+    name = live.communities(version(tmp_path / "v"))
+    (tmp_path / "v").unlink()
+    live = opened(path=tmp_path / "live")  # before anything was filled
+    live.fill()
+    assert live.engine.communities == name
+    live.checkpoint(tmp_path / "copy")
+    live.close()
+    shutil.rmtree(tmp_path / "live" / "communities")
+    restore(tmp_path / "copy", tmp_path / "live")
+    live = opened(path=tmp_path / "live")
+    assert live.engine.communities == name
+    assert live.chain.inspect("ann", live.as_of).interests[0, 0] == 0
+
+
+def test_a_version_of_the_settings_takes_the_place_of_another(opened: Open, tmp_path: Path) -> None:
+    live = opened(path=tmp_path / "live")
+    live.publish([follow("ann", "bob"), follow("ann", "cyd")])
+    live.catch_up()
+    live.communities(version(tmp_path / "v"))
+    live.fill()
+    other = version(tmp_path / "w", {"bob": 1, "cyd": 1})
+    engine = structs.replace(CONFIG.engine, communities=str(other))
+    live = opened(structs.replace(CONFIG, engine=engine), path=tmp_path / "live")
+    assert live.chain.inspect("ann", live.as_of).interests[0, 0] == 0
+    live.fill()
+    assert live.chain.inspect("ann", live.as_of).interests[0, 0] == 1
+    assert [file.stem for file in (tmp_path / "live" / "communities").iterdir()] == [live.engine.communities]
+
+
+def test_a_file_that_holds_no_communities_is_refused(opened: Open, tmp_path: Path) -> None:
+    (tmp_path / "v").write_bytes(b"nothing")
+    with pytest.raises(StoreRefused, match="holds no communities"):
+        opened(path=tmp_path / "live").communities(tmp_path / "v")
