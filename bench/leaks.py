@@ -1,7 +1,7 @@
 """Questions with tokens among blocks on a real Kafka, by hand, and how many answers held who must not be there.
 
     python -m bench.leaks --queries 50000
-    python -m bench.leaks --queries 1000000 --keep DIRECTORY
+    python -m bench.leaks --queries 1000000 --workers 2 --every 40 -o worker.poll_milliseconds=20 --keep DIRECTORY
     python -m bench.leaks --queries 3000 -o worker.poll_milliseconds=300    (a state that lags behind)
     python -m bench.leaks --queries 3000 --sabotage tokens      (the same, and no token is sent)
     python -m bench.leaks --queries 3000 --sabotage answers     (or forbidden accounts are written into answers)
@@ -48,6 +48,7 @@ DOS: Final = {"block": "unblock", "mute": "unmute", "report": "withdraw_report",
 UNDONE: Final = 0.8  # of the events on a pair that is kept apart bring it nearer
 VECTORS: Final = 0.1  # of the questions wait for every candidate's vector as well
 HOT: Final = 6  # questions about a pair right after its token was given
+ACTIVE: Final = 30  # follows of an account that is in pairs: more make each question dearer
 IN_FLIGHT: Final = 16  # publishes at a time
 SLOW: Final = "worker.poll_milliseconds=300"  # a state that lags, where the lack of tokens has to show
 TUNED: Final = ("worker.push_rate=0",)  # nobody reads pushed lists here
@@ -263,7 +264,7 @@ def world(given: argparse.Namespace) -> tuple[list[dict[str, str]], list[Pair]]:
         for target in (*rng.sample(known, int(given.known * 0.8)), *sorted(others)):
             events.append({"signal": "follow", "actor": actor, "target": target})
     for actor in known:
-        for target in rng.sample(many, len(many) // 10):
+        for target in rng.sample(many, min(ACTIVE, len(many))):
             events.append({"signal": "follow", "actor": actor, "target": target})
     route = Route(PARTITIONS)
     pairs = [Pair(a, b) for a in known for b in known if a < b and route[a] != route[b]]
