@@ -48,9 +48,8 @@ class RankingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the scores of the towers are corrected by."""
 
     used_to_follow: bool = True  # whom an account unfollowed is not recommended to it again
-    fatigue: float = (
-        0.3  # what each time that a candidate was shown and ignored takes off its score; 0 takes nothing
-    )
+    contact: float = 1.0  # what is added to the score of one in the asking account's address book
+    fatigue: float = 0.3  # what each ignored impression of a candidate takes off its score; 0 takes nothing
 
 
 class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -21,6 +21,7 @@ from safetensors.numpy import save
 from kithstream.streams.errors import StoreRefused
 
 FORMAT: Final = "1"
+MARK: Final = "kithstream.communities"
 NONE: Final = -1
 
 
@@ -73,7 +74,7 @@ class KnownFor:
             "communities": self.communities,
             "norms": self.norms,
         }
-        raw = save(arrays, {"format": FORMAT, "version": self.version})
+        raw = save(arrays, {MARK: f"{FORMAT} {self.version}"})  # one key: the order of several is random
         temporary = path.with_name(path.name + ".writing")
         with temporary.open("wb") as file:
             file.write(raw)
@@ -90,7 +91,8 @@ class KnownFor:
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
         except (SafetensorError, OSError) as error:
             raise StoreRefused(f"{path} holds no communities: {error}") from error
-        if meta.get("format") != FORMAT or set(found) != {"hashes", "communities", "norms"}:
+        form, _, version_held = meta.get(MARK, "").partition(" ")
+        if form != FORMAT or set(found) != {"hashes", "communities", "norms"}:
             raise StoreRefused(f"{path} holds no communities of format {FORMAT}")
         version = cls(found["hashes"], found["communities"], found["norms"])
         sound = (
@@ -103,7 +105,7 @@ class KnownFor:
                 not len(version)
                 or 0 <= version.communities.min() <= version.communities.max() < version.count
             )
-            and version.version == meta.get("version")
+            and version.version == version_held
         )
         if not sound:
             raise StoreRefused(f"{path} is damaged")

@@ -37,6 +37,7 @@ class Asking(NamedTuple):
     exclude: set[str]  # to be added to by the question
     followed: set[str]  # those that may be named
     losses: dict[str, float]  # what the scores of some accounts are lowered by, none of them excluded
+    contact: Callable[[str], bool] | None = None  # whether somebody is in the address book, if there is one
     groups: Sequence[Group] = ()  # n, of what it did, newest first; if it was asked for
     without: NDArray[np.float32] | None = None  # (n, dim) its vector without each group
 
@@ -90,13 +91,15 @@ class Ranker:
         ):  # reasons name nobody whose follows are being removed
             followed = followed - gone
         losses = self._losses(account, exclude, as_of)
+        book, fingerprint = partition.contacts(account), partition.fingerprint
+        contact = (lambda other: fingerprint(other) in book) if book else None
         if fully:
             groups, rows = self._thinking.read(account, as_of, unnamed)
         else:
             groups, rows = (), self._reader.read([account], as_of, unreciprocated=True)
         vectors, step, _ = self._model.encode_consumers(rows)
         without = vectors[1:] if fully else None
-        return Asking(rows, vectors[0], step, exclude, followed, losses, groups, without)
+        return Asking(rows, vectors[0], step, exclude, followed, losses, contact, groups, without)
 
     def _losses(self, account: str, exclude: set[str], as_of: int) -> dict[str, float]:
         """What scores are lowered by; adds to `exclude` whom the account is not to be shown for a while."""
@@ -119,8 +122,10 @@ class Ranker:
         exclude.update(question.exclude)
         labels = {profiles.code(tag.split("-", 1)[0]) for tag in question.languages} or None
         losses = {other: loss for other, loss in asking.losses.items() if other not in exclude}
+        # An address book holds hashes, so those in it are looked for among more than are asked for.
+        wanted = question.k if asking.contact is None else 4 * question.k + 100
         hits = self._index.query(
-            asking.vector, question.k, exclude=exclude | losses.keys(), allow=question.allow, labels=labels
+            asking.vector, wanted, exclude=exclude | losses.keys(), allow=question.allow, labels=labels
         )
         scored = list(zip(hits.ids, hits.scores.tolist(), strict=True))
         if losses:  # few, and scored one by one, so that the answer is exact whoever is lowered by how much
@@ -132,6 +137,10 @@ class Ranker:
                 (name, score + losses[name])
                 for name, score in zip(lowered.ids, lowered.scores.tolist(), strict=True)
             ]
+        if asking.contact is not None:
+            gain = self._config.contact
+            scored = [(name, score + gain * asking.contact(name)) for name, score in scored]
+        if losses or asking.contact is not None:
             scored.sort(key=lambda one: (-one[1], one[0]))
             del scored[question.k :]
         reasoned = [name for name, _ in scored[: question.reasons]]
@@ -181,13 +190,18 @@ def _explained(
     mine = {*asking.rows.followers[0], *asking.rows.unreciprocated[0]}
     candidates = [Candidate(name, score) for name, score in scored]
     for place, (candidate, one) in enumerate(zip(candidates, seen, strict=False)):
-        why = _reasons(one, candidate.account in mine, asking)
+        why = _reasons(
+            one,
+            candidate.account in mine,
+            asking.contact is not None and asking.contact(candidate.account),
+            asking,
+        )
         candidates[place] = Candidate(candidate.account, candidate.score, why)
     return candidates
 
 
-def _reasons(seen: Glance, follows: bool, asking: Asking) -> tuple[str, ...]:
-    """Short reasons from public signals only: who follows whom, and how many lately."""
+def _reasons(seen: Glance, follows: bool, contact: bool, asking: Asking) -> tuple[str, ...]:
+    """Short reasons from public signals, and the account's own address book: nobody else sees them."""
     reasons = []
     if follows:
         reasons.append("follows you")
@@ -195,6 +209,8 @@ def _reasons(seen: Glance, follows: bool, asking: Asking) -> tuple[str, ...]:
     if common:
         more = f" and {len(common) - 1} more" if len(common) > 1 else ""
         reasons.append(f"followed by {common[0]}{more} whom you follow")
+    if contact:
+        reasons.append("in your contacts")
     if seen.gained >= _POPULAR:
         reasons.append(f"{seen.gained} new followers today")
     if seen.language and seen.language == asking.rows.languages[0]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from kithstream.streams.communities.known import KnownFor, hash_of
+from kithstream.streams.communities.known import MARK, KnownFor, hash_of
 from kithstream.streams.errors import StoreRefused
 
 KNOWN = st.dictionaries(st.text(min_size=1, max_size=8), st.integers(0, 6), max_size=30)
@@ -79,7 +79,7 @@ def test_other_content_under_the_name_is_refused(tmp_path: Path) -> None:
     version = KnownFor.of_accounts({"ann": 1, "bob": 2}, NORMS)
     version.save(file)
     arrays = load_file(file)
-    meta = {"format": "1", "version": version.version}
+    meta = {MARK: f"1 {version.version}"}
     for damage in (
         {"hashes": arrays["hashes"][::-1].copy()},
         {"communities": arrays["communities"] + 7},
@@ -90,7 +90,7 @@ def test_other_content_under_the_name_is_refused(tmp_path: Path) -> None:
         save_file(arrays | damage, file, meta)
         with pytest.raises(StoreRefused, match="is damaged"):
             KnownFor.load(file)
-    save_file(arrays, file, meta | {"format": "2"})
+    save_file(arrays, file, {MARK: f"2 {version.version}"})
     with pytest.raises(StoreRefused, match="of format 1"):
         KnownFor.load(file)
     with pytest.raises(StoreRefused, match="holds no communities"):

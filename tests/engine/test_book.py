@@ -14,7 +14,6 @@ from test_engine import SALT, fresh, logs_of, reopened, run
 
 from kithstream.streams.engine.engine import Engine
 from kithstream.streams.events.wire import Event
-from kithstream.streams.serve.contacts import Contacts
 from kithstream.streams.state import ledger
 from kithstream.streams.state.consent import Consent
 from kithstream.streams.state.protocol import Column
@@ -130,17 +129,6 @@ def test_the_deletion_of_its_owner_removes_a_book_and_that_of_a_contact_leaves_a
     run_on(engine, [Event("gone", "account_delete", "ann", START + DAY)])
     assert b"ann" not in everything(engine)
     assert engine.at(0).fingerprint("cyd").hex().encode() not in everything(engine)
-
-
-def test_candidates_are_looked_up_by_hash_and_a_change_is_seen() -> None:
-    engine = run(fresh(), [says(True), book("bob")])
-    contacts = Contacts(engine, 10)
-    assert contacts.among("ann", ["cyd", "bob"]) == [False, True]
-    assert contacts.among("bob", ["ann"]) == [False]
-    run_on(engine, [says(False, START + 5)])
-    assert contacts.among("ann", ["bob"]) == [True]  # until it is told
-    contacts.forget(["ann"])
-    assert contacts.among("ann", ["bob"]) == [False]
 
 
 _TOLD = st.tuples(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kithstream.streams.config import Config, EngineConfig, IndexSection, ModelConfig, RankingConfig
 from kithstream.streams.events.signals import BY_NAME
 from kithstream.streams.events.wire import Event
+from kithstream.streams.serve.answers import Question
 from kithstream.streams.serve.embedded import Embedded
 from kithstream.streams.serve.fading import returning, tiredness
 
@@ -144,6 +145,24 @@ def test_one_unfollowed_is_not_recommended_again_unless_it_is_set_so(
         if followed:  # both taken back: as if it had never been
             strict.publish([Event("s", "retract", "ann", START + 3, retracts="f")])
             assert set(scores(strict, "ann")) == {"bob", "cyd"}
+
+
+def test_contacts_come_first_and_say_so_while_there_is_consent(live: Embedded, clock: Clock) -> None:
+    crowd(live, "bob", "cyd", "dan")
+    clock.now = START + 10
+    live.publish([event("a", "address_book", "ann", "dan", START + 1)])
+    before = live.answer(Question("ann", 5))
+    assert "in your contacts" not in [reason for c in before.candidates for reason in c.reasons]
+    token = live.publish([Event("p", "profile", "ann", START + 2, contacts=True)])
+    first, *others = live.candidates("ann", 5, after=token).candidates
+    assert first.account == "dan"
+    assert "in your contacts" in first.reasons
+    assert first.score == towers(live, "ann")["dan"] + CONFIG.ranking.contact
+    assert all("in your contacts" not in c.reasons for c in others)
+    assert not any("contacts" in reason for c in live.candidates("dan", 5).candidates for reason in c.reasons)
+    token = live.publish([Event("q", "profile", "ann", START + 3, contacts=False)])
+    after = live.candidates("ann", 5, after=token).candidates
+    assert [(c.account, c.reasons) for c in after] == [(c.account, c.reasons) for c in before.candidates]
 
 
 @settings(max_examples=20, deadline=None)
