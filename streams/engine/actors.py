@@ -207,18 +207,14 @@ class Actors:
         applied = self._partition.applied
         expired, self._partition.expired = self._partition.expired, []  # none goes before all is folded
         for place, event in enumerate(events):
-            if event.signal in ("retract", "account_delete") or event.contacts is not None:
+            if event.signal in ("retract", "account_delete"):
                 # Events before it are folded but the offset stays: a crash in between repeats them, to no effect.
                 if place > start:
                     self._fold(events[start:place], offsets[start:place], applied, touched, changes)
                 if event.signal == "retract":
                     self._retract(event, offsets[place], touched, changes)
-                elif event.signal == "account_delete":
-                    self._delete(event, touched)
-                elif event.signal == "profile":
-                    self._consent(event, offsets[place], applied, touched)
                 else:
-                    continue
+                    self._delete(event, touched)
                 start = place + 1
         self._partition.expired = expired
         self._fold(events[start:], offsets[start:], next_offset, touched, changes, decoded.refused)
@@ -245,10 +241,12 @@ class Actors:
             partition.load_profiles(told)
             partition.load_recents([FOLLOWEES + account.encode() for account in told])
         private: list[Entry] = []
+        consents: set[str] = set()  # accounts whose address book counts from another time on
         for event, offset in zip(events, offsets, strict=True):
             plan = _PLANS.get(event.signal)
             if plan is None:
-                self._profile(event, offset, batch)
+                if self._profile(event, offset, batch):
+                    consents.add(event.actor)
                 continue
             actor, target, time = event.actor, event.target, event.time
             item = event.item if plan.item else ""
@@ -297,6 +295,8 @@ class Actors:
         self._occurrence_changes(first_said, said, batch, out)
         if private:
             self._book.fold(private, batch)
+        for account in sorted(consents):
+            self._book.reconsider(account, batch)
         self._finish(batch, out, next_offset)
         touched.update(batch.touched)
 
@@ -380,14 +380,17 @@ class Actors:
         batch.write()
         partition.expired = []
 
-    def _profile(self, event: Event, offset: int, batch: Batch) -> None:
+    def _profile(self, event: Event, offset: int, batch: Batch) -> bool:
+        """Take in what an account says of itself; True if other entries of its address book count now."""
         partition = self._partition
         account = event.actor
         profile = partition.profile(account)
+        covered = _covered(profile)
         if profiles.apply(profile, event):
             self._interests.changed(account, offset, batch)
         batch.changes[Column.ROWS][PROFILE + account.encode()] = profiles.dump(profile)
         batch.touched.add(account)
+        return _covered(profile) != covered
 
     def _retract(self, event: Event, offset: int, touched: set[str], changed: list[Change]) -> None:
         """Take back every trace of one event, and keep its id out if it is still to come."""
@@ -476,17 +479,6 @@ class Actors:
         self._occurrence_changes(first_said, unsaid, batch, out)
         self._finish(batch, {}, self._partition.applied)
         return batch.touched
-
-    def _consent(self, event: Event, offset: int, next_offset: int, touched: set[str]) -> None:
-        """Take in a profile that says whether the account's address book may be read."""
-        partition = self._partition
-        batch = Batch(partition)
-        before = _covered(partition.profile(event.actor))
-        self._profile(event, offset, batch)
-        if _covered(partition.profile(event.actor)) != before:
-            self._book.reconsider(event.actor, batch)
-        self._finish(batch, {}, next_offset)
-        touched.update(batch.touched)
 
     def _delete(self, event: Event, touched: set[str]) -> None:
         """Delete an account: hidden and kept out from this batch on, its edges go in the background."""

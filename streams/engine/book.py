@@ -116,6 +116,7 @@ class Book:
             actor, _, letter_target, _ = key[4:].split(b"\0")
             if letter_target[0] not in contacts.LETTERS:
                 continue
+            value = batch.changes[Column.SAID].get(key, value) or NO_EDGE
             entry = contacts.cut(value, withdrawn + 1)
             batch.changes[Column.SAID][key] = entry
             edge_key = b"%b\0%b\0" % (actor, letter_target)
