@@ -189,7 +189,12 @@ class Actors:
         which stay.
         """
         partition, actor, target = self._partition, event.actor, event.target
-        if actor in leaving or partition.fingerprint(actor) in partition.departed:
+        living = partition.living
+        if actor in living and (not target or target in living) and not leaving:
+            return False
+        if actor in leaving or (
+            partition.is_deleted(actor) and partition.fingerprint(actor) in partition.departed
+        ):
             return True
         return bool(
             target and event.signal not in _PRIVATE and (target in leaving or partition.is_deleted(target))

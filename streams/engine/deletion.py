@@ -56,7 +56,7 @@ class Deletions:
         for jobs, letter in ((partition.jobs, JOB), (partition.books, BOOK)):
             if jobs.pop(account, None) is not None:
                 meta[letter + name] = None
-        partition.deleted.add(fingerprint)
+        partition.bury(fingerprint)
         partition.departed.add(fingerprint)
         meta[DELETED + fingerprint] = DEPARTED
         partition.leaving[account] = meta[LEAVING + name] = b""

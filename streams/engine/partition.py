@@ -151,6 +151,7 @@ class Partition:
         self.next_frame = max(self.outbox, default=self.applied << 20) + 1
         self.acknowledged: list[bytes] = []  # outbox keys to delete with the next batch
         self._fingerprints: dict[str, bytes] = {}  # of accounts met lately
+        self.living: set[str] = set()  # accounts met lately that were not deleted
         tombstones = {key[1:]: value for key, value in store.scan(Column.META, DELETED)}
         self.deleted = set(tombstones)
         self.departed = {fingerprint for fingerprint, by in tombstones.items() if by == DEPARTED}
@@ -202,7 +203,20 @@ class Partition:
 
     def is_deleted(self, account: str) -> bool:
         """True if the account was deleted; its late events are kept out."""
-        return bool(self.deleted) and self.fingerprint(account) in self.deleted
+        if not self.deleted or account in self.living:
+            return False
+        if self.fingerprint(account) in self.deleted:
+            return True
+        if len(self.living) > 200_000:
+            self.living.clear()
+        self.living.add(account)
+        return False
+
+    def bury(self, fingerprint: bytes) -> None:
+        """Remember that an account was deleted, by its salted hash."""
+        if fingerprint not in self.deleted:
+            self.deleted.add(fingerprint)
+            self.living.clear()
 
     def profile(self, account: str) -> Profile:
         """Return the account's profile; an empty one if it never told."""

@@ -70,7 +70,7 @@ class Targets:
             if partition.hear(frame.source, frame.upto):
                 meta[HEARD + frame.source.to_bytes(4, "big")] = frame.upto.to_bytes(8, "big")
             for fingerprint in frame.deleted:
-                partition.deleted.add(fingerprint)
+                partition.bury(fingerprint)
                 if fingerprint not in partition.departed:
                     meta[DELETED + fingerprint] = b""
         changed: list[tuple[str, str, int, bool]] = []
