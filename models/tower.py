@@ -27,6 +27,7 @@ from kithstream.models import directions
 from kithstream.models.directions import COMMUNITY_DIM, LANGUAGE_DIM
 from kithstream.models.features import AGES, BUCKETS, DENSE, FAMILIES, PSI, QUALITY, SKETCH, UNRECIPROCATED
 from kithstream.models.ids import IdTables
+from kithstream.models.lineage import DIM
 
 # What each dim of the quality block is about on day zero; training may turn it.
 VIEWS: Final[tuple[str, ...]] = ("rejection", "regret", "warmth", "esteem", "audience", "exposure")
@@ -40,7 +41,7 @@ class TowerConfig(msgspec.Struct, frozen=True):
     `norm_bound` is the largest norm of a producer vector: longer ones are shortened to it.
     """
 
-    dim: int = 128
+    dim: int = DIM
     born: float = 0.1
     norm_bound: float = 16.0
 

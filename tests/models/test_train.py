@@ -11,6 +11,7 @@ from tests.models.worlds import Town, nothing, some_rows, take
 from kithstream.models.encode import encode_producers
 from kithstream.models.evaluate import recall_at
 from kithstream.models.features import ConsumerFeatures, concatenate
+from kithstream.models.lineage import DIM
 from kithstream.models.model import Model
 from kithstream.models.producers import ProducerTable
 from kithstream.models.sampling import SamplingConfig
@@ -19,7 +20,7 @@ from kithstream.models.train import Examples, Loss, OnlineTrainer, TrainerConfig
 CONFIG = TrainerConfig()
 
 
-def trainer(seed: int = 0, config: TrainerConfig = CONFIG, dim: int = 128) -> OnlineTrainer:
+def trainer(seed: int = 0, config: TrainerConfig = CONFIG, dim: int = DIM) -> OnlineTrainer:
     return OnlineTrainer(
         Model.day_zero(seed=seed, dim=dim), config, np.random.Generator(np.random.PCG64(seed))
     )
