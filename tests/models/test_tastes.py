@@ -355,7 +355,7 @@ def test_a_newcomer_is_placed_by_the_one_who_followed_it() -> None:
     gained = scores(asking, world) - scores(asking, plain)
     first = gained.argmax(axis=1)
     assert (first == np.arange(40)).mean() > 0.9  # 40 directions in 16 dims: two may lie close
-    assert np.diag(gained).mean() > 0.15
+    assert np.diag(gained).mean() > 0.1
 
 
 def test_a_sketch_of_many_fades() -> None:

@@ -86,7 +86,7 @@ def test_every_parameter_learns_from_day_zero_on() -> None:
     for name, parameter in learner.model.tower.named_parameters():
         moved = parameter.detach() != before[name]
         assert moved.any(), name
-        if name in ("quality", "demand", "producer_sketch", "consumer_sketch", "language", "community"):
+        if name in ("quality", "demand", "sketch", "language", "community"):
             assert moved.float().mean() > 0.5, name
 
 
