@@ -34,6 +34,7 @@ from bench import quality_lab
 from bench.machine import machine
 from kithstream.models.evaluate import bootstrap, ndcg_at, recall_at
 from kithstream.models.features import IN, Rows, blank
+from kithstream.models.lineage import DIM
 from kithstream.models.model import Model
 from kithstream.models.train import OnlineTrainer, TrainerConfig
 from kithstream.streams import prequential
@@ -312,7 +313,7 @@ def main() -> None:
         "--models", nargs="+", choices=["day-zero", "trained"], default=["day-zero", "trained"]
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--dim", type=int, default=128, help="of the streams' vectors")
+    parser.add_argument("--dim", type=int, default=DIM, help="of the streams' vectors")
     options = parser.parse_args()
     torch.set_num_threads(1)
     learns = [name == "trained" for name in options.models]

@@ -39,6 +39,7 @@ from kithstream.models.features import (
     Rows,
     blank,
 )
+from kithstream.models.lineage import DIM
 from kithstream.models.model import Model
 from kithstream.models.train import Examples, OnlineTrainer, TrainerConfig
 from kithstream.streams.state import sketches
@@ -390,7 +391,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--ratio", type=float, default=2.0, help="of geometric ageing")
     parser.add_argument("--validate", action="store_true", help="ask on the 64 to 80 %% slice, stop there")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--dim", type=int, default=DIM)
     parser.add_argument("--limit", type=int, help="first pairs read of each stream; all by default")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -6,7 +6,7 @@ from typing import Final
 
 import torch
 
-from kithstream.models.features import AGES, DENSE, FAMILY, PSI, QUALITY, SKETCH
+from kithstream.models.features import AGES, DENSE, FAMILY, PSI, QUALITY
 from kithstream.models.tower import VIEWS, Tower
 
 # What a consumer makes of each feature of a candidate, whoever the consumer is.
@@ -74,7 +74,8 @@ DISTASTE: Final = 0.15  # of what falls on the account itself falls on the commu
 COUNTRY: Final = 0.5
 INTEREST: Final = 2.0
 PEERS: Final = 0.5  # others of what it is known for itself
-SKETCHED: Final = 0.5  # an account whom the candidate's first followers are followed by
+SKETCHED: Final = 0.3  # an account whom the candidate's first followers are followed by
+SKETCHED_OF_FOLLOWEES: Final = 0.03  # one whom the candidate follows as well
 
 
 def set_day_zero(tower: Tower) -> None:
@@ -105,7 +106,4 @@ def set_day_zero(tower: Tower) -> None:
         tower.language[PSI.index("out_empty")] = STRANGER
         tower.country.fill_(COUNTRY)
         tower.community.copy_(torch.tensor([INTEREST, PEERS, DISTASTE]))
-        same = torch.zeros(tower.config.id_dim, SKETCH)
-        same.fill_diagonal_(SKETCHED**0.5)
-        tower.producer_sketch[:, :SKETCH] = same
-        tower.consumer_sketch.copy_(same)
+        tower.sketch.copy_(torch.tensor([SKETCHED, SKETCHED_OF_FOLLOWEES, SKETCHED]) ** 0.5)

@@ -159,6 +159,9 @@ AUDIENCE: Final = 0.5  # of a candidate's place is its audience's language, besi
 HOME: Final = 0.3  # and its country
 FAME: Final = 0.5  # of a candidate's communities is what it is known for itself, beside 1 of its audience's
 FEW: Final = 8.0  # accounts in a sketch from which on it fades: its noise grows with their number
+NEWCOMER: Final = (
+    3.0  # followers of a candidate from which on its sketches fade: other blocks place it better then
+)
 _SPREAD: Final = 295.6  # length of one projection: sqrt(16 (256^2 - 1) / 12)
 
 _ENGAGE: Final = (1, 4, 6)  # half-lives read of the engage group: 1 h, 7 d, none
@@ -264,6 +267,7 @@ class Schema(msgspec.Struct, frozen=True):
     pooled_communities: int = POOLED_COMMUNITIES
     sketch: int = SKETCH
     few: float = FEW
+    newcomer: float = NEWCOMER
     mixture: tuple[tuple[str, float], ...] = (("audience", AUDIENCE), ("home", HOME), ("fame", FAME))
     directions: tuple[int, ...] = (
         directions.LANGUAGES,
@@ -366,9 +370,7 @@ def producer_features(rows: Rows, index: RowIndex) -> ProducerFeatures:
         followees=_neighbours([r[:POOLED_FOLLOWEES] for r in rows.followees], POOLED_FOLLOWEES, index),
         places=_places(rows),
         communities=_communities(rows),
-        sketches=np.concatenate(
-            (_sketch(rows.audience, rows.degrees[:, 0]), _sketch(rows.following, rows.degrees[:, 1])), axis=1
-        ),
+        sketches=_sketches(rows),
     )
 
 
@@ -497,6 +499,14 @@ def _quality(rows: Rows) -> NDArray[np.float32]:
     quality[:, -2] = rows.community_weights.max(axis=1)
     quality[:, -1] = rows.known_for >= 0
     return quality
+
+
+def _sketches(rows: Rows) -> NDArray[np.float32]:
+    both = (_sketch(rows.audience, rows.degrees[:, 0]), _sketch(rows.following, rows.degrees[:, 1]))
+    sketches: NDArray[np.float32] = np.concatenate(both, axis=1)
+    left = 1.0 / (1.0 + rows.degrees[:, :1] / NEWCOMER)
+    sketches *= (left * left).astype(np.float32)
+    return sketches
 
 
 def _sketch(sums: NDArray[np.int64], accounts: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from typing import Final
 
 from kithstream.models.features import SCHEMA
 
-DIM: Final = 128  # of the day-zero model
+DIM: Final = 144  # of the day-zero model
 
 
 def day_zero_lineage(seed: int, dim: int = DIM) -> str:

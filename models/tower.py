@@ -9,8 +9,8 @@ A vector is six blocks side by side:
   less what those are known for whom it avoided;
 - signs: r(v), fixed random signs of the id; the consumer's weighted sum of r over those who follow it and whom it
   does not follow (so that reciprocity is a dot product), those it engaged with, and, apart, those it avoided;
-- ids: the account's learned vector pooled with those of its newest neighbours, and a learned map of the sketches
-  of who follows it and whom it follows: it places an account before its own vector has learned anything.
+- ids: the account's learned vector pooled with those of its newest neighbours, and the sketches of who follows it
+  and whom it follows at learned scales: they place an account before its own vector has learned anything.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from kithstream.models import directions
 from kithstream.models.directions import COMMUNITY_DIM, LANGUAGE_DIM
 from kithstream.models.features import AGES, BUCKETS, DENSE, FAMILIES, PSI, QUALITY, SKETCH, UNRECIPROCATED
 from kithstream.models.ids import IdTables
+from kithstream.models.lineage import DIM
 
 # What each dim of the quality block is about on day zero; training may turn it.
 VIEWS: Final[tuple[str, ...]] = ("rejection", "regret", "warmth", "esteem", "audience", "exposure")
@@ -40,7 +41,7 @@ class TowerConfig(msgspec.Struct, frozen=True):
     `norm_bound` is the largest norm of a producer vector: longer ones are shortened to it.
     """
 
-    dim: int = 128
+    dim: int = DIM
     born: float = 0.1
     norm_bound: float = 16.0
 
@@ -96,6 +97,7 @@ class Tower(nn.Module):
 
     place_directions: Tensor
     community_directions: Tensor
+    sketch_map: Tensor
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
@@ -115,21 +117,23 @@ class Tower(nn.Module):
         self.avoided_age = nn.Parameter(torch.zeros(AGES))
         self.followee_age = nn.Parameter(torch.zeros(AGES))  # added to c2 for a followee of this age
         self.pooling = nn.Parameter(torch.zeros(6))  # c0..c3 of the id blocks, then of engaged and avoided
-        self.producer_sketch = nn.Parameter(torch.zeros(config.id_dim, 2 * SKETCH))
-        self.consumer_sketch = nn.Parameter(torch.zeros(config.id_dim, SKETCH))
+        self.sketch = nn.Parameter(torch.zeros(3))  # of a producer's followers and followees; of a consumer's
         self.language = nn.Parameter(torch.zeros(len(PSI)))  # how much a consumer wants its own language,
         self.country = nn.Parameter(torch.zeros(1))  # its own country,
         self.community = nn.Parameter(torch.zeros(3))  # its interests, what it is known for, what it avoided
         for name, table in (("place", directions.PLACE), ("community", directions.COMMUNITY)):
             self.register_buffer(f"{name}_directions", torch.from_numpy(table.copy()), persistent=False)
+        # Fixed: learned maps of sketches cost recall, since every account's id vector meets them.
+        self.register_buffer("sketch_map", torch.eye(config.id_dim, SKETCH), persistent=False)
 
     def producers(self, batch: ProducerBatch, ids: IdTables) -> Tensor:
         """(n, dim) vectors of candidates."""
+        sketch = self.sketch[0] * batch.sketches[:, :SKETCH] + self.sketch[1] * batch.sketches[:, SKETCH:]
         learned = (
             ids.target.index_select(0, batch.rows)
             + self.pooling[0] * _mean(batch.followers, ids.source)
             + self.pooling[1] * _mean(batch.followees, ids.target)
-            + F.linear(batch.sketches, self.producer_sketch)
+            + F.linear(sketch, self.sketch_map)
         )
         vectors = torch.cat(
             (
@@ -171,7 +175,7 @@ class Tower(nn.Module):
             + self.pooling[3] * _mean(batch.followers, ids.source)
             + self.pooling[4] * _weighted(batch.engaged, engaging, ids.target)
             + self.pooling[5] * _weighted(batch.avoided, avoiding, ids.target)
-            + F.linear(batch.following, self.consumer_sketch)
+            + self.sketch[2] * F.linear(batch.following, self.sketch_map)
         )
         wanted = (batch.psi * self.language).sum(dim=1, keepdim=True)
         places = wanted * self.place_directions.index_select(0, batch.languages)

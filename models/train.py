@@ -147,7 +147,7 @@ class OnlineTrainer:
     def delta(self) -> Delta:
         """What changed since the last call, or since the trainer began; `Model.apply` takes it.
 
-        About 350 bytes an account at 128 dims, and a step changes thousands: publish every few seconds.
+        About 350 bytes an account at 144 dims, and a step changes thousands: publish every few seconds.
         """
         model, ids = self.model, self.model.ids
         rows = np.flatnonzero(self._changed)

@@ -8,6 +8,7 @@ from tests.models.worlds import some_rows
 from kithstream.models import checkpoint
 from kithstream.models.checkpoint import CheckpointError, DamageError, SchemaError
 from kithstream.models.features import SCHEMA
+from kithstream.models.lineage import DIM
 from kithstream.models.model import Model
 
 WORLD = some_rows(80, seed=6)
@@ -96,4 +97,4 @@ def test_the_header_names_lineage_step_and_writer(saved: tuple[Model, Path]) -> 
     assert header.created_by.startswith("kithstream ")
     assert header.lineage == Model.day_zero(seed=5).lineage
     assert header.lineage != Model.day_zero(seed=6).lineage
-    assert header.tower.dim == 128
+    assert header.tower.dim == DIM

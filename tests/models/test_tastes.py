@@ -355,16 +355,20 @@ def test_a_newcomer_is_placed_by_the_one_who_followed_it() -> None:
     gained = scores(asking, world) - scores(asking, plain)
     first = gained.argmax(axis=1)
     assert (first == np.arange(40)).mean() > 0.9  # 40 directions in 16 dims: two may lie close
-    assert np.diag(gained).mean() > 0.25
+    assert np.diag(gained).mean() > 0.1
 
 
 def test_a_sketch_of_many_fades() -> None:
-    rows = nothing(["few", "many"])
-    rows.degrees[:, 0] = 4, 4000
-    people = [sketches.vector(f"a{i}") for i in range(4000)]
-    rows.audience[0], rows.audience[1] = np.sum(people[:4], axis=0), np.sum(people, axis=0)
-    lengths = np.linalg.norm(producer_features(rows, MODEL.ids).sketches, axis=1)
-    assert lengths[1] < 0.2 < 0.8 < lengths[0]
+    """Of a candidate from a few followers on; of whoever asks more slowly, since it is all that is known of it."""
+    sizes = (1, 4, 40, 4000)
+    people = [sketches.vector(f"a{i}") for i in range(sizes[-1])]
+    rows = nothing([f"v{n}" for n in sizes])
+    rows.degrees[:, 0] = rows.degrees[:, 1] = sizes
+    rows.audience[:] = rows.following[:] = [np.sum(people[:n], axis=0) for n in sizes]
+    lengths = np.linalg.norm(producer_features(rows, MODEL.ids).sketches[:, :SKETCH], axis=1)
+    assert lengths[0] > 0.4 > lengths[1] > 0.1 > 0.02 > lengths[2] > lengths[3]
+    asking = np.linalg.norm(consumer_features(rows, MODEL.ids).following, axis=1)
+    assert asking[1] > 0.9 > asking[3] * 4
 
 
 # -- any rows --------------------------------------------------------------------------------------------------
