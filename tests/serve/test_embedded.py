@@ -26,7 +26,7 @@ from kithstream.streams.events.wire import Event
 from kithstream.streams.serve.embedded import Embedded, restore
 
 CONFIG = Config(model=ModelConfig(learn=False), index=IndexSection(background=False))
-LEARNING = Config(index=IndexSection(background=False), ranking=RankingConfig(fatigue=0))
+LEARNING = Config(index=IndexSection(background=False), ranking=RankingConfig(fatigue=0, contact=0))
 Open = Callable[..., Embedded]
 
 
@@ -149,25 +149,24 @@ def test_live_equals_replay_equals_batch(
 def test_no_answer_holds_a_forbidden_account_and_every_score_is_the_freshest(
     tmp_path_factory: pytest.TempPathFactory, events: list[Event]
 ) -> None:
-    live = Embedded(tmp_path_factory.mktemp("live"), LEARNING, clock=Clock())
-    for count in range(0, len(events), 4):
-        token = live.publish(events[count : count + 4])
-        known = events[: count + 4]
-        edges = expected(known, START + 7 * DAY).edges
-        for account in ACCOUNTS[:3]:
-            answer = live.candidates(account, after=token)
-            forbidden = {account}
-            for actor, family, target, _ in edges:
-                if actor == account and family in ("follow", "block", "mute", "report"):
-                    forbidden.add(target)
-                if target == account and family in ("block", "mute", "report"):
-                    forbidden.add(actor)
-            assert not forbidden & {c.account for c in answer.candidates}
-            asked = live.chain.model.encode_consumers(live.chain.inspect(account, live.as_of)).vectors[0]
-            for candidate in answer.candidates:
-                fresh = live.chain.index.scores(asked, [candidate.account])[0]
-                assert np.float32(candidate.score) == fresh
-    live.close()
+    with Embedded(tmp_path_factory.mktemp("live"), LEARNING, clock=Clock()) as live:
+        for count in range(0, len(events), 4):
+            token = live.publish(events[count : count + 4])
+            known = events[: count + 4]
+            edges = expected(known, START + 7 * DAY).edges
+            for account in ACCOUNTS[:3]:
+                answer = live.candidates(account, after=token)
+                forbidden = {account}
+                for actor, family, target, _ in edges:
+                    if actor == account and family in ("follow", "block", "mute", "report"):
+                        forbidden.add(target)
+                    if target == account and family in ("block", "mute", "report"):
+                        forbidden.add(actor)
+                assert not forbidden & {c.account for c in answer.candidates}
+                asked = live.chain.model.encode_consumers(live.chain.inspect(account, live.as_of)).vectors[0]
+                for candidate in answer.candidates:
+                    fresh = live.chain.index.scores(asked, [candidate.account])[0]
+                    assert np.float32(candidate.score) == fresh
 
 
 def test_stored_vectors_are_functions_of_row_step_and_tick(opened: Open) -> None:

@@ -29,7 +29,7 @@ from kithstream.streams.state.reader import Reader
 CONFIG = Config(
     model=ModelConfig(learn=False),
     index=IndexSection(background=False),
-    ranking=RankingConfig(fatigue=0),  # scores and ranks of explanations are those of the towers
+    ranking=RankingConfig(fatigue=0, contact=0),  # scores and ranks of explanations are those of the towers
 )
 NOW = START + 7 * DAY
 PUBLIC = {name for name, signal in BY_NAME.items() if signal.public}
