@@ -41,6 +41,20 @@ UNITS: Final = {"s": 1_000_000, "ms": 1000, "us": 1}  # microseconds
 _FILE: Final = click.Path(exists=True, dir_okay=False, allow_dash=True)
 _ONE_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
+# Options of several commands.
+_seed = click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
+)
+_graph_form = click.option(
+    "--format", "form", type=click.Choice(GRAPHS), help="Of the file; its name tells otherwise."
+)
+_time_unit = click.option(
+    "--time-unit",
+    type=click.Choice(list(UNITS)),
+    default="us",
+    show_default=True,
+    help="Of times that are whole numbers.",
+)
 
 
 def example(line: str) -> str:
@@ -66,9 +80,7 @@ def cli() -> None:
     "--accounts", type=click.IntRange(2), default=20_000, show_default=True, help="Of the simulated world."
 )
 @click.option("--events", type=click.IntRange(100), default=60_000, show_default=True, help="In all.")
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
-)
+@_seed
 @click.option(
     "--rate",
     type=click.FloatRange(1),
@@ -235,14 +247,8 @@ def worker(
 @cli.command(epilog=example("kithstream load follows.csv --path kin-loaded --time-unit s"))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--path", type=_FOLDER, required=True, help="Directory of the runtime; made if missing.")
-@click.option("--format", "form", type=click.Choice(GRAPHS), help="Of the file; its name tells otherwise.")
-@click.option(
-    "--time-unit",
-    type=click.Choice(list(UNITS)),
-    default="us",
-    show_default=True,
-    help="Of times that are whole numbers.",
-)
+@_graph_form
+@_time_unit
 @settings
 @as_json
 def load(
@@ -586,9 +592,7 @@ def train(
 @cli.command(epilog=example("kithstream simulate --accounts 500 --events 5000 --out events.jsonl"))
 @click.option("--accounts", type=click.IntRange(2), default=10_000, show_default=True, help="Of the world.")
 @click.option("--events", type=click.IntRange(0), default=100_000, show_default=True, help="In all.")
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
-)
+@_seed
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, allow_dash=True),
@@ -626,14 +630,8 @@ def communities() -> None:
     help="A runtime's directory, in use or not, or a checkpoint.",
 )
 @click.option("--graph", type=_ONE_FILE, help="A file of follows, as load takes it.")
-@click.option("--format", "form", type=click.Choice(GRAPHS), help="Of the file; its name tells otherwise.")
-@click.option(
-    "--time-unit",
-    type=click.Choice(list(UNITS)),
-    default="us",
-    show_default=True,
-    help="Of the file's times that are whole numbers.",
-)
+@_graph_form
+@_time_unit
 @click.option(
     "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The version to write."
 )
@@ -666,9 +664,7 @@ def communities() -> None:
     show_default=True,
     help="Of modularity: the greater, the more communities.",
 )
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
-)
+@_seed
 @as_json
 def build_communities(
     path: Path | None,

@@ -100,10 +100,10 @@ class Story:
         unfollowed, took = self.tell(account, {"id": names["unfollow"], "signal": "unfollow", **common})
         self._compare(f"{account} follows {chosen}, and unfollows it.", took, followed, unfollowed)
         back = _names(unfollowed).index(chosen) + 1 if chosen in _names(unfollowed) else 0
-        place = f"at place {back}" if back else "but not among the first 20"
+        place = f"comes back at place {back}" if back else "is not shown again"
         self._promise(
             chosen not in _names(followed),
-            f"{chosen} may be shown again, {place}: an unfollow is a signal of its own and leaves its trace",
+            f"{chosen} {place}: an unfollow is a signal of its own and leaves its trace",
         )
         retract: list[dict[str, object]] = [
             {"signal": "retract", "actor": account, "retracts": name} for name in names.values()

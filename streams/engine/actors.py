@@ -335,9 +335,8 @@ class Actors:
             state = new[:14] + carried[actor].on(after, target) if family == _FOLLOW else new[:14]
             frame.states += (in_key, state)
             if before == after:
-                if (
-                    family == _FOLLOW
-                ):  # an unfollow of whom one did not follow: it is not recommended again either
+                # An unfollow of somebody who was not followed: that one is not recommended again either.
+                if family == _FOLLOW:
                     changed.append(Change(actor, target, family, before, after))
                 continue
             batch.made(actor, family, before, after, target)
@@ -348,6 +347,23 @@ class Actors:
                     flips.append((actor, target, 1 if after >= 0 else -1))
                     batch.sketched.append(flips[-1])
         batch.fold_mutual(flips, Column.IN)
+
+    def _taken_out(
+        self,
+        first: Mapping[bytes, tuple[bytes | None, Event, int]],
+        edges: Mapping[bytes, bytes | None],
+        offset: int,
+        batch: Batch,
+        out: dict[int, Frame],
+        changed: list[Change],
+    ) -> None:
+        """Fold what is left of edges out of which stamps were taken, by what stands at an offset of the log."""
+        moves: list[Move] = []
+        for key, (old, about, family) in first.items():
+            if family == _FOLLOW:
+                _note(moves, about, old, edges[key], offset)
+        self._interests.move(moves, batch)
+        self._state_changes(first, edges, batch, out, changed)
 
     def _occurrence_changes(
         self,
@@ -409,8 +425,7 @@ class Actors:
         said: dict[bytes, bytes | None] = {}
         first_edges: dict[bytes, tuple[bytes | None, Event, int]] = {}
         first_said: dict[bytes, tuple[bytes | None, Event, int]] = {}
-        today = partition.watermark // DAY
-        for day in range(max(today - 8, 0), today + 2):
+        for day in ledger.held_days(partition.watermark):
             for key, entry in store.scan(Column.SAID, ledger.day_prefix(day) + name + b"\0"):
                 letter_target, item = key[4 + len(name) + 1 :].split(b"\0")
                 target, said_family = letter_target[1:].decode(), letter_target[0] - 65
@@ -433,13 +448,8 @@ class Actors:
                 if old is not None:
                     first_edges.setdefault(edge_key, (old, about, family))
                     edges[edge_key] = ledger.take_out(old, _as_undo(stamp) if counted else stamp)
-        moves: list[Move] = []
-        for edge_key, (first, about, family) in first_edges.items():
-            if family == _FOLLOW:
-                _note(moves, about, first, edges[edge_key], offset)
-        self._interests.move(moves, batch)
         out: dict[int, Frame] = {}
-        self._state_changes(first_edges, edges, batch, out, changed)
+        self._taken_out(first_edges, edges, offset, batch, out, changed)
         self._occurrence_changes(first_said, said, batch, out)
         partition.retracted[name] = event.time // DAY
         batch.changes[Column.META][RETRACTED + _day(event.time // DAY) + name] = b""
@@ -474,13 +484,8 @@ class Actors:
             about = Event("", "", actor, 0, target=letter_target[1:], item=item)
             first_said[key] = entry, about, ord(letter_target[0]) - 65
             unsaid[key] = b"\0\1"
-        moves: list[Move] = []
-        for key, (value, about, family) in first_edges.items():
-            if family == _FOLLOW:
-                _note(moves, about, value, left[key], self._partition.applied)
-        self._interests.move(moves, batch)
         out: dict[int, Frame] = {}
-        self._state_changes(first_edges, left, batch, out, [])
+        self._taken_out(first_edges, left, self._partition.applied, batch, out, [])
         self._occurrence_changes(first_said, unsaid, batch, out)
         self._finish(batch, {}, self._partition.applied)
         return batch.touched

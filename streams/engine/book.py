@@ -102,8 +102,7 @@ class Book:
                     self._count(batch, account, key.split(b"\0")[1][0] - 65, value, new)
                     batch.changes[Column.OUT][key] = new
             cursor = b"s"
-        today = partition.watermark // DAY
-        days = range(max(today - 8, 0), today + 2)
+        days = ledger.held_days(partition.watermark)
         prefixes = [ledger.day_prefix(day) + account.encode() + b"\0" for day in days]
         later = [p for p in prefixes if p >= cursor[1:] or cursor[1:].startswith(p)]
         pairs = chain.from_iterable(partition.store.scan_from(Column.SAID, p, cursor[1:]) for p in later)

@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 from kithstream.streams.engine.partition import FOLLOWEES, Partition
 from kithstream.streams.events.signals import SIGNALS, Kind
 from kithstream.streams.state import ledger
-from kithstream.streams.state.ledger import DAY, HORIZON
 from kithstream.streams.state.protocol import Column
 
 SCANNED: Final = 4096  # old edges of a signal that are looked at, where the last week has too few
@@ -59,9 +58,8 @@ def _newest_first(deed: Deed) -> tuple[int, bytes]:
 def _of_the_week(partition: Partition, account: str) -> Iterator[Deed]:
     """Occurrences, and the edges that events of the horizon are about, as far as they are there."""
     edges: dict[bytes, None] = {}
-    today = partition.watermark // DAY
     prefix = account.encode() + b"\0"
-    for day in range(max(today - HORIZON // DAY - 1, 0), today + 2):
+    for day in ledger.held_days(partition.watermark):
         for key, entry in partition.store.scan(Column.SAID, ledger.day_prefix(day) + prefix):
             _, _, letter_other, item = key[4:].split(b"\0")
             signal = _PUBLIC.get(letter_other[0] - 65)

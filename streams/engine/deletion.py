@@ -29,7 +29,7 @@ from kithstream.streams.engine.partition import (
 )
 from kithstream.streams.events.signals import SIGNALS, Kind
 from kithstream.streams.state import contacts
-from kithstream.streams.state.ledger import DAY, day_prefix, heard_of, said_of
+from kithstream.streams.state.ledger import day_prefix, heard_of, held_days, said_of
 from kithstream.streams.state.protocol import Column, Dropped
 
 _SIZE: Final = 4  # bytes of a day
@@ -132,8 +132,7 @@ def prefixes(partition: Partition, column: Column, account: str) -> list[bytes]:
     if column in (Column.OUT, Column.IN):
         return [name]
     letter = RETRACTED if column is Column.META else b""
-    today = partition.watermark // DAY
-    days = list(range(max(today - 8, 0), today + 2))
+    days = list(held_days(partition.watermark))
     if column is Column.HEARD:
         days += [PAIRS | day for day in days]
     return [letter + day_prefix(day) + name for day in days]

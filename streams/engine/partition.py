@@ -22,7 +22,7 @@ from kithstream.streams.events.signals import SIGNALS, Newest, by_family
 from kithstream.streams.events.signals import Kind as SignalKind
 from kithstream.streams.state import contacts, counters, ledger, pairs, profiles, recent, sketches
 from kithstream.streams.state.counters import Kind
-from kithstream.streams.state.ledger import DAY, HORIZON, MINUTE
+from kithstream.streams.state.ledger import DAY, MINUTE
 from kithstream.streams.state.profiles import Profile
 from kithstream.streams.state.protocol import Column, Dropped, Store
 from kithstream.streams.state.recent import NEIGHBOURS, Recent, Size
@@ -270,7 +270,7 @@ class Partition:
         if watermark <= self.watermark:
             return
         if watermark // DAY != self.watermark // DAY:
-            oldest = _oldest(watermark)
+            oldest = ledger.held_days(watermark).start
             self.expired = [
                 Dropped(Column.SAID, ledger.day_prefix(0), ledger.day_prefix(oldest)),
                 Dropped(Column.HEARD, ledger.day_prefix(0), ledger.day_prefix(oldest)),
@@ -446,11 +446,6 @@ class Partition:
         batch.changes[Column.ROWS][key] = row or None
 
 
-def _oldest(watermark: int) -> int:
-    """The first day that is still in the ledgers of days."""
-    return max((watermark - HORIZON) // DAY - 1, 0)
-
-
 def _load(
     keys: Iterable[bytes], cache: ReadCache[_V], store: Store, load: Callable[[bytes | None], _V]
 ) -> dict[bytes, _V]:
@@ -478,9 +473,8 @@ class Batch:
         self.cells: dict[tuple[bytes, bytes], int] = {}  # (row key, cell) -> change
         self.recents: list[tuple[str, int, int, str]] = []  # (account, time before, time after, other)
         self.sketched: list[tuple[str, str, int]] = []  # (account, other, +1 or -1)
-        self.listed: dict[
-            Newest, list[tuple[str, int, int, str]]
-        ] = {}  # as `recents`; the other with its letter
+        # As `recents`, by the list; the other with its letter.
+        self.listed: dict[Newest, list[tuple[str, int, int, str]]] = {}
         # (day, target, family, actor) -> changes (minute of the day, by)
         self.pairs: dict[tuple[int, str, int, str], list[tuple[int, int]]] = {}
         self.touched: set[str] = set()  # accounts whose rows changed
@@ -502,11 +496,7 @@ class Batch:
         kind = NEWEST_OF[family]
         if kind is not None:
             change = actor, before, after, f"{chr(65 + family)}{target}"
-            listed = self.listed.get(kind)
-            if listed is None:
-                self.listed[kind] = [change]
-            else:
-                listed.append(change)
+            self.listed.setdefault(kind, []).append(change)
 
     def got(self, target: str, family: int, before: int, after: int, actor: str) -> None:
         """Count an edge or occurrence in its target's row, up to the signal's cap for one actor and day."""
@@ -516,16 +506,11 @@ class Batch:
         for time, by in ((before, -1), (after, 1)):
             if time >= 0:
                 day, minute = divmod(time // MINUTE, pairs.DAY_MINUTES)
-                at = day, target, family, actor
-                changes = self.pairs.get(at)
-                if changes is None:
-                    self.pairs[at] = [(minute, by)]
-                else:
-                    changes.append((minute, by))
+                self.pairs.setdefault((day, target, family, actor), []).append((minute, by))
 
     def fold_pairs(self) -> None:
         """Bring what actors add to targets into the counts, each up to its cap."""
-        oldest = _oldest(self.partition.watermark)
+        oldest = ledger.held_days(self.partition.watermark).start
         staged, counts = self.changes[Column.HEARD], self.counts
         keys = {at: pair_key(*at) for at in self.pairs if at[0] >= oldest}
         stored = dict(zip(keys, self.partition.store.get(Column.HEARD, list(keys.values())), strict=True))
@@ -635,8 +620,7 @@ class Batch:
         once = {65 + signal.family for signal in families if signal.kind is SignalKind.OCCURRENCE}
         if not once:
             return found
-        today = self.partition.watermark // DAY
-        for day in range(_oldest(self.partition.watermark), today + 2):
+        for day in ledger.held_days(self.partition.watermark):
             for key, value in self._left(Column.SAID, ledger.day_prefix(day) + account.encode() + b"\0"):
                 letter_target = key[4:].split(b"\0")[2]
                 if letter_target[0] in once and (time := ledger.since(value)) >= 0:

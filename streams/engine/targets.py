@@ -28,7 +28,7 @@ from kithstream.streams.events.signals import SIGNALS
 from kithstream.streams.events.signals import Kind as KindOfSignal
 from kithstream.streams.state import counters
 from kithstream.streams.state.counters import Kind
-from kithstream.streams.state.ledger import DAY, EPOCH, STAMP, day_prefix, said_of, since
+from kithstream.streams.state.ledger import EPOCH, STAMP, day_prefix, held_days, said_of, since
 from kithstream.streams.state.protocol import Column
 
 _FOLLOW: Final = 0
@@ -223,8 +223,7 @@ class Targets:
 
     def _said(self, actor: bytes, targets: set[bytes]) -> Iterator[bytes]:
         """The keys of an actor's events about targets that decide a state; its occurrences are told one by one."""
-        today = self._partition.watermark // DAY
-        for day in range(max(today - 8, 0), today + 2):
+        for day in held_days(self._partition.watermark):
             for key, _ in self._partition.store.scan(Column.SAID, day_prefix(day) + actor + b"\0"):
                 letter_target = key.split(b"\0")[-2]
                 if (

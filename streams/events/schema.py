@@ -16,9 +16,9 @@ import msgspec
 
 from kithstream.streams.events.signals import CONTROLS, NAMES, SIGNALS, UNDO_OF, Signal
 from kithstream.streams.events.wire import EVENT_BYTES, FUTURE, ID_BYTES, LATEST, NEEDS_ITEM, Event
+from kithstream.streams.state.ledger import DAY, HORIZON
 
 Schema = dict[str, object]
-HORIZON_DAYS: Final = 7  # `state.ledger.HORIZON`, which this module does not import
 
 _NO_NUL: Final = "^[^\\u0000]*$"
 IDENTIFIER: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": ID_BYTES, "pattern": _NO_NUL}
@@ -148,8 +148,9 @@ def markdown() -> str:
         "minutes, hours and days of its event time, and decayed when it is read. An undo takes away exactly what its",
         "do added, and leaves its own trace where the table above says so.",
         "",
-        "- **newest**: the list of the actor's newest in which it stands: `engaged` and `shown` are read for",
-        f"  {HORIZON_DAYS} days, `avoided` for ever. The towers pool them; what was shown and not engaged with sinks.",
+        "- **newest**: the list of the actor's newest in which it stands: `engaged` and `shown` are read",
+        f"  for {HORIZON // DAY} days, `avoided` for ever. The towers pool them; what was shown and not engaged with",
+        "  sinks.",
         "- **cap**: how many of one actor count for one target in one UTC day, the earliest of that day; a dash where",
         "  a pair has one edge at most. The actor's own row counts all.",
         "- **hidden, fading**: days for which the target is no candidate for the actor, and days after these in which",

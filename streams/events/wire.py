@@ -48,7 +48,6 @@ NEEDS_ITEM: Final = frozenset(
     name for s in (*BY_NAME.values(), *UNDO_OF.values()) if s.item for name in (s.name, s.undo) if name
 ) - {"not_interested", "undo_not_interested"}
 _KNOWN: Final = frozenset(NAMES)
-_PROFILE_FIELDS: Final = ("language", "country", "private", "suspended", "listed", "contacts")
 
 
 def decode(raw: bytes, *, now: int) -> Event:

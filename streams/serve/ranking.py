@@ -188,16 +188,12 @@ def _explained(
     scored: Sequence[tuple[str, float]], asking: Asking, seen: Sequence[Glance]
 ) -> list[Candidate]:
     mine = {*asking.rows.followers[0], *asking.rows.unreciprocated[0]}
-    candidates = [Candidate(name, score) for name, score in scored]
-    for place, (candidate, one) in enumerate(zip(candidates, seen, strict=False)):
-        why = _reasons(
-            one,
-            candidate.account in mine,
-            asking.contact is not None and asking.contact(candidate.account),
-            asking,
-        )
-        candidates[place] = Candidate(candidate.account, candidate.score, why)
-    return candidates
+    known = asking.contact or (lambda _: False)
+    reasons = [
+        _reasons(one, name in mine, known(name), asking) for (name, _), one in zip(scored, seen, strict=False)
+    ]
+    reasons += [()] * (len(scored) - len(reasons))
+    return [Candidate(name, score, why) for (name, score), why in zip(scored, reasons, strict=True)]
 
 
 def _reasons(seen: Glance, follows: bool, contact: bool, asking: Asking) -> tuple[str, ...]:

@@ -145,6 +145,11 @@ def said_of(heard_key: bytes) -> bytes:
     return b"%b%b\0%b\0%c%b\0%b" % (heard_key[:4], letter_actor[1:], event_id, letter_actor[0], target, item)
 
 
+def held_days(watermark: int) -> range:
+    """Return the days that the ledgers of days hold at a watermark: those of the horizon, the one before, tomorrow."""
+    return range(max((watermark - HORIZON) // DAY - 1, 0), watermark // DAY + 2)
+
+
 def day_prefix(day: int) -> bytes:
     """Return the prefix shared by every key of a day."""
     return _day(day)

@@ -8,10 +8,10 @@ from hashlib import blake2b
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from promises import expected
+from promises import State, expected
 from soup import ACCOUNTS, DAY, START, soup
 
-from kithstream.models.features import AGGREGATES, AUDIENCE_LANGUAGES, ENGAGED, IN, OUT
+from kithstream.models.features import AGGREGATES, AUDIENCE_LANGUAGES, ENGAGED, IN, OUT, Rows
 from kithstream.streams.config import EngineConfig
 from kithstream.streams.engine.engine import Engine, Record
 from kithstream.streams.events import wire
@@ -35,13 +35,18 @@ def folded(events: list[Event]) -> Engine:
     return engine
 
 
+def read_and_expected(events: list[Event]) -> tuple[Rows, State]:
+    """The rows of all accounts, and what the events mean."""
+    engine = folded(events)
+    rows = Reader(engine, 100).read(ACCOUNTS, NOW, unreciprocated=True)
+    return rows, expected(events, engine.watermark)
+
+
 @settings(max_examples=60, deadline=None)
 @given(soup())
 def test_totals_sketches_and_audiences_are_those_of_the_present_edges(events: list[Event]) -> None:
 
-    engine = folded(events)
-    state = expected(events, engine.watermark)
-    rows = Reader(engine, 100).read(ACCOUNTS, NOW, unreciprocated=True)
+    rows, state = read_and_expected(events)
     for place, account in enumerate(ACCOUNTS):
         for way, cells in ((IN, state.rows_in), (OUT, state.rows_out)):
             for signal in SIGNALS:
@@ -66,9 +71,7 @@ def test_totals_sketches_and_audiences_are_those_of_the_present_edges(events: li
 @given(soup())
 def test_the_newest_are_named_with_what_and_when(events: list[Event]) -> None:
 
-    engine = folded(events)
-    state = expected(events, engine.watermark)
-    rows = Reader(engine, 100).read(ACCOUNTS, NOW, unreciprocated=True)
+    rows, state = read_and_expected(events)
     by_letter = {chr(65 + s.family): s for s in SIGNALS}
     for place, account in enumerate(ACCOUNTS):
         for kind, names, families, ages in (
