@@ -24,7 +24,7 @@ Rows32 = NDArray[np.int32]
 Values = NDArray[np.float32 | np.int32]
 
 # What `ProducerFeatures` holds of one account beside its row, in its order.
-_SHAPES: Final[dict[str, tuple[tuple[int, ...], type[np.float32 | np.int32]]]] = {
+SHAPES: Final[dict[str, tuple[tuple[int, ...], type[np.float32 | np.int32]]]] = {
     "dense": ((len(DENSE),), np.float32),
     "quality": ((len(QUALITY),), np.float32),
     "buckets": ((len(TABLES),), np.int32),
@@ -103,7 +103,7 @@ class ProducerTable:
         rows = saved.array("producers.rows", (-1,), np.int32)
         values = [
             saved.array(f"producers.{name}", (len(rows), *shape), kind)
-            for name, (shape, kind) in _SHAPES.items()
+            for name, (shape, kind) in SHAPES.items()
         ]
         order = np.argsort(rows, kind="stable")
         self._clear()
@@ -117,7 +117,7 @@ class ProducerTable:
 
     def _allocate(self, capacity: int) -> None:
         self._written = np.zeros(capacity, np.bool_)
-        self.tables = {name: np.zeros((capacity, *shape), kind) for name, (shape, kind) in _SHAPES.items()}
+        self.tables = {name: np.zeros((capacity, *shape), kind) for name, (shape, kind) in SHAPES.items()}
 
     def _grow(self, needed: int) -> None:
         if needed <= len(self._written):

@@ -8,7 +8,7 @@ training sees what serving sees. A model is a function of the order of examples,
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -107,8 +107,9 @@ class OnlineTrainer:
         ids = self.model.ids
         sources = examples.consumers.rows
         targets = ids.rows_of(examples.targets)
-        ids.touch(sources, examples.as_of)
         ids.touch(targets, examples.as_of)
+        for name in CONSUMER_ROWS:
+            ids.touch(getattr(examples.consumers, name).ravel(), examples.as_of)
         seen = self.producers.written(targets)
         trained = int(seen.sum())
         loss = float("nan")
@@ -120,8 +121,14 @@ class OnlineTrainer:
         self.model.step += 1
         return StepResult(self.model.step, loss, trained, len(targets) - trained)
 
+    def encoded(self, features: ProducerFeatures, as_of: int) -> None:
+        """Takes note of candidates as they were encoded at a time in microseconds."""
+        for name in PRODUCER_ROWS:
+            self.model.ids.touch(getattr(features, name).ravel(), as_of)
+        self.producers.write(features)
+
     def expire(self, before: int) -> int:
-        """Forgets accounts without an example since a time; returns how many. Raises `model.step` by one.
+        """Forgets accounts that nothing was read of since a time; returns how many. Raises `model.step` by one.
 
         Features made before hold rows that may be given to others: drop them.
         """
@@ -169,9 +176,13 @@ class OnlineTrainer:
         self._expired = []
         return delta
 
-    def save(self, path: Path | str) -> None:
-        """Writes the model and everything that training needs to go on exactly as if it had not stopped."""
+    def save(self, path: Path | str, beside: Mapping[str, checkpoint.Array] | None = None) -> None:
+        """Writes the model and everything that training needs to go on exactly as if it had not stopped.
+
+        `beside` goes into the same file: what has to be as old as the model.
+        """
         arrays = {
+            **(beside or {}),
             **self.model.arrays(),
             **self.producers.arrays(),
             **{f"squares.{name}": s.numpy() for name, s in self.squares.items()},

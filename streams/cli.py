@@ -244,6 +244,33 @@ def worker(
         workers.work(config, started)
 
 
+@cli.command(epilog=example("kithstream trainer -o kafka.servers=127.0.0.1:9092 -o trainer.data=trainer"))
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port of metrics on the loopback; 0: none."
+)
+@settings
+@as_json
+def trainer(port: int, config_file: Path | None, options: tuple[str, ...], machine: bool) -> None:
+    """Learn from what workers fold and encode, on Kafka, until SIGTERM or SIGINT.
+
+    Reads the training log in its one order and publishes small steps, which every worker takes up. One trainer a
+    tenant; its checkpoint lives in trainer.data, and it goes on from there exactly. model.path and model.seed must be
+    those of the workers. With --json the checkpoint's path is printed as one line once it learns.
+    """
+    from kithstream.streams.kafka import trainer as trainers
+
+    config = read_settings(config_file, options)
+
+    def started(path: str) -> None:
+        if machine:
+            click.echo(json.dumps({"checkpoint": path}))
+        else:
+            say(f"learning into {path}")
+
+    with told():
+        trainers.train(config, port, started)
+
+
 @cli.command(epilog=example("kithstream load follows.csv --path kin-loaded --time-unit s"))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--path", type=_FOLDER, required=True, help="Directory of the runtime; made if missing.")

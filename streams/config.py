@@ -40,6 +40,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learn: bool = True
     seed: int = 0
     example_batch: int = 64  # follows of one training step
+    idle_days: int = 365  # after which what was learned of an account is forgotten if nothing was read of it
     ageing_ratio: float = 2.0  # growth of the ticks at which an unchanged account is encoded again
     aged_rows: int = 512  # most of those between two batches of live events
 
@@ -123,6 +124,17 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
+class TrainerSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The trainer on Kafka."""
+
+    data: str = "kithstream-trainer"  # directory of the trainer alone: its checkpoint
+    publish_seconds: float = 2.0  # between two steps that workers hear of
+    checkpoint_seconds: float = 60.0  # between two checkpoints
+    accept_gap: bool = (
+        False  # go on though the training log has lost what comes next, from the published model
+    )
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole tree."""
 
@@ -134,6 +146,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serve: ServeConfig = ServeConfig()
     kafka: KafkaConfig = KafkaConfig()
     worker: WorkerConfig = WorkerConfig()
+    trainer: TrainerSection = TrainerSection()
 
 
 def load(

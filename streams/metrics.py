@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from kithstream.index.protocol import IndexStats
     from kithstream.streams.kafka.retrieval import Retrieval
     from kithstream.streams.kafka.stream import Stream
+    from kithstream.streams.kafka.trainer import Trainer
     from kithstream.streams.serve.embedded import Embedded, Pumped
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
@@ -214,6 +216,32 @@ class Metrics(ServeMetrics):
     def watch(self, live: Embedded) -> None:
         """Read a runtime's gauges whenever the registry is read."""
         self._registry.register(_Gauges(live))
+
+
+@contextmanager
+def of_trainer(trainer: Trainer, port: int) -> Iterator[None]:
+    """Serve what a trainer says of itself on a port of the loopback; on none if `port` is 0."""
+    if not port:
+        yield
+        return
+    registry = CollectorRegistry()
+    for name, text, read in (
+        ("step", "Step of the model.", lambda: trainer.learner.model.step),
+        ("behind_records", "Records of the training log not learned from.", lambda: trainer.behind),
+        ("loss", "Mean loss of the examples learned from last.", lambda: trainer.loss),
+        ("accounts", "Accounts with learned vectors.", lambda: len(trainer.learner.model.ids)),
+        ("examples", "Follows learned from since the start.", lambda: trainer.examples),
+        ("published_records", "Records of steps since the start.", lambda: trainer.published),
+        ("unusable_records", "Records of the log passed over since the start.", lambda: trainer.unusable),
+    ):
+        Gauge(f"kithstream_trainer_{name}", text, registry=registry).set_function(read)
+    server, thread = start_http_server(port, "127.0.0.1", registry)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def _rounds(registry: CollectorRegistry) -> tuple[Histogram, Histogram]:

@@ -16,6 +16,7 @@ class Topics(NamedTuple):
     control: str  # key = account; profiles, deactivations, deletions of those who may not write engagements
     owners: str  # partition of accounts -> URL of the worker that owns it, compacted
     dead_letters: str  # what could not be used, and why
+    training: str  # one partition: what was encoded and who was followed, in the order that is learned in
 
 
 def topics(prefix: str = "") -> Topics:
@@ -33,6 +34,7 @@ def topics(prefix: str = "") -> Topics:
         control=f"{prefix}account-control",
         owners=f"{prefix}owners",
         dead_letters=f"{prefix}dead-letters",
+        training=f"{prefix}training",
     )
 
 
@@ -43,6 +45,15 @@ def vectors(prefix: str, lineage: str) -> str:
     'acme.producer-vectors.1f2e'
     """
     return f"{prefix}producer-vectors.{lineage}"
+
+
+def steps(prefix: str, lineage: str) -> str:
+    """Return the topic of one lineage's steps: its weights and id vectors as they are learned.
+
+    >>> steps("acme.", "1f2e")
+    'acme.model-steps.1f2e'
+    """
+    return f"{prefix}model-steps.{lineage}"
 
 
 def group(prefix: str = "") -> str:

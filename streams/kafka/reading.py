@@ -15,6 +15,7 @@ from kithstream.streams.config import RankingConfig, StoreConfig
 from kithstream.streams.engine.replica import Replica
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.errors import NotYet, Unavailable
+from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.kafka.tail import Tail
 from kithstream.streams.serve import tokens
 from kithstream.streams.serve.answers import Answer, Question
@@ -84,6 +85,11 @@ class Reading:
             self._caught_up.pop(number, None)
             if found is not None:
                 found[0].close()
+
+    def step(self, follower: Follower) -> None:
+        """Move the model to the newest step; answers under way were encoded with one step or the other."""
+        with self.lock:
+            follower.apply()
 
     # -- answers ---------------------------------------------------------------------------------------------
 

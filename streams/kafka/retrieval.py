@@ -37,15 +37,16 @@ from kithstream.streams.config import Config
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.errors import KithstreamError, NotYet, Unanswerable, Unavailable
 from kithstream.streams.events.stamp import wall_clock
-from kithstream.streams.kafka import wire
+from kithstream.streams.kafka import learned, wire
+from kithstream.streams.kafka.base import base_model
 from kithstream.streams.kafka.channel import Channel
-from kithstream.streams.kafka.fixed import fixed_model
-from kithstream.streams.kafka.names import topics, vectors
+from kithstream.streams.kafka.names import steps, topics, vectors
 from kithstream.streams.kafka.owners import Owners
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.push import Pushes
 from kithstream.streams.kafka.reading import Reading
 from kithstream.streams.kafka.security import reach
+from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.kafka.tail import Tail
 from kithstream.streams.kafka.waiting import Waiting
 from kithstream.streams.metrics import of_serving
@@ -194,6 +195,16 @@ class Retrieval:
                     _log.info("the index has caught up: %d accounts", len(self.index))
         finally:
             await consumer.stop()
+
+    async def learn(self) -> None:
+        """Keep the model at the newest published step, for ever."""
+        taught = Follower(self._model)
+        topic = steps(self.config.kafka.prefix, self._model.lineage)
+
+        async def ready() -> None:
+            await anyio.to_thread.run_sync(self.reading.step, taught)
+
+        await learned.follow(self.config.kafka, topic, taught, ready)
 
     async def _feed(self, records: Sequence[tuple[int, bytes | None, bytes | None]]) -> None:
         fed = await anyio.to_thread.run_sync(self.tail.feed, records)
@@ -475,6 +486,7 @@ async def run(end: socket.socket) -> None:
                 for work in (
                     hear(),
                     retrieval.follow(),
+                    retrieval.learn(),
                     retrieval.owners.follow(config.kafka, producer),
                     retrieval.keep_up(),
                     retrieval.push(),
@@ -505,7 +517,7 @@ def _watched(work: Coroutine[Any, Any, None], failed: Callable[[BaseException], 
 
 def open_model(config: Config, lineage: str) -> Model:
     """Return the model that serves; raises ValueError unless it is of the lineage whose vectors are read."""
-    model = fixed_model(config.model)
+    model = base_model(config.model)
     if model.lineage != lineage:
         raise ValueError(f"the model is of lineage {model.lineage}, the stream process serves {lineage}")
     return model

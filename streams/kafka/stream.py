@@ -20,11 +20,13 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from kithstream.models.features import Rows
+from kithstream.models.ages import TICK
+from kithstream.models.features import ProducerFeatures, Rows
 from kithstream.models.model import Model, Producers
+from kithstream.streams import learning
 from kithstream.streams.communities import folder
 from kithstream.streams.config import Config
-from kithstream.streams.engine.actors import Acted, DeadLetter, Record
+from kithstream.streams.engine.actors import Acted, DeadLetter, Decoded, Record
 from kithstream.streams.engine.partition import APPLIED, Partition
 from kithstream.streams.engine.shard import Shard, Shards
 from kithstream.streams.engine.targets import Heard
@@ -35,6 +37,7 @@ from kithstream.streams.kafka import wire
 from kithstream.streams.kafka.checkpoints import Checkpoints
 from kithstream.streams.kafka.names import Topics
 from kithstream.streams.kafka.producer import Producer
+from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.kafka.transport import Fetch
 from kithstream.streams.serve.vectors import Vectors
 from kithstream.streams.state.ledger import DAY
@@ -49,6 +52,7 @@ _pack = msgspec.msgpack.Encoder().encode
 REPLAYED: Final = 50_000  # records that are rather replayed than a checkpoint copied
 WORD: Final = 0.002  # seconds from a write to the word of it
 SLICE: Final = 1024  # accounts encoded at a time
+TAUGHT: Final = 256  # encoded accounts of one record of the training log
 _EXCLUDING: Final = frozenset(signal.family for signal in SIGNALS if signal.excludes)
 _GENERATION: Final = b"generation"  # META: the greatest that vectors were published under
 _LINEAGE: Final = b"lineage"  # META: the vectors of every account of this lineage were published
@@ -126,6 +130,7 @@ class Stream:
         self._offsets = offsets
         self._folded = folded
         self._flushed = flushed
+        self._learn = config.model.learn
         data = Path(config.worker.data)
         self._versions, self._served = folder.served(data / folder.NAME, config.engine.communities)
         self._sink = _TopicSink(self)
@@ -326,8 +331,11 @@ class Stream:
             if waiting:
                 await asyncio.gather(*waiting)  # nothing accepted is lost: first there, then passed over here
             began = time.perf_counter()
+            before = self._capture(decoded)
             acted = shard.act(decoded, max(fetch.ends, partition.applied))
             self._folded(time.perf_counter() - began)
+            if before is not None:
+                await self._teach(number, before, acted)
             self._records += len(kept)
             self._accepted += acted.accepted
             self._vectors.touch(acted.touched)
@@ -337,6 +345,18 @@ class Stream:
         self._due.set()
         self._make_room()
         return None
+
+    def _capture(self, decoded: Decoded) -> learning.Captured | None:
+        """What those who are about to follow somebody look like; None where nothing is learned."""
+        if not self._learn:
+            return None
+        return learning.capture(self._vectors.reader, self._model.ids, decoded.events, decoded.offsets)
+
+    async def _teach(self, number: int, before: learning.Captured, acted: Acted) -> None:
+        """Bring follows that came about into the training log. A process that dies right here loses them for it."""
+        for batch in learning.came_about([before], acted.changes):
+            raw = learning.followed(number, batch, self._model.ids)
+            await self._producer.send(self._names.training, 0, raw)
 
     async def hear(self, number: int, fetch: Fetch) -> int | None:
         """Fold frames; return the offset to read on from if something before the fetch is missing."""
@@ -525,6 +545,9 @@ class Stream:
                 if len(aged) == aged_rows:
                     self._due.set()
                 out = self._sink.take()
+                lessons = self._sink.take_lessons()
+            for lesson in lessons:
+                await self._producer.send(self._names.training, 0, lesson)
             await asyncio.gather(
                 *(self._publish(shard, out.get(n, []), reached[n], marks[n]) for n, shard in shards)
             )
@@ -572,12 +595,27 @@ class Stream:
                 self._vectors.touch(shard.partition.reworked)
                 shard.partition.reworked.clear()
                 self._due.set()
+            await self._forget(shard.partition)
             if shard.partition.uncompacted:
                 await asyncio.to_thread(shard.compact)
             if time.monotonic() - self._checkpointed[number] >= self._config.worker.checkpoint_seconds:
                 self._save(shard.partition)
 
         self._switch()
+
+    async def _forget(self, partition: Partition) -> None:
+        """Let the model forget accounts whose deletion is finished, here and where it is learned."""
+        left = list(partition.left)
+        if left:
+            partition.left.clear()
+            self._model.ids.forget(left)
+            if self._learn:
+                await self._producer.send(self._names.training, 0, learning.forgotten(left))
+
+    async def step(self, follower: Follower) -> None:
+        """Move the model to the newest step; vectors follow as they are encoded."""
+        async with self.lock:
+            await asyncio.to_thread(follower.apply)
 
     def _switch(self) -> None:
         """Read another version of communities once it is whole in every partition that is here."""
@@ -731,6 +769,13 @@ class Stream:
             )
             yield number, account.encode(), _pack(vector)
 
+    def lessons(self, features: ProducerFeatures, tick: int) -> Iterable[bytes]:
+        """Yield what the training log is told of encoded candidates."""
+        if self._learn:
+            for first in range(0, len(features.rows), TAUGHT):
+                part = ProducerFeatures._make(values[first : first + TAUGHT] for values in features)
+                yield learning.encoded(tick * TICK, part, self._model.ids)
+
     def dead(self, account: str) -> Iterable[tuple[bytes, bytes | None]]:
         """Yield the dead record of an account, and the tombstone behind it."""
         generation = self._generations[self.shards.route[account]]
@@ -755,8 +800,10 @@ class _TopicSink:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._pairs: dict[int, list[tuple[bytes, bytes | None]]] = {}
+        self._lessons: list[bytes] = []
 
     def write(self, rows: Rows, encoded: Producers, tick: int) -> None:
+        self._lessons += self._stream.lessons(encoded.features, tick)
         for number, key, value in self._stream.vector(rows, encoded, tick):
             self._pairs.setdefault(number, []).append((key, value))
 
@@ -771,4 +818,9 @@ class _TopicSink:
     def take(self) -> dict[int, list[tuple[bytes, bytes | None]]]:
         """Return what was collected, and begin anew."""
         taken, self._pairs = self._pairs, {}
+        return taken
+
+    def take_lessons(self) -> list[bytes]:
+        """Return what the training log is to be told, and begin anew."""
+        taken, self._lessons = self._lessons, []
         return taken

@@ -85,7 +85,7 @@ class Mismatch(msgspec.Struct, frozen=True):
 
 
 def wanted(config: Config, lineage: str) -> tuple[Topic, ...]:
-    """Return the topics of a tenant, with the one of a lineage's vectors.
+    """Return the topics of a tenant, with those of a lineage's vectors and steps.
 
     >>> [(topic.name, topic.partitions) for topic in wanted(Config(), "1f2e")][:3]
     [('engagements', 3), ('edges', 3), ('producer-vectors.1f2e', 3)]
@@ -96,6 +96,8 @@ def wanted(config: Config, lineage: str) -> tuple[Topic, ...]:
         Topic(name.engagements, count, 7 * DAY, stamped=True),
         Topic(name.edges, count, 7 * DAY, record_bytes=8 << 20),
         Topic(names.vectors(config.kafka.prefix, lineage), count, None),
+        Topic(names.steps(config.kafka.prefix, lineage), 1, None, sized_by="one order", record_bytes=2 << 20),
+        Topic(name.training, 1, 7 * DAY, sized_by="one order", record_bytes=2 << 20),
         Topic(name.requests, count, HOUR, stamped=True),
         Topic(name.replies, config.kafka.reply_partitions, HOUR, sized_by="kafka.reply_partitions"),
         Topic(name.candidates, count, None),

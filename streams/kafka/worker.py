@@ -20,13 +20,14 @@ from kithstream.models.model import Model
 from kithstream.streams.config import Config, KafkaConfig
 from kithstream.streams.errors import TopicRefused
 from kithstream.streams.events.stamp import wall_clock
-from kithstream.streams.kafka import wire
+from kithstream.streams.kafka import learned, wire
 from kithstream.streams.kafka.app import ends, make_app
+from kithstream.streams.kafka.base import base_model
 from kithstream.streams.kafka.channel import Channel
-from kithstream.streams.kafka.fixed import fixed_model
-from kithstream.streams.kafka.names import topics, vectors
+from kithstream.streams.kafka.names import steps, topics, vectors
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.security import reach
+from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.kafka.stream import Ends, Stream
 from kithstream.streams.kafka.topics import check, wanted
 from kithstream.streams.metrics import StreamMetrics
@@ -158,7 +159,7 @@ def work(config: Config, started: Callable[[str], None]) -> None:
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kithstream").setLevel(logging.INFO)
-    model = fixed_model(config.model)
+    model = base_model(config.model)
     wrong = check(config.kafka, wanted(config, model.lineage))
     if wrong:
         raise TopicRefused("; ".join(map(str, wrong)) + ". Run: kithstream topics create")
@@ -191,6 +192,8 @@ async def run(config: Config, model: Model, salt: bytes, started: Callable[[str]
     async def offsets(topic: str, numbers: Collection[int]) -> Ends:
         return await ends(app, topic, numbers)
 
+    taught, steps_topic = Follower(model), steps(config.kafka.prefix, model.lineage)
+    await learned.catch_up(config.kafka, steps_topic, taught)
     metrics = StreamMetrics()
     retrieval = RetrievalProcess(
         config, worker, model.lineage, lambda message: stream.stale(message), started
@@ -220,7 +223,11 @@ async def run(config: Config, model: Model, salt: bytes, started: Callable[[str]
         loop.add_signal_handler(number, stop)
     async with producer:
         answering = asyncio.create_task(retrieval.run())
-        answering.add_done_callback(tell)
+        learning = asyncio.create_task(
+            learned.follow(config.kafka, steps_topic, taught, lambda: stream.step(taught))
+        )
+        for task in (answering, learning):
+            task.add_done_callback(tell)
         app.finalize()
         try:
             await app.start()
@@ -234,9 +241,10 @@ async def run(config: Config, model: Model, salt: bytes, started: Callable[[str]
         finally:
             await app.stop()
             await retrieval.stop()
-            answering.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await answering
+            for task in (answering, learning):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
 
 def shared_salt(secret: str, config: KafkaConfig) -> bytes:

@@ -8,20 +8,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from kithstream.index.live import LiveIndex
-from kithstream.models.features import Rows, concatenate, consumer_features
+from kithstream.models.ages import TICK
+from kithstream.models.features import ConsumerFeatures, Rows
 from kithstream.models.model import Model, Producers
 from kithstream.models.train import Examples, OnlineTrainer
 from kithstream.streams.config import ModelConfig, RankingConfig
 from kithstream.streams.engine.engine import Acted, Change, Engine, Settled
 from kithstream.streams.events.wire import Event
+from kithstream.streams.learning import Captured, came_about, capture, join
 from kithstream.streams.serve.answers import Question
-from kithstream.streams.serve.exclusions import FOLLOW, Exclusions
+from kithstream.streams.serve.exclusions import Exclusions
 from kithstream.streams.serve.ranking import NO_CANDIDATE, Ranked, Ranker
 from kithstream.streams.serve.vectors import Encoded, Vectors, every_account
 from kithstream.streams.serve.why import Allowed, Standing
+from kithstream.streams.state.ledger import DAY
 from kithstream.streams.state.reader import Glance
 
 GIVEN_WAY: Final = 0.0005  # seconds
@@ -63,7 +64,8 @@ class Candidates:
         self._reader = self.vectors.reader
         self._ranker = Ranker(engine, self._reader, self.exclusions, model, index, ranking)
         self._changes: list[Change] = []  # since the first of the captured
-        self._captured: list[tuple[Examples, list[str]]] = []
+        self._captured: list[Captured] = []
+        self._swept = 0  # day of the last sweep
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -88,13 +90,9 @@ class Candidates:
         """Capture what the accounts that follow somebody look like before they do."""
         if self.trainer is None:
             return
-        follows = [event for event in events if event.signal == "follow"]
-        if not follows:
-            return
-        actors, times = [e.actor for e in follows], [e.time for e in follows]
-        rows = self._reader.read(actors, times, unreciprocated=True)
-        features = consumer_features(rows, self.model.ids)
-        self._captured.append((Examples(features, [e.target for e in follows], max(times)), actors))
+        captured = capture(self._reader, self.model.ids, events, range(len(events)))
+        if captured is not None:
+            self._captured.append(captured)
 
     def acted(self, acted: Acted) -> None:
         """Take note of what the actors' stage did."""
@@ -136,25 +134,21 @@ class Candidates:
             for account in accounts:
                 self.exclusions.drop(account)
 
-    def _learn(self, captured: Sequence[tuple[Examples, list[str]]], changes: Iterable[Change]) -> int:
+    def _learn(self, captured: Sequence[Captured], changes: Iterable[Change]) -> int:
         """One step on the follows that really came about, oldest first."""
         assert self.trainer is not None
-        came = {(c.actor, c.target) for c in changes if c.family == FOLLOW and c.before < 0 <= c.after}
-        kept, targets, as_of = [], [], 0
-        for examples, actors in captured:
-            mask = np.array([pair in came for pair in zip(actors, examples.targets, strict=True)])
-            came.difference_update(zip(actors, examples.targets, strict=True))
-            if mask.any():
-                kept.append(type(examples.consumers)._make(a[mask] for a in examples.consumers))
-                targets += [t for t, keep in zip(examples.targets, mask, strict=True) if keep]
-                as_of = max(as_of, examples.as_of)
+        kept = came_about(captured, changes)
         if not kept:
             return 0
-        consumers = concatenate(kept)
+        consumers, targets = join(kept), [target for batch in kept for target in batch.targets]
+        as_of = max(batch.as_of for batch in kept)
         size = self._config.example_batch
         for first in range(0, len(targets), size):
-            part = type(consumers)._make(a[first : first + size] for a in consumers)
+            part = ConsumerFeatures._make(values[first : first + size] for values in consumers)
             self.trainer.observe(Examples(part, targets[first : first + size], as_of))
+        if as_of // DAY > self._swept:
+            self._swept = as_of // DAY
+            self.trainer.expire(as_of - self._config.idle_days * DAY)
         return len(targets)
 
     # -- vectors ---------------------------------------------------------------------------------------------
@@ -221,7 +215,7 @@ class _IndexSink:
 
     def write(self, rows: Rows, encoded: Producers, tick: int) -> None:
         if self._trainer is not None:
-            self._trainer.producers.write(encoded.features)
+            self._trainer.encoded(encoded.features, tick * TICK)
         self._index.upsert(rows.accounts, encoded.vectors, labels=rows.languages, sequence=tick)
 
     def delete(self, accounts: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The model that workers serve: it does not learn."""
+"""The model that a lineage begins with: what is learned of it comes from the topic of its steps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from kithstream.models.model import Model
 from kithstream.streams.config import ModelConfig
 
 
-def fixed_model(section: ModelConfig) -> Model:
+def base_model(section: ModelConfig) -> Model:
     """Return a checkpoint's model, or the day-zero one where no checkpoint is named."""
     return Model.load(Path(section.path)) if section.path else Model.day_zero(section.seed)
