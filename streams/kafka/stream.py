@@ -20,9 +20,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from kithstream.models.ages import TICK
-from kithstream.models.features import ProducerFeatures, Rows
-from kithstream.models.model import Model, Producers
+from kithstream.models.model import Model
 from kithstream.streams import learning
 from kithstream.streams.communities import folder
 from kithstream.streams.config import Config
@@ -36,11 +34,11 @@ from kithstream.streams.events.signals import CONTROLS, SIGNALS
 from kithstream.streams.kafka import wire
 from kithstream.streams.kafka.checkpoints import Checkpoints
 from kithstream.streams.kafka.names import Topics
+from kithstream.streams.kafka.outlet import Outlet, Pairs
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.kafka.transport import Fetch
 from kithstream.streams.serve.vectors import Vectors
-from kithstream.streams.state.ledger import DAY
 from kithstream.streams.state.protocol import Column
 from kithstream.streams.state.reader import Reader
 from kithstream.streams.state.store import RocksStore
@@ -51,11 +49,8 @@ _pack = msgspec.msgpack.Encoder().encode
 
 REPLAYED: Final = 50_000  # records that are rather replayed than a checkpoint copied
 WORD: Final = 0.002  # seconds from a write to the word of it
-SLICE: Final = 1024  # accounts encoded at a time
-TAUGHT: Final = 256  # encoded accounts of one record of the training log
 _EXCLUDING: Final = frozenset(signal.family for signal in SIGNALS if signal.excludes)
 _GENERATION: Final = b"generation"  # META: the greatest that vectors were published under
-_LINEAGE: Final = b"lineage"  # META: the vectors of every account of this lineage were published
 _ACCOUNT_SIGNALS: Final = frozenset(CONTROLS) - {"retract"}
 
 
@@ -100,8 +95,8 @@ class Stream:
         self,
         config: Config,
         names: Topics,
-        vectors_topic: str,
         model: Model,
+        follower: Follower,
         producer: Producer,
         answering: Answering,
         *,
@@ -112,7 +107,7 @@ class Stream:
         folded: Callable[[float], None] = _unheard,
         flushed: Callable[[float], None] = _unheard,
     ) -> None:
-        """`folded` and `flushed` hear how many seconds a fetch and a flush took."""
+        """`follower` keeps `model`; `folded` and `flushed` hear how many seconds a fetch and a flush took."""
         self.shards = Shards(config.engine.partitions, config.engine)
         self.lock = asyncio.Lock()
         self._publishing = asyncio.Lock()  # held by one flush; taken before `lock`
@@ -120,8 +115,6 @@ class Stream:
         self.rebalancing = True
         self._config = config
         self._names = names
-        self._vectors_topic = vectors_topic
-        self._model = model
         self._producer = producer
         self._answering = answering
         self._worker = worker
@@ -131,10 +124,12 @@ class Stream:
         self._folded = folded
         self._flushed = flushed
         self._learn = config.model.learn
+        self.outlets: list[
+            Outlet
+        ] = []  # the lineage that is served, and one that is being filled or was served
+        self.add(model, follower)
         data = Path(config.worker.data)
         self._versions, self._served = folder.served(data / folder.NAME, config.engine.communities)
-        self._sink = _TopicSink(self)
-        self._vectors = Vectors(self.shards, model, config.model, self._sink)
         checkpoints = config.worker.checkpoints
         self._checkpoints = Checkpoints(
             Path(checkpoints) if checkpoints else None, config.worker.checkpoints_kept
@@ -145,8 +140,6 @@ class Stream:
         self._targets: dict[
             int, tuple[int, int]
         ] = {}  # what was there when it was assigned: engagements, edges
-        self._fresh: dict[int, tuple[int, list[int]]] = {}  # by partition: the progress published last
-        self._adopting: dict[int, set[str]] = {}  # accounts of a new lineage whose vector is not out yet
         self._written: set[int] = set()
         self._due = asyncio.Event()
         self._room = asyncio.Event()
@@ -167,7 +160,8 @@ class Stream:
             for number in new:
                 self._open(number, engagements, edges)
             self._targets = {n: (engagements.end[n], edges.end[n]) for n in numbers}
-            self._fresh.clear()
+            for outlet in self.outlets:
+                outlet.fresh.clear()
             for number, shard in sorted(self.shards.items()):
                 path = str(self._path(number).absolute())
                 self._generations[number] = _raised(shard.partition, generation)
@@ -228,13 +222,9 @@ class Stream:
         self.shards[number] = Shard(partition, self.shards.route)
         self._sent[number] = self._told[number] = -1
         self._checkpointed[number] = time.monotonic()
-        self._vectors.advance(self._clock())
-        dirty, everyone = partition.dirty(), partition.listable()
-        self._vectors.ageing.adopt(everyone | dirty, self._vectors.tick)
-        self._vectors.touch(dirty)
-        if partition.store.get(Column.META, [_LINEAGE]) != [self._model.lineage.encode()]:
-            self._adopting[number] = everyone
-        _log.info("partition %d opened at offset %d, %d accounts", number, partition.applied, len(everyone))
+        for outlet in self.outlets:
+            outlet.open(partition)
+        _log.info("partition %d opened at offset %d", number, partition.applied)
 
     def _store(self, number: int, path: Path, first: int) -> RocksStore:
         """Open the own store, unless a checkpoint spares much replaying or is all that the topic reaches back to."""
@@ -297,9 +287,10 @@ class Stream:
         partition = self.shards[number].partition
         partition.forget_acknowledged()
         del self.shards[number]
-        for kept in (self._sent, self._told, self._fresh, self._adopting, self._checkpointed):
+        for kept in (self._sent, self._told, self._checkpointed):
             kept.pop(number, None)
-        self._vectors.forget_others()
+        for outlet in self.outlets:
+            outlet.close(number)
         partition.store.close()
         _log.info("partition %d closed at offset %d", number, partition.applied)
 
@@ -338,7 +329,7 @@ class Stream:
                 await self._teach(number, before, acted)
             self._records += len(kept)
             self._accepted += acted.accepted
-            self._vectors.touch(acted.touched)
+            self._touch(acted.touched)
             await self._send_frames(shard)
             self._tell_written(number)
             self._tell_changed(number, acted)
@@ -350,12 +341,13 @@ class Stream:
         """What those who are about to follow somebody look like; None where nothing is learned."""
         if not self._learn:
             return None
-        return learning.capture(self._vectors.reader, self._model.ids, decoded.events, decoded.offsets)
+        served = self.outlets[0]
+        return learning.capture(served.vectors.reader, served.model.ids, decoded.events, decoded.offsets)
 
     async def _teach(self, number: int, before: learning.Captured, acted: Acted) -> None:
         """Bring follows that came about into the training log. A process that dies right here loses them for it."""
         for batch in learning.came_about([before], acted.changes):
-            raw = learning.followed(number, batch, self._model.ids)
+            raw = learning.followed(number, batch, self.outlets[0].model.ids)
             await self._producer.send(self._names.training, 0, raw)
 
     async def hear(self, number: int, fetch: Fetch) -> int | None:
@@ -375,7 +367,7 @@ class Stream:
             except ValueError:
                 heard = await self._hear_one_by_one(shard, kept, fetch.ends)
             self._folded(time.perf_counter() - began)
-            self._vectors.touch(heard.touched)
+            self._touch(heard.touched)
             await self._send_frames(shard)
             self._tell_written(number)
             self._tell_heard(number, heard)
@@ -530,69 +522,73 @@ class Stream:
             async with self.lock:
                 if self.rebalancing:
                     return
-                vectors, aged_rows = self._vectors, self._config.model.aged_rows
-                vectors.advance(self._clock())
-                dirty = sorted(vectors.dirty)
-                vectors.dirty.clear()
-                shards = list(self.shards.items())
+                outlets, shards = list(self.outlets), list(self.shards.items())
                 marks = {number: list(shard.partition.marked) for number, shard in shards}
                 reached = {
                     number: (shard.partition.applied, list(shard.partition.heard.values()))
                     for number, shard in shards
                 }
-                aged = vectors.ageing.due(vectors.tick, aged_rows)
-                await asyncio.to_thread(self._encode, dirty, aged)  # beside it questions are handed on
-                if len(aged) == aged_rows:
+                encoded = []
+                for outlet in outlets:
+                    outlet.vectors.advance(self._clock())
+                    # In a thread: beside it questions are handed on.
+                    encoded.append(await asyncio.to_thread(outlet.encode, self._config.model.aged_rows))
+                if any(more for _, more in encoded):
                     self._due.set()
-                out = self._sink.take()
-                lessons = self._sink.take_lessons()
-            for lesson in lessons:
-                await self._producer.send(self._names.training, 0, lesson)
+                out = [outlet.take() for outlet in outlets]
+            if self._learn:
+                for lesson in out[0][1]:  # of the lineage that is served: the others see the same
+                    await self._producer.send(self._names.training, 0, lesson)
             await asyncio.gather(
-                *(self._publish(shard, out.get(n, []), reached[n], marks[n]) for n, shard in shards)
+                *(self._publish(shard, outlets, out, reached[n], marks[n]) for n, shard in shards)
             )
-            self._adopted([*dirty, *aged])
-
-    def _encode(self, dirty: Sequence[str], aged: Sequence[str]) -> None:
-        for first in range(0, len(dirty), SLICE):
-            self._vectors.encode(dirty[first : first + SLICE], changed=True)
-        self._vectors.encode(aged, changed=False)
+            for outlet, (accounts, _) in zip(outlets, encoded, strict=True):
+                outlet.published(accounts)
 
     async def _publish(
         self,
         shard: Shard,
-        pairs: list[tuple[bytes, bytes | None]],
+        outlets: Sequence[Outlet],
+        out: Sequence[tuple[Mapping[int, Pairs], object]],
         reached: tuple[int, list[int]],
         marks: list[bytes],
     ) -> None:
+        """Publish a partition's vectors of every lineage; when the brokers have all of them its marks go."""
         partition = shard.partition
         number = partition.number
-        if self._fresh.get(number) != reached:
-            self._fresh[number] = reached
-            progress = wire.Progress(self._generations[number], *reached, partition.told, partition.watermark)
-            pairs.append((wire.PROGRESS, _pack(progress)))
-        if not pairs:
-            return
-        self._published += len(pairs)
-        await self._producer.send_all(
-            self._vectors_topic, number, pairs, acknowledged=lambda: partition.unmark(marks)
-        )
+        left = len(outlets)
 
-    def _adopted(self, encoded: Sequence[str]) -> None:
-        """Note in the store when every account of a partition has a vector of this lineage."""
-        for number, left in list(self._adopting.items()):
-            left.difference_update(encoded)
+        def acknowledged() -> None:
+            nonlocal left
+            left -= 1
             if not left:
-                del self._adopting[number]
-                lineage = self._model.lineage.encode()
-                self.shards[number].partition.store.write({Column.META: {_LINEAGE: lineage}})
+                partition.unmark(marks)
+
+        for outlet, (pairs_of, _) in zip(outlets, out, strict=True):
+            pairs = list(pairs_of.get(number, ()))
+            whole = outlet.whole(number)
+            if outlet.fresh.get(number) != (*reached, whole):
+                outlet.fresh[number] = *reached, whole
+                progress = wire.Progress(
+                    self._generations[number],
+                    *reached,
+                    partition.told,
+                    partition.watermark,
+                    whole,
+                )
+                pairs.append((wire.PROGRESS, _pack(progress)))
+            if not pairs:
+                left -= 1
+                continue
+            self._published += len(pairs)
+            await self._producer.send_all(outlet.topic, number, pairs, acknowledged=acknowledged)
 
     async def work(self) -> None:
         """Some background work: edges sent again, a checkpoint."""
         for number, shard in self.shards.items():
             if shard.partition.working and shard.work():
                 await self._send_frames(shard)
-                self._vectors.touch(shard.partition.reworked)
+                self._touch(shard.partition.reworked)
                 shard.partition.reworked.clear()
                 self._due.set()
             await self._forget(shard.partition)
@@ -608,14 +604,55 @@ class Stream:
         left = list(partition.left)
         if left:
             partition.left.clear()
-            self._model.ids.forget(left)
+            for outlet in self.outlets:
+                outlet.model.ids.forget(left)
             if self._learn:
                 await self._producer.send(self._names.training, 0, learning.forgotten(left))
 
+    # -- lineages --------------------------------------------------------------------------------------------
+
     async def step(self, follower: Follower) -> None:
-        """Move the model to the newest step; vectors follow as they are encoded."""
+        """Move a model to its newest step; vectors follow as they are encoded."""
         async with self.lock:
             await asyncio.to_thread(follower.apply)
+
+    def add(self, model: Model, follower: Follower) -> Outlet:
+        """Publish the vectors of another lineage as well; all of it is encoded in the background, bit by bit."""
+        outlet = Outlet(
+            model,
+            follower,
+            self.shards,
+            self._config.model,
+            self._config.kafka.prefix,
+            self._generations,
+            self._clock,
+        )
+        for partition in self.shards.here():
+            outlet.open(partition)
+        self.outlets.append(outlet)
+        return outlet
+
+    async def serve(self, lineage: str) -> None:
+        """Take a lineage for the one that is served: what is learned is what it sees."""
+        async with self._publishing, self.lock:
+            self.outlets.sort(key=lambda outlet: outlet.lineage != lineage)
+
+    async def drop(self, lineage: str) -> None:
+        """Publish nothing of a lineage any more."""
+        async with self._publishing, self.lock:
+            for outlet in [one for one in self.outlets if one.lineage == lineage]:
+                outlet.end()
+                self.outlets.remove(outlet)
+
+    @property
+    def _vectors(self) -> Vectors:
+        return self.outlets[0].vectors
+
+    def _touch(self, accounts: Collection[str]) -> None:
+        for outlet in self.outlets:
+            outlet.vectors.touch(accounts)
+
+    # -- communities -----------------------------------------------------------------------------------------
 
     def _switch(self) -> None:
         """Read another version of communities once it is whole in every partition that is here."""
@@ -624,7 +661,7 @@ class Stream:
             return
         for partition in partitions:
             partition.switch()
-            self._vectors.touch(partition.listable())
+            self._touch(partition.listable())
         self._due.set()
 
     def _save(self, partition: Partition) -> None:
@@ -648,13 +685,13 @@ class Stream:
             self._generations[number] = _raised(shard.partition, message.generation + 1)
             path = str(self._path(number).absolute())
             self._answering.tell(wire.Opened(number, path, self._generations[number]))
-            self._fresh.pop(number, None)
-            self._vectors.ageing.adopt(shard.partition.listable(), self._vectors.tick)
+            for outlet in self.outlets:
+                outlet.fresh.pop(number, None)
+                outlet.vectors.ageing.adopt(shard.partition.listable(), outlet.vectors.tick)
         mine = [name for name in message.accounts if self.shards.route[name] == number]
-        self._vectors.ageing.adopt(
-            mine, self._vectors.tick
-        )  # those that are no candidates get their dead record
-        self._vectors.touch(mine)
+        for outlet in self.outlets:  # those that are no candidates get their dead record
+            outlet.vectors.ageing.adopt(mine, outlet.vectors.tick)
+        self._touch(mine)
         self._due.set()
 
     # -- what others are told --------------------------------------------------------------------------------
@@ -689,13 +726,14 @@ class Stream:
     @property
     def caught_up(self) -> bool:
         """True if what was there at the last assignment is folded, and its vectors are published."""
-        if self.rebalancing or self._adopting:
+        served = self.outlets[0]
+        if self.rebalancing or served.adopting:
             return False
         for number, (engagements, edges) in self._targets.items():
             if number not in self.shards:
                 return False
             partition = self.shards[number].partition
-            fresh = self._fresh.get(number)
+            fresh = served.fresh.get(number)
             if (
                 partition.applied < engagements
                 or partition.edges < edges
@@ -746,45 +784,6 @@ class Stream:
         """Accounts that are candidates as far as this process knows."""
         return self._vectors.ageing
 
-    # -- for the sink ----------------------------------------------------------------------------------------
-
-    def vector(self, rows: Rows, encoded: Producers, tick: int) -> Iterable[tuple[int, bytes, bytes]]:
-        """Yield partition, key and value of each encoded row."""
-        day = self._clock() // DAY
-        glances = self._vectors.reader.glance(rows.accounts, self._clock())
-        raw = encoded.vectors.astype("<f4", copy=False)
-        labels = rows.languages.tolist()
-        route, generations, step = self.shards.route, self._generations, encoded.step
-        for at, (account, seen) in enumerate(zip(rows.accounts, glances, strict=True)):
-            number = route[account]
-            vector = wire.Vector(
-                generations[number],
-                tick,
-                step,
-                labels[at],
-                day,
-                seen.gained,
-                list(seen.followers),
-                raw[at].tobytes(),
-            )
-            yield number, account.encode(), _pack(vector)
-
-    def lessons(self, features: ProducerFeatures, tick: int) -> Iterable[bytes]:
-        """Yield what the training log is told of encoded candidates."""
-        if self._learn:
-            for first in range(0, len(features.rows), TAUGHT):
-                part = ProducerFeatures._make(values[first : first + TAUGHT] for values in features)
-                yield learning.encoded(tick * TICK, part, self._model.ids)
-
-    def dead(self, account: str) -> Iterable[tuple[bytes, bytes | None]]:
-        """Yield the dead record of an account, and the tombstone behind it."""
-        generation = self._generations[self.shards.route[account]]
-        yield (
-            account.encode(),
-            _pack(wire.Vector(generation, self.tick, self._model.step, 0, 0, 0, [], b"")),
-        )
-        yield account.encode(), None
-
 
 def _raised(partition: Partition, generation: int) -> int:
     """The group's generation, or more where the group was forgotten meanwhile and counts from one again."""
@@ -792,35 +791,3 @@ def _raised(partition: Partition, generation: int) -> int:
     raised = max(generation, int.from_bytes(stored or b"", "big") + 1)
     partition.store.write({Column.META: {_GENERATION: raised.to_bytes(8, "big")}})
     return raised
-
-
-class _TopicSink:
-    """Collects what a flush publishes, by partition."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._pairs: dict[int, list[tuple[bytes, bytes | None]]] = {}
-        self._lessons: list[bytes] = []
-
-    def write(self, rows: Rows, encoded: Producers, tick: int) -> None:
-        self._lessons += self._stream.lessons(encoded.features, tick)
-        for number, key, value in self._stream.vector(rows, encoded, tick):
-            self._pairs.setdefault(number, []).append((key, value))
-
-    def delete(self, accounts: Sequence[str]) -> None:
-        for account in accounts:
-            number = self._stream.shards.route[account]
-            self._pairs.setdefault(number, []).extend(self._stream.dead(account))
-
-    def __contains__(self, account: object) -> bool:
-        return account in self._stream.listed
-
-    def take(self) -> dict[int, list[tuple[bytes, bytes | None]]]:
-        """Return what was collected, and begin anew."""
-        taken, self._pairs = self._pairs, {}
-        return taken
-
-    def take_lessons(self) -> list[bytes]:
-        """Return what the training log is to be told, and begin anew."""
-        taken, self._lessons = self._lessons, []
-        return taken

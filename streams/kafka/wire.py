@@ -122,6 +122,7 @@ class Progress(msgspec.Struct, array_like=True, gc=False):
         0  # when the newest of these was appended, microseconds; 0 where its owner did not see that
     )
     watermark: int = 0  # newest event time, microseconds
+    whole: bool = False  # every account has a vector of this lineage
 
 
 # -- between the processes of a worker: length-prefixed msgpack over a socket pair ---------------------------

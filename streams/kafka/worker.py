@@ -24,7 +24,7 @@ from kithstream.streams.kafka import learned, wire
 from kithstream.streams.kafka.app import ends, make_app
 from kithstream.streams.kafka.base import base_model
 from kithstream.streams.kafka.channel import Channel
-from kithstream.streams.kafka.names import steps, topics, vectors
+from kithstream.streams.kafka.names import steps, topics
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.security import reach
 from kithstream.streams.kafka.steps import Follower
@@ -202,8 +202,8 @@ async def run(config: Config, model: Model, salt: bytes, started: Callable[[str]
     stream = Stream(
         config,
         names,
-        vectors(config.kafka.prefix, model.lineage),
         model,
+        taught,
         producer,
         retrieval,
         worker=worker,

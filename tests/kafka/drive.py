@@ -18,6 +18,7 @@ from kithstream.streams.events.wire import Event
 from kithstream.streams.kafka import wire
 from kithstream.streams.kafka.names import topics, vectors
 from kithstream.streams.kafka.producer import Producer
+from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.kafka.stream import Ends, Stream
 from kithstream.streams.kafka.transport import Fetch
 
@@ -73,8 +74,8 @@ class Drive:
         self.stream = Stream(
             self.config,
             self.names,
-            self.vectors,
             MODEL,
+            Follower(MODEL),
             self.producer,
             self.listener,
             worker=self._name,

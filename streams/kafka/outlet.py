@@ -1,0 +1,156 @@
+"""One lineage's way out of the stream process: whose vector is due, its encoding, the topic it goes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from kithstream.models.ages import TICK
+from kithstream.models.features import ProducerFeatures, Rows
+from kithstream.models.model import Model, Producers
+from kithstream.streams import learning
+from kithstream.streams.config import ModelConfig
+from kithstream.streams.engine.partition import Partition
+from kithstream.streams.engine.shard import Shards
+from kithstream.streams.kafka import wire
+from kithstream.streams.kafka.names import steps, vectors
+from kithstream.streams.kafka.steps import Follower
+from kithstream.streams.serve.vectors import Vectors
+from kithstream.streams.state.ledger import DAY
+from kithstream.streams.state.protocol import Column
+
+SLICE: Final = 1024  # accounts encoded at a time
+TAUGHT: Final = 256  # encoded accounts of one record of the training log
+_WHOLE: Final = b"lineage:"  # META, then the lineage: the vectors of every account were published
+_pack = msgspec.msgpack.Encoder().encode
+Pairs = list[tuple[bytes, bytes | None]]
+
+
+class Outlet:
+    """Encodes what changed and what has aged with one model. Used under the stream's lock."""
+
+    def __init__(
+        self,
+        model: Model,
+        follower: Follower,
+        shards: Shards,
+        config: ModelConfig,
+        prefix: str,
+        generations: Mapping[int, int],
+        clock: Callable[[], int],
+    ) -> None:
+        """`generations` are the group's by partition, as they stand at each encoding."""
+        self.model = model
+        self.follower = follower
+        self.topic = vectors(prefix, model.lineage)
+        self.steps = steps(prefix, model.lineage)
+        self.vectors = Vectors(shards, model, config, self)
+        self.fresh: dict[int, tuple[int, list[int], bool]] = {}  # by partition: the progress published last
+        self._adopting: dict[int, set[str]] = {}  # by partition: accounts whose vector is not out yet
+        self._shards = shards
+        self._generations = generations
+        self._clock = clock
+        self._pairs: dict[int, Pairs] = {}
+        self._lessons: list[bytes] = []
+
+    @property
+    def lineage(self) -> str:
+        return self.model.lineage
+
+    @property
+    def adopting(self) -> int:
+        """Accounts that this lineage has no vector of yet."""
+        return sum(map(len, self._adopting.values()))
+
+    def open(self, partition: Partition) -> None:
+        """Take over a partition: its marked accounts are due, the others when they have aged, or all at once if
+        this lineage never was in it."""
+        self.vectors.advance(self._clock())
+        dirty, everyone = partition.dirty(), partition.listable()
+        self.vectors.ageing.adopt(everyone | dirty, self.vectors.tick)
+        self.vectors.touch(dirty)
+        if partition.store.get(Column.META, [self._key]) == [None]:
+            self._adopting[partition.number] = everyone
+
+    def close(self, number: int) -> None:
+        """Let go of a partition."""
+        self.fresh.pop(number, None)
+        self._adopting.pop(number, None)
+        self.vectors.forget_others()
+
+    def whole(self, number: int) -> bool:
+        """True if every account of a partition has a published vector of this lineage."""
+        return number not in self._adopting
+
+    def encode(self, most_aged: int) -> tuple[list[str], bool]:
+        """Encode what is due; return those accounts, and whether more have aged than were taken."""
+        due = self.vectors
+        dirty = sorted(due.dirty)
+        due.dirty.clear()
+        aged = due.ageing.due(due.tick, most_aged)
+        for first in range(0, len(dirty), SLICE):
+            due.encode(dirty[first : first + SLICE], changed=True)
+        due.encode(aged, changed=False)
+        return [*dirty, *aged], len(aged) == most_aged
+
+    def published(self, encoded: Iterable[str]) -> None:
+        """Take note that vectors are out; write down when every account of a partition has one."""
+        gone = set(encoded) if self._adopting else set()
+        for number, left in list(self._adopting.items()):
+            left -= gone
+            if not left:
+                del self._adopting[number]
+                self._shards[number].partition.store.write({Column.META: {self._key: b"\1"}})
+
+    def end(self) -> None:
+        """Forget in the stores that this lineage was whole: nothing of it is published from now on."""
+        for partition in self._shards.here():
+            partition.store.write({Column.META: {self._key: None}})
+
+    @property
+    def _key(self) -> bytes:
+        return _WHOLE + self.lineage.encode()
+
+    # -- the sink of its vectors -----------------------------------------------------------------------------
+
+    def write(self, rows: Rows, encoded: Producers, tick: int) -> None:
+        now = self._clock()
+        glances = self.vectors.reader.glance(rows.accounts, now)
+        raw = encoded.vectors.astype("<f4", copy=False)
+        labels, route = rows.languages.tolist(), self._shards.route
+        for at, (account, seen) in enumerate(zip(rows.accounts, glances, strict=True)):
+            number = route[account]
+            vector = wire.Vector(
+                self._generations[number],
+                tick,
+                encoded.step,
+                labels[at],
+                now // DAY,
+                seen.gained,
+                list(seen.followers),
+                raw[at].tobytes(),
+            )
+            self._pairs.setdefault(number, []).append((account.encode(), _pack(vector)))
+        features = encoded.features
+        for first in range(0, len(features.rows), TAUGHT):
+            part = ProducerFeatures._make(values[first : first + TAUGHT] for values in features)
+            self._lessons.append(learning.encoded(tick * TICK, part, self.model.ids))
+
+    def delete(self, accounts: Sequence[str]) -> None:
+        for account in accounts:
+            number, key = self._shards.route[account], account.encode()
+            dead = wire.Vector(
+                self._generations[number], self.vectors.tick, self.model.step, 0, 0, 0, [], b""
+            )
+            self._pairs.setdefault(number, []).extend(((key, _pack(dead)), (key, None)))
+
+    def __contains__(self, account: object) -> bool:
+        return account in self.vectors.ageing
+
+    def take(self) -> tuple[dict[int, Pairs], list[bytes]]:
+        """Return what was encoded since, by partition, and what the training log is told of it."""
+        pairs, self._pairs = self._pairs, {}
+        lessons, self._lessons = self._lessons, []
+        return pairs, lessons
