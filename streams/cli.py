@@ -643,6 +643,70 @@ def simulate(accounts: int, events: int, seed: int, out: str, machine: bool) -> 
         show({"events": progress.done, "out": out}, machine)
 
 
+@cli.group(cls=Commands, epilog=example("kithstream models list -o kafka.servers=127.0.0.1:9092"))
+def models() -> None:
+    """Lineages of models: which were published, which one is served."""
+
+
+@models.command("list", epilog=example("kithstream models list -o kafka.servers=127.0.0.1:9092"))
+@settings
+@as_json
+def list_models(config_file: Path | None, options: tuple[str, ...], machine: bool) -> None:
+    """Show the lineages that were published, oldest first, and which one is to be served."""
+    import msgspec
+
+    from kithstream.streams.kafka import registry
+
+    with told():
+        known = registry.look(read_settings(config_file, options))
+    found = sorted(known.published.values(), key=lambda one: one.at)
+    if machine:
+        told_of = {"serving": known.serving, "base": known.base, "current": known.current, "published": found}
+        click.echo(msgspec.json.encode(told_of))
+        return
+    for lineage, words in [
+        (known.base, "of the settings"),
+        *((one.lineage, f"{one.tower.dim} dims, published at step {one.step}") for one in found),
+    ]:
+        click.echo(f"{lineage}  {words}{'  (served)' if lineage == known.serving else ''}")
+
+
+@models.command(
+    "publish", epilog=example("kithstream models publish model.safetensors -o kafka.servers=127.0.0.1:9092")
+)
+@click.argument("file", type=_ONE_FILE)
+@settings
+@as_json
+def publish_model(file: Path, config_file: Path | None, options: tuple[str, ...], machine: bool) -> None:
+    """Serve a checkpoint's model from now on, without stopping.
+
+    Workers encode every account with it beside the model that they serve, switch when all is there, and let the other
+    go after worker.former_seconds. No answer mixes the two. Needs the rights to make topics.
+    """
+    from kithstream.streams.events.stamp import wall_clock
+    from kithstream.streams.kafka import registry
+
+    with told():
+        current = registry.publish(read_settings(config_file, options), file, wall_clock)
+    show({"lineage": current.lineage, "former": current.former}, machine)
+
+
+@models.command("rollback", epilog=example("kithstream models rollback -o kafka.servers=127.0.0.1:9092"))
+@click.option(
+    "--to", "lineage", default="", help="Any lineage that was published.  [default: the former one]"
+)
+@settings
+@as_json
+def roll_back(lineage: str, config_file: Path | None, options: tuple[str, ...], machine: bool) -> None:
+    """Serve the lineage again that was served before, in the same way."""
+    from kithstream.streams.events.stamp import wall_clock
+    from kithstream.streams.kafka import registry
+
+    with told():
+        current = registry.point(read_settings(config_file, options), lineage, wall_clock)
+    show({"lineage": current.lineage, "former": current.former}, machine)
+
+
 @cli.group(cls=Commands, epilog=example("kithstream communities build --path kin --out known.safetensors"))
 def communities() -> None:
     """Versions of communities: what accounts are known for, and who is interested in it."""

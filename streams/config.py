@@ -119,6 +119,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     push_seconds: float = 30.0  # between two pushes to one account, at least
     push_rate: float = 20.0  # pushes a second of a worker, at most; 0 pushes nothing
     push_valid_seconds: float = 3600.0  # how long a pushed list may be shown
+    former_seconds: float = 30.0  # for which a lineage is published on after another took its place
     accept_gap: bool = (
         False  # open an empty store though the topic no longer reaches back to its first record
     )

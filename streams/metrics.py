@@ -271,7 +271,13 @@ class _WorkerGauges(Collector):
 
     def collect(self) -> Iterable[Metric]:
         retrieval = self._retrieval
-        yield from _of_index(retrieval.index.stats())
+        if (served := retrieval.served) is not None:
+            yield from _of_index(served.index.stats())
+            info = GaugeMetricFamily(
+                "kithstream_lineage_step", "Step of the model that answers.", labels=["lineage"]
+            )
+            info.add_metric([served.lineage], served.model.step)
+            yield info
         for name, text, value in (
             (
                 "kithstream_replica_behind_records",

@@ -1,41 +1,52 @@
-"""Reads the topic of a model's steps: a worker keeps its model at the newest, a trainer looks where it had come to."""
+"""Reads compacted topics of one partition: of a model's steps, and of the lineages that were published."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, Protocol
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from kithstream.streams.config import KafkaConfig
 from kithstream.streams.kafka.security import reach
-from kithstream.streams.kafka.steps import Follower
 
 FETCHED: Final = 20_000  # records of one batch at most
 _WAIT: Final = 500  # milliseconds for which a fetch may wait
 
 
-async def catch_up(config: KafkaConfig, topic: str, follower: Follower) -> None:
-    """Bring a model to the newest step that is published now. Nobody may read it meanwhile."""
+class Reader(Protocol):
+    """Takes the records of a topic; what it makes of them is applied apart, under whatever lock that needs."""
+
+    def feed(self, pairs: Iterable[tuple[bytes | None, bytes | None]]) -> bool:
+        """Take records in their order; True if there is something to apply."""
+        ...
+
+    def apply(self) -> int:
+        """Apply what was fed."""
+        ...
+
+
+async def catch_up(config: KafkaConfig, topic: str, reader: Reader) -> None:
+    """Read what a topic holds now, and apply it."""
     consumer, tp = await _reading(config, topic)
     try:
         end = (await consumer.end_offsets([tp]))[tp]
         while await consumer.position(tp) < end:
-            await _feed(consumer, tp, follower)
-            follower.apply()
+            await _feed(consumer, tp, reader)
+            reader.apply()
     finally:
         await consumer.stop()
 
 
 async def follow(
-    config: KafkaConfig, topic: str, follower: Follower, ready: Callable[[], Awaitable[None]]
+    config: KafkaConfig, topic: str, reader: Reader, ready: Callable[[], Awaitable[None]]
 ) -> None:
-    """Read steps for ever; `ready` is awaited when the follower has something to apply."""
+    """Read a topic for ever, from its begin; `ready` is awaited when there is something to apply."""
     consumer, tp = await _reading(config, topic)
     try:
         while True:
-            if await _feed(consumer, tp, follower):
+            if await _feed(consumer, tp, reader):
                 await ready()
     finally:
         await consumer.stop()
@@ -55,7 +66,7 @@ async def _reading(config: KafkaConfig, topic: str) -> tuple[AIOKafkaConsumer, T
     return consumer, tp
 
 
-async def _feed(consumer: AIOKafkaConsumer, tp: TopicPartition, follower: Follower) -> bool:
+async def _feed(consumer: AIOKafkaConsumer, tp: TopicPartition, reader: Reader) -> bool:
     batch = await consumer.getmany(tp, timeout_ms=_WAIT, max_records=FETCHED)
     pairs = [(record.key, record.value) for record in batch.get(tp, ())]
-    return await asyncio.to_thread(follower.feed, pairs) if pairs else False
+    return await asyncio.to_thread(reader.feed, pairs) if pairs else False

@@ -16,6 +16,7 @@ class Topics(NamedTuple):
     control: str  # key = account; profiles, deactivations, deletions of those who may not write engagements
     owners: str  # partition of accounts -> URL of the worker that owns it, compacted
     dead_letters: str  # what could not be used, and why
+    models: str  # one partition: lineages that were published, and which one is to be served, compacted
     training: str  # one partition: what was encoded and who was followed, in the order that is learned in
 
 
@@ -34,6 +35,7 @@ def topics(prefix: str = "") -> Topics:
         control=f"{prefix}account-control",
         owners=f"{prefix}owners",
         dead_letters=f"{prefix}dead-letters",
+        models=f"{prefix}models",
         training=f"{prefix}training",
     )
 

@@ -25,15 +25,25 @@ from kithstream.streams.state.reader import Reader
 from kithstream.streams.state.store import RocksReplica
 
 
+class View:
+    """One lineage as answers are made of it: its model, its vectors, its ranking."""
+
+    def __init__(self, model: Model, index: LiveIndex, tail: Tail, ranker: Ranker) -> None:
+        self.model = model
+        self.index = index
+        self.tail = tail
+        self.ranker = ranker
+
+
 class Reading:
-    """Stores that another process writes, opened as replicas. Any thread may answer; one at a time reads."""
+    """Stores that another process writes, opened as replicas. Any thread may answer; one at a time reads.
+
+    An answer is made of one view, whatever view is taken meanwhile: no two lineages meet in it.
+    """
 
     def __init__(
         self,
         route: Route,
-        model: Model,
-        index: LiveIndex,
-        tail: Tail,
         store: StoreConfig,
         ranking: RankingConfig,
         own: Path,
@@ -43,8 +53,7 @@ class Reading:
         """`versions` of communities are those at hand; stores that read another one tell nothing of it."""
         self.route = route
         self.lock = threading.Lock()
-        self._model = model
-        self._tail = tail
+        self._ranking = ranking
         self._store = store
         self._own = own
         self._clock = clock
@@ -56,7 +65,25 @@ class Reading:
         self._opened = 0
         self._reader = Reader(self, 1)
         self._exclusions = Exclusions(self, 1, used_to_follow=ranking.used_to_follow)
-        self._ranker = Ranker(self, self._reader, self._exclusions, model, index, ranking)
+        self._view: View | None = None
+
+    # -- lineages --------------------------------------------------------------------------------------------
+
+    def view(self, model: Model, index: LiveIndex, tail: Tail) -> View:
+        """Return a view of the stores by another lineage."""
+        ranker = Ranker(self, self._reader, self._exclusions, model, index, self._ranking)
+        return View(model, index, tail, ranker)
+
+    def take(self, view: View) -> None:
+        """Answer by this view from now on."""
+        self._view = view
+
+    @property
+    def current(self) -> View:
+        """The view that answers are made of; raises Unavailable while there is none."""
+        if self._view is None:
+            raise Unavailable("the index has not caught up with the published vectors yet")
+        return self._view
 
     # -- partitions ------------------------------------------------------------------------------------------
 
@@ -99,25 +126,25 @@ class Reading:
         Raises NotYet if it does not, Unavailable if the account's partition is not here, Unanswerable for a
         deleted or deactivated account, ValueError for a bad token.
         """
-        account = question.account
+        account, view = question.account, self.current
         ends = tokens.read(question.after, self.route.partitions)
-        restarts, arrived = self._tail.restarts, time.monotonic()
+        restarts, arrived = view.tail.restarts, time.monotonic()
         with self.lock:
             replica, as_of = self._read(self.route[account], arrived)
-            if not self._includes(replica, ends, question.level):
+            if not self._includes(view, replica, ends, question.level):
                 raise NotYet("the state does not include the token")
             self._reader.forget([account])
             self._exclusions.drop(account)
-            token = self._token(replica)
-            asking = self._ranker.read(account, as_of, fully=question.explain == "full")
-        ranked = self._ranker.rank(question, asking, as_of, as_of // TICK, self._tail.glances)
-        if self._tail.restarts != restarts:
+            token = self._token(view, replica)
+            asking = view.ranker.read(account, as_of, fully=question.explain == "full")
+        ranked = view.ranker.rank(question, asking, as_of, as_of // TICK, view.tail.glances)
+        if view.tail.restarts != restarts:
             raise NotYet("a partition has another owner, whose vectors are not known yet")
         return Answer(
             account=account,
             candidates=ranked.candidates,
             as_of=as_of,
-            model=self._model.lineage,
+            model=view.model.lineage,
             step=ranked.step,
             tick=ranked.tick,
             token=tokens.write(token),
@@ -131,7 +158,7 @@ class Reading:
         """
         ends = tokens.read(question.after, self.route.partitions)
         found = self._replicas.get(self.route[question.account])
-        return found is None or self._includes(found[1], ends, question.level)
+        return found is None or self._includes(self.current, found[1], ends, question.level)
 
     def look(self, numbers: Collection[int]) -> dict[int, tuple[int, ...]]:
         """Catch up with partitions; return how far those that are here have come."""
@@ -161,13 +188,13 @@ class Reading:
             self._caught_up[number] = began, as_of
         return replica, as_of
 
-    def _includes(self, replica: Replica, ends: Mapping[int, int], level: str) -> bool:
-        return replica.includes(ends) and (level == "state" or self._tail.includes(ends))
+    def _includes(self, view: View, replica: Replica, ends: Mapping[int, int], level: str) -> bool:
+        return replica.includes(ends) and (level == "state" or view.tail.includes(ends))
 
-    def _token(self, replica: Replica) -> dict[int, int]:
+    def _token(self, view: View, replica: Replica) -> dict[int, int]:
         """The greatest token that both levels hold for."""
         token = {}
-        for number, end in self._tail.token.items():
+        for number, end in view.tail.token.items():
             heard = min(end, replica.heard.get(number, 0))
             token[number] = min(heard, replica.applied) if number == replica.number else heard
         return token

@@ -24,30 +24,25 @@ import aiohttp
 import anyio
 import anyio.to_thread
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from yarl import URL
 
 from kithstream.__main__ import ready
-from kithstream.index.config import IndexConfig
-from kithstream.index.live import LiveIndex
-from kithstream.models.model import Model
 from kithstream.streams.communities import folder
 from kithstream.streams.config import Config
 from kithstream.streams.engine.routing import Route
-from kithstream.streams.errors import KithstreamError, NotYet, Unanswerable, Unavailable
+from kithstream.streams.errors import KithstreamError, NotYet, StoreRefused, Unanswerable, Unavailable
 from kithstream.streams.events.stamp import wall_clock
 from kithstream.streams.kafka import learned, wire
-from kithstream.streams.kafka.base import base_model
 from kithstream.streams.kafka.channel import Channel
-from kithstream.streams.kafka.names import steps, topics, vectors
+from kithstream.streams.kafka.feed import Feed
+from kithstream.streams.kafka.names import topics
 from kithstream.streams.kafka.owners import Owners
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.push import Pushes
 from kithstream.streams.kafka.reading import Reading
-from kithstream.streams.kafka.security import reach
-from kithstream.streams.kafka.steps import Follower
-from kithstream.streams.kafka.tail import Tail
+from kithstream.streams.kafka.registry import Registry, open_lineage
+from kithstream.streams.kafka.tail import Fed
 from kithstream.streams.kafka.waiting import Waiting
 from kithstream.streams.metrics import of_serving
 from kithstream.streams.serve import answers, http, tokens
@@ -60,8 +55,7 @@ _request = msgspec.json.Decoder(wire.Request).decode
 _address = msgspec.json.Decoder(wire.Address).decode
 
 THREADS: Final = 2  # that answer at a time: Python runs one, the index' products run beside it
-HELD_BACK: Final = 20  # milliseconds for which the brokers may hold back a request; see `transport`
-FETCHED: Final = 5000  # vectors of one batch at most
+DECIDING: Final = 0.05  # seconds between two looks at which lineage to serve
 AGAIN: Final = 0.002  # seconds before a question is tried again that found less than was known
 LOOKING: Final = 0.05  # seconds between two looks at the stores when nobody asks: see `keep_up`
 LONGEST: Final = 60.0  # seconds that a question over the stream may wait
@@ -78,30 +72,21 @@ class Retrieval:
         self,
         config: Config,
         worker: str,
-        model: Model,
+        base: str,
         own: Path,
         tell: Callable[[wire.ToStream], None],
         producer: Producer,
         *,
         clock: Callable[[], int] = wall_clock,
     ) -> None:
-        section = config.index
-        self.index = LiveIndex(
-            IndexConfig(
-                dim=model.dim,
-                bound=model.norm_bound,
-                hot_capacity=section.hot_capacity,
-                exact_rows=section.exact_rows,
-                ef=section.ef,
-            )
-        )
+        """`base` is the lineage of the settings."""
         self.config = config
         self.route = Route(config.engine.partitions)
-        self.tail = Tail(self.index, config.engine.partitions)
         versions = folder.readable(Path(config.worker.data) / folder.NAME, config.engine.communities)
-        self.reading = Reading(
-            self.route, model, self.index, self.tail, config.store, config.ranking, own, clock, versions
-        )
+        self.reading = Reading(self.route, config.store, config.ranking, own, clock, versions)
+        self.feeds: dict[str, Feed] = {}
+        self.served: Feed | None = None  # the one that answers are made of
+        self.registry = Registry(base)
         self.names = topics(config.kafka.prefix)
         self.owners = Owners(self.names.owners, config.engine.partitions, worker)
         self.pushes = Pushes(config.worker.push_seconds, config.worker.push_rate)
@@ -109,14 +94,11 @@ class Retrieval:
         self.url = ""
         self.pushed = self.dropped = self.unusable = 0
         self.standing = wire.Standing(True, False, 0)
-        self.behind = 0  # vectors known to be published and not in the index
-        self._model = model
-        self._vectors = vectors(config.kafka.prefix, model.lineage)
+        self.refused = ""  # why the lineage that is to be served is not
         self._tell = tell
         self._producer = producer
         self._clock = clock
         self._heard = 0.0  # when the stream process last said how it stands
-        self._caught_up = False
         self._generations: dict[int, int] = {}
         self._text = b""
         self._lists: dict[str, tuple[int, int]] = {}  # account -> hash of the list pushed last, when
@@ -133,8 +115,9 @@ class Retrieval:
             case wire.Opened():
                 await anyio.to_thread.run_sync(self.reading.open, message.partition, Path(message.path))
                 self._generations[message.partition] = message.generation
-                if stale := self.tail.stale(message.partition):
-                    self._tell_stale(message.partition, stale)
+                for feed in self.feeds.values():
+                    if stale := feed.tail.stale(message.partition):
+                        self._tell_stale(feed, message.partition, stale)
                 if self.url:
                     await self._own(message.partition)
             case wire.Closing():
@@ -165,61 +148,85 @@ class Retrieval:
     async def _own(self, number: int) -> None:
         await self.owners.own(self._producer, number, self.url, self._generations[number])
 
-    # -- vectors ---------------------------------------------------------------------------------------------
+    # -- lineages --------------------------------------------------------------------------------------------
 
-    async def follow(self) -> None:
-        """Bring vectors into the index for ever, from the first record on."""
-        tps = [TopicPartition(self._vectors, number) for number in range(self.route.partitions)]
-        consumer = AIOKafkaConsumer(
-            **reach(self.config.kafka),
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-            max_partition_fetch_bytes=4 << 20,
-            fetch_max_wait_ms=HELD_BACK,
-        )
-        consumer.assign(tps)
-        await consumer.start()
-        try:
-            ends = await consumer.end_offsets(tps)
-            pause = self.config.worker.poll_milliseconds / 1000
+    async def lead(self) -> None:
+        """Serve the lineage that is to be served, for ever: fill it beside the other, then switch."""
+        running: dict[str, asyncio.Task[None]] = {}
+        topic = self.names.models
+
+        async def moved() -> None:
+            pass  # the loop below looks by itself
+
+        await learned.catch_up(self.config.kafka, topic, self.registry)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(learned.follow(self.config.kafka, topic, self.registry, moved))
             while True:
-                await asyncio.sleep(pause)  # what comes meanwhile goes into the index together
-                batches = await consumer.getmany(timeout_ms=200, max_records=FETCHED)
-                records = [(tp.partition, r.key, r.value) for tp, part in batches.items() for r in part]
-                if records:
-                    await self._feed(records)
-                positions = {tp: await consumer.position(tp) for tp in tps}
-                self.behind = sum(max((consumer.highwater(tp) or 0) - at, 0) for tp, at in positions.items())
-                if not self._caught_up and all(positions[tp] >= end for tp, end in ends.items()):
-                    self._caught_up = True
-                    _log.info("the index has caught up: %d accounts", len(self.index))
-        finally:
-            await consumer.stop()
+                for lineage in self._wanted():
+                    if lineage not in self.feeds and (feed := await self._open(lineage)) is not None:
+                        running[lineage] = group.create_task(feed.run())
+                self._switch()
+                for lineage in set(self.feeds) - set(self._wanted()):
+                    feed = self.feeds.pop(lineage)
+                    running[lineage].cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await running.pop(lineage)
+                    await anyio.to_thread.run_sync(feed.close)
+                await asyncio.sleep(DECIDING)
 
-    async def learn(self) -> None:
-        """Keep the model at the newest published step, for ever."""
-        taught = Follower(self._model)
-        topic = steps(self.config.kafka.prefix, self._model.lineage)
+    def _wanted(self) -> list[str]:
+        """The lineage to be served, and what answers are made of until it can be."""
+        if self.served is None:
+            return self.registry.needed
+        return list(dict.fromkeys((self.registry.serving, self.served.lineage)))
 
-        async def ready() -> None:
-            await anyio.to_thread.run_sync(self.reading.step, taught)
+    async def _open(self, lineage: str) -> Feed | None:
+        try:
+            model, follower = await open_lineage(self.config, self.registry, lineage)
+        except StoreRefused as error:
+            if self.refused != str(error):
+                _log.error("%s", error)
+            self.refused = str(error)
+            return None
+        self.refused = ""
+        feed = self.feeds[lineage] = Feed(self.config, self.reading, model, follower, self._fed)
+        return feed
 
-        await learned.follow(self.config.kafka, topic, taught, ready)
-
-    async def _feed(self, records: Sequence[tuple[int, bytes | None, bytes | None]]) -> None:
-        fed = await anyio.to_thread.run_sync(self.tail.feed, records)
+    def _switch(self) -> None:
+        """Answer by the lineage that is to be served once all of it is here; at first by the former one if need be."""
+        wanted = [self.feeds[lineage] for lineage in self._wanted() if lineage in self.feeds]
+        if not all(feed.caught_up for feed in wanted):
+            return
+        best = next((feed for feed in wanted if feed.tail.whole), wanted[-1] if wanted else None)
+        if best is None or best is self.served or (self.served is not None and not best.tail.whole):
+            return
+        self.served = best
+        self.reading.take(best.view)
         self._waiting.check()
+        self._tell(wire.Switched(best.lineage))
+        _log.info("answers are of lineage %s", best.lineage)
+
+    def _fed(self, feed: Feed, fed: Fed) -> None:
+        """Take note of what a batch of vectors did."""
         self.unusable += fed.unusable
-        reached = fed.reached if self._caught_up else ()
-        self.metrics.visible(
-            fed.upserted, [came.appended for came in reached], [came.watermark for came in reached]
-        )
+        if feed is self.served:
+            self._waiting.check()
+            self.metrics.visible(
+                fed.upserted,
+                [came.appended for came in fed.reached],
+                [came.watermark for came in fed.reached],
+            )
         for number, accounts in fed.stale.items():
             if number in self._generations:
-                self._tell_stale(number, list(accounts))
+                self._tell_stale(feed, number, list(accounts))
 
-    def _tell_stale(self, number: int, accounts: list[str]) -> None:
-        self._tell(wire.Stale(number, accounts, self.tail.generation(number)))
+    def _tell_stale(self, feed: Feed, number: int, accounts: list[str]) -> None:
+        self._tell(wire.Stale(number, accounts, feed.tail.generation(number)))
+
+    @property
+    def behind(self) -> int:
+        """Vectors known to be published and not in the index that answers."""
+        return 0 if self.served is None else self.served.behind
 
     # -- the service -----------------------------------------------------------------------------------------
 
@@ -237,7 +244,8 @@ class Retrieval:
     def readiness(self) -> Readiness:
         behind = self.standing.behind + self.behind
         for missing, holds in (
-            ("The index has not caught up with the published vectors yet.", self._caught_up),
+            ("The index has not caught up with the published vectors yet.", self.served is not None),
+            (f"The lineage that is to be served is not: {self.refused}.", not self.refused),
             ("The stream process is silent.", not self._silent),
             ("Partitions are being moved.", not self.standing.rebalancing),
             ("What was published before the last assignment is not visible yet.", self.standing.caught_up),
@@ -329,7 +337,7 @@ class Retrieval:
         """A stream process that is stopped or being moved may not own its partitions any more."""
         if self.standing.rebalancing or self._silent:
             raise Unavailable("partitions are being moved")
-        if not self._caught_up:
+        if self.served is None:
             raise Unavailable("the index has not caught up with the published vectors yet")
 
     # -- questions over the stream ---------------------------------------------------------------------------
@@ -452,7 +460,6 @@ async def run(end: socket.socket) -> None:
     if not isinstance(hello, wire.Hello):
         raise RuntimeError(f"the first word is {type(hello).__name__}, expected Hello")
     config = hello.config
-    model = open_model(config, hello.lineage)
     stopping = asyncio.Event()
     failures: list[BaseException] = []
 
@@ -465,10 +472,8 @@ async def run(end: socket.socket) -> None:
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the stream process says when
     with tempfile.TemporaryDirectory(prefix="kithstream-replica-") as own:
         producer = Producer(config.kafka, failed)
-        retrieval = Retrieval(config, hello.worker, model, Path(own), channel.send, producer)
+        retrieval = Retrieval(config, hello.worker, hello.base, Path(own), channel.send, producer)
         retrieval.metrics.watch_worker(retrieval)
-        if config.index.background:
-            retrieval.index.start()
 
         async def hear() -> None:
             async for message in channel:
@@ -485,8 +490,7 @@ async def run(end: socket.socket) -> None:
                 _watched(work, failed)
                 for work in (
                     hear(),
-                    retrieval.follow(),
-                    retrieval.learn(),
+                    retrieval.lead(),
                     retrieval.owners.follow(config.kafka, producer),
                     retrieval.keep_up(),
                     retrieval.push(),
@@ -513,14 +517,6 @@ def _watched(work: Coroutine[Any, Any, None], failed: Callable[[BaseException], 
 
     task.add_done_callback(done)
     return task
-
-
-def open_model(config: Config, lineage: str) -> Model:
-    """Return the model that serves; raises ValueError unless it is of the lineage whose vectors are read."""
-    model = base_model(config.model)
-    if model.lineage != lineage:
-        raise ValueError(f"the model is of lineage {model.lineage}, the stream process serves {lineage}")
-    return model
 
 
 def main() -> None:

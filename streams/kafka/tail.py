@@ -134,6 +134,11 @@ class Tail:
         ) and all(_applied(progress[number]) >= end for number, end in ends.items())
 
     @property
+    def whole(self) -> bool:
+        """True if every partition's owner says that all of its accounts have a vector here."""
+        return all(came is not None and came.whole for came in list(self._progress))
+
+    @property
     def token(self) -> dict[int, int]:
         """The greatest token that `includes` holds for."""
         progress = [came for came in list(self._progress) if came is not None]

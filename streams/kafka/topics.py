@@ -97,6 +97,7 @@ def wanted(config: Config, lineage: str) -> tuple[Topic, ...]:
         Topic(name.edges, count, 7 * DAY, record_bytes=8 << 20),
         Topic(names.vectors(config.kafka.prefix, lineage), count, None),
         Topic(names.steps(config.kafka.prefix, lineage), 1, None, sized_by="one order", record_bytes=2 << 20),
+        Topic(name.models, 1, None, sized_by="one order"),
         Topic(name.training, 1, 7 * DAY, sized_by="one order", record_bytes=2 << 20),
         Topic(name.requests, count, HOUR, stamped=True),
         Topic(name.replies, config.kafka.reply_partitions, HOUR, sized_by="kafka.reply_partitions"),

@@ -25,15 +25,17 @@ import numpy as np
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from kithstream.models.checkpoint import CheckpointError
+from kithstream.models.lineage import lineage_of
 from kithstream.models.model import Model
 from kithstream.models.train import OnlineTrainer, TrainerConfig
 from kithstream.streams import metrics
 from kithstream.streams.config import Config
 from kithstream.streams.errors import GapInLog, StoreRefused, TopicRefused
-from kithstream.streams.kafka import learned, wire
+from kithstream.streams.kafka import learned, registry, wire
 from kithstream.streams.kafka.base import base_model
 from kithstream.streams.kafka.names import steps, topics
 from kithstream.streams.kafka.producer import Producer
+from kithstream.streams.kafka.registry import Registry
 from kithstream.streams.kafka.security import reach
 from kithstream.streams.kafka.steps import Follower, records
 from kithstream.streams.kafka.topics import check, wanted
@@ -136,8 +138,8 @@ class Trainer:
         self._saved_at = self._monotonic()
         return True
 
-    async def read(self, stopping: asyncio.Event) -> None:
-        """Learn until told to stop; then publish and save."""
+    async def read(self, stopping: asyncio.Event, known: Registry) -> None:
+        """Learn until told to stop, or until another lineage is to be served; then publish and save."""
         tp = TopicPartition(self._names.training, 0)
         consumer = AIOKafkaConsumer(
             **reach(self._config.kafka),
@@ -151,7 +153,7 @@ class Trainer:
         try:
             await self._check(consumer, tp)
             consumer.seek(tp, self.learner.offset)
-            while not stopping.is_set():
+            while not stopping.is_set() and known.serving == self.learner.model.lineage:
                 found = await consumer.getmany(tp, timeout_ms=_WAIT, max_records=FETCHED)
                 batch = [(r.offset, r.timestamp, r.value or b"") for r in found.get(tp, ())]
                 if batch:
@@ -187,17 +189,18 @@ def train(config: Config, port: int, started: Callable[[str], None]) -> None:
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kithstream").setLevel(logging.INFO)
-    model = base_model(config.model)
-    wrong = check(config.kafka, wanted(config, model.lineage))
+    base = lineage_of(config.model.path, config.model.seed)
+    wrong = check(config.kafka, wanted(config, base))
     if wrong:
         raise TopicRefused("; ".join(map(str, wrong)) + ". Run: kithstream topics create")
     folder = Path(config.trainer.data)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        asyncio.run(_run(config, model, folder / f"{model.lineage}.safetensors", port, started))
+        asyncio.run(_run(config, base, folder, port, started))
 
 
-async def _run(config: Config, model: Model, path: Path, port: int, started: Callable[[str], None]) -> None:
+async def _run(config: Config, base: str, folder: Path, port: int, started: Callable[[str], None]) -> None:
+    """Train the lineage that is to be served; when that becomes another one, save and go on with it."""
     stopping = asyncio.Event()
     failures: list[BaseException] = []
 
@@ -208,30 +211,47 @@ async def _run(config: Config, model: Model, path: Path, port: int, started: Cal
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    published = Follower(model)
-    await learned.catch_up(config.kafka, steps(config.kafka.prefix, model.lineage), published)
-    learner = open_learner(config, published, model, path)
+    known = await registry.read(config, base)
+
+    async def moved() -> None:
+        pass  # the loop looks by itself
+
     async with Producer(config.kafka, failed) as producer:
-        trainer = Trainer(config, learner, published, producer, path)
-        with metrics.of_trainer(trainer, port):
-            started(str(path))
-            reading = asyncio.create_task(trainer.read(stopping))
-            ended = asyncio.create_task(stopping.wait())
-            await asyncio.wait([reading, ended], return_when=asyncio.FIRST_COMPLETED)
-            ended.cancel()
-            if failures:
-                reading.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
+        models = topics(config.kafka.prefix).models
+        watching = asyncio.create_task(learned.follow(config.kafka, models, known, moved))
+        try:
+            while not stopping.is_set():
+                lineage = known.serving
+                model, published = await registry.open_lineage(config, known, lineage)
+                path = folder / f"{lineage}.safetensors"
+                learner = open_learner(config, known, published, model, path)
+                trainer = Trainer(config, learner, published, producer, path)
+                with metrics.of_trainer(trainer, port):
+                    started(str(path))
+                    reading = asyncio.create_task(trainer.read(stopping, known))
+                    ended = asyncio.create_task(stopping.wait())
+                    await asyncio.wait([reading, ended, watching], return_when=asyncio.FIRST_COMPLETED)
+                    ended.cancel()
+                    if watching.done():
+                        failed(watching.exception() or RuntimeError("the registry is read no more"))
+                    if failures:
+                        reading.cancel()
+                        with contextlib.suppress(asyncio.CancelledError):
+                            await reading
+                        raise failures[0]
                     await reading
-                raise failures[0]
-            await reading
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
 
 
-def open_learner(config: Config, published: Follower, model: Model, path: Path) -> Learner:
+def open_learner(config: Config, known: Registry, published: Follower, model: Model, path: Path) -> Learner:
     """Return the learner of a checkpoint; where there is none, one that begins.
 
-    It begins at the first record with the model that the lineage began with; or, if the settings accept a gap, behind
-    what was published with that `model`, whose optimiser starts anew.
+    It begins where the lineage does, if nothing was learned since, or at the first record for the lineage of the
+    settings. If the settings accept a gap, it goes on behind what was published with that `model`, and the optimiser
+    starts anew. Raises StoreRefused where neither can be.
     """
     section, partitions = config.model, config.engine.partitions
     if path.exists():
@@ -245,14 +265,17 @@ def open_learner(config: Config, published: Follower, model: Model, path: Path) 
             )
         except CheckpointError as error:
             raise StoreRefused(f"{error}; remove it to learn anew from the log") from error
-    beginning = not config.trainer.accept_gap
-    trainer = OnlineTrainer(
-        base_model(section) if beginning else model,
-        TrainerConfig(),
-        np.random.Generator(np.random.PCG64(section.seed)),
-    )
+    lineage, offset = model.lineage, published.offset
+    if published.run and not config.trainer.accept_gap:
+        if lineage != known.base:
+            raise StoreRefused(
+                f"{path} is not there, and lineage {lineage} was trained before; bring it, or go on from what was "
+                f"published by -o trainer.accept_gap=true"
+            )
+        model, offset = base_model(section), 0
+    trainer = OnlineTrainer(model, TrainerConfig(), np.random.Generator(np.random.PCG64(section.seed)))
     learner = Learner(trainer, partitions, example_batch=section.example_batch, idle_days=section.idle_days)
-    learner.offset = 0 if beginning else published.offset
+    learner.offset = offset
     return learner
 
 

@@ -129,11 +129,11 @@ class Progress(msgspec.Struct, array_like=True, gc=False):
 
 
 class Hello(msgspec.Struct, tag=True, array_like=True):
-    """Stream to retrieval, before anything else: the settings, who asks, and the lineage that must be served."""
+    """Stream to retrieval, before anything else: the settings, who asks, and the lineage of the settings."""
 
     config: Config
     worker: str
-    lineage: str
+    base: str
 
 
 class Opened(msgspec.Struct, tag=True, array_like=True):
@@ -197,6 +197,12 @@ class Serving(msgspec.Struct, tag=True, array_like=True):
     url: str
 
 
+class Switched(msgspec.Struct, tag=True, array_like=True):
+    """Retrieval to stream: answers are made of this lineage from now on."""
+
+    lineage: str
+
+
 class Stale(msgspec.Struct, tag=True, array_like=True):
     """Retrieval to stream: a zombie's vector lies over these accounts' own; encode them again."""
 
@@ -206,4 +212,4 @@ class Stale(msgspec.Struct, tag=True, array_like=True):
 
 
 ToRetrieval = Hello | Written | Opened | Closing | Standing | Changed | Asked | Exposed
-ToStream = Closed | Serving | Stale
+ToStream = Closed | Serving | Stale | Switched

@@ -16,20 +16,19 @@ from typing import Final
 
 from kafka import KafkaAdminClient
 
-from kithstream.models.model import Model
+from kithstream.models.lineage import lineage_of
 from kithstream.streams.config import Config, KafkaConfig
 from kithstream.streams.errors import TopicRefused
 from kithstream.streams.events.stamp import wall_clock
-from kithstream.streams.kafka import learned, wire
+from kithstream.streams.kafka import registry, wire
 from kithstream.streams.kafka.app import ends, make_app
-from kithstream.streams.kafka.base import base_model
 from kithstream.streams.kafka.channel import Channel
-from kithstream.streams.kafka.names import steps, topics
+from kithstream.streams.kafka.names import topics
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.security import reach
-from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.kafka.stream import Ends, Stream
 from kithstream.streams.kafka.topics import check, wanted
+from kithstream.streams.kafka.turnover import Turnover
 from kithstream.streams.metrics import StreamMetrics
 
 _log = logging.getLogger(__name__)
@@ -47,13 +46,15 @@ class RetrievalProcess:
         self,
         config: Config,
         worker: str,
-        lineage: str,
+        base: str,
         stale: Callable[[wire.Stale], None],
+        switched: Callable[[str], None],
         started: Callable[[str], None],
     ) -> None:
         self.restarts = 0
-        self._hello = wire.Hello(config, worker, lineage)
+        self._hello = wire.Hello(config, worker, base)
         self._stale = stale
+        self._switched = switched
         self._started = started
         self._opened: dict[int, wire.Opened] = {}
         self._standing: wire.Standing | None = None
@@ -143,6 +144,8 @@ class RetrievalProcess:
                     self._started(message.url)
                 case wire.Stale():
                     self._stale(message)
+                case wire.Switched():
+                    self._switched(message.lineage)
 
     async def _let_go(self) -> None:
         channel, self._channel = self._channel, None
@@ -159,14 +162,14 @@ def work(config: Config, started: Callable[[str], None]) -> None:
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kithstream").setLevel(logging.INFO)
-    model = base_model(config.model)
-    wrong = check(config.kafka, wanted(config, model.lineage))
+    base = lineage_of(config.model.path, config.model.seed)
+    wrong = check(config.kafka, wanted(config, base))
     if wrong:
         raise TopicRefused("; ".join(map(str, wrong)) + ". Run: kithstream topics create")
-    asyncio.run(run(config, model, shared_salt(config.worker.salt, config.kafka), started))
+    asyncio.run(run(config, base, shared_salt(config.worker.salt, config.kafka), started))
 
 
-async def run(config: Config, model: Model, salt: bytes, started: Callable[[str], None]) -> None:
+async def run(config: Config, base: str, salt: bytes, started: Callable[[str], None]) -> None:
     """Work until SIGTERM or SIGINT; raises what ended it otherwise."""
     loop = asyncio.get_running_loop()
     worker = f"{socket.gethostname()}-{os.getpid()}"
@@ -192,11 +195,18 @@ async def run(config: Config, model: Model, salt: bytes, started: Callable[[str]
     async def offsets(topic: str, numbers: Collection[int]) -> Ends:
         return await ends(app, topic, numbers)
 
-    taught, steps_topic = Follower(model), steps(config.kafka.prefix, model.lineage)
-    await learned.catch_up(config.kafka, steps_topic, taught)
+    known = await registry.read(config, base)
+    (model, taught), *others = [
+        await registry.open_lineage(config, known, lineage) for lineage in known.needed
+    ]
     metrics = StreamMetrics()
     retrieval = RetrievalProcess(
-        config, worker, model.lineage, lambda message: stream.stale(message), started
+        config,
+        worker,
+        base,
+        lambda message: stream.stale(message),
+        lambda lineage: turnover.switched(lineage),
+        started,
     )
     producer = Producer(config.kafka, failed, linger_milliseconds=config.worker.linger_milliseconds)
     stream = Stream(
@@ -213,6 +223,9 @@ async def run(config: Config, model: Model, salt: bytes, started: Callable[[str]
         folded=metrics.folded,
         flushed=metrics.flushed,
     )
+    for other in others:
+        stream.add(*other)
+    turnover = Turnover(config, known, stream, producer)
     app = make_app(config, names, stream, failed)
 
     async def drained(*_: object, **__: object) -> None:
@@ -223,10 +236,8 @@ async def run(config: Config, model: Model, salt: bytes, started: Callable[[str]
         loop.add_signal_handler(number, stop)
     async with producer:
         answering = asyncio.create_task(retrieval.run())
-        learning = asyncio.create_task(
-            learned.follow(config.kafka, steps_topic, taught, lambda: stream.step(taught))
-        )
-        for task in (answering, learning):
+        turning = asyncio.create_task(turnover.run())
+        for task in (answering, turning):
             task.add_done_callback(tell)
         app.finalize()
         try:
@@ -241,7 +252,7 @@ async def run(config: Config, model: Model, salt: bytes, started: Callable[[str]
         finally:
             await app.stop()
             await retrieval.stop()
-            for task in (answering, learning):
+            for task in (answering, turning):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task

@@ -39,7 +39,9 @@ class Worker:
         )
         self.stale: list[str] = []
         self.url = ""
-        self.process = RetrievalProcess(self.drive.config, name, MODEL.lineage, self._is_stale, self._serves)
+        self.process = RetrievalProcess(
+            self.drive.config, name, MODEL.lineage, self._is_stale, lambda lineage: None, self._serves
+        )
         self.drive.listener = self.process  # type: ignore[assignment]
 
     def _is_stale(self, message: wire.Stale) -> None:

@@ -19,12 +19,13 @@ from kafka.admin import NewTopic
 from kithstream.models.model import Model
 from kithstream.streams.config import KafkaConfig
 from kithstream.streams.kafka.local import JARS, LocalKafka, NoKafka
-from kithstream.streams.kafka.names import topics, vectors
+from kithstream.streams.kafka.names import steps, topics, vectors
 from kithstream.streams.kafka.wire import Reply, Request
 
 HERE = Path(__file__).parent
 PARTITIONS = 3  # of what accounts live in
 REPLIES = 4
+LINEAGE = Model.day_zero(0).lineage
 _numbers = count(1)
 
 
@@ -84,14 +85,16 @@ def tenant(broker: LocalKafka, admin: KafkaAdminClient) -> KafkaConfig:
 def create(admin: KafkaAdminClient, config: KafkaConfig) -> None:
     """Create the topics that the clients use."""
     names = topics(config.prefix)
+    single = (names.training, names.models, steps(config.prefix, LINEAGE))
     admin.create_topics(
         [
+            *(NewTopic(name, 1, 1, topic_configs={"cleanup.policy": "compact"}) for name in single),
             NewTopic(names.replies, REPLIES, 1),
             NewTopic(names.candidates, PARTITIONS, 1, topic_configs={"cleanup.policy": "compact"}),
             *(
                 NewTopic(name, PARTITIONS, 1)
-                for name in (*names, vectors(config.prefix, Model.day_zero(0).lineage))
-                if name not in (names.replies, names.candidates)
+                for name in (*names, vectors(config.prefix, LINEAGE))
+                if name not in (names.replies, names.candidates, *single)
             ),
         ]
     )

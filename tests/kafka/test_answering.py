@@ -21,8 +21,10 @@ from kithstream.streams.errors import Unavailable
 from kithstream.streams.events.stamp import wall_clock
 from kithstream.streams.events.wire import Event
 from kithstream.streams.kafka import wire
+from kithstream.streams.kafka.feed import Feed
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.retrieval import Retrieval
+from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.serve.answers import Question
 from kithstream.streams.serve.embedded import Embedded
 from kithstream.streams.state.store import RocksStore
@@ -379,13 +381,19 @@ def test_nothing_is_answered_from_half_an_index(tmp_path: Path) -> None:
         RocksStore(tmp_path / "0", config.store).close()
         told: list[wire.ToStream] = []
         producer = Producer(config.kafka, told.append)  # type: ignore[arg-type]  # never started
-        retrieval = Retrieval(config, "w1", MODEL, tmp_path / "own", told.append, producer)
+        retrieval = Retrieval(config, "w1", MODEL.lineage, tmp_path / "own", told.append, producer)
         await retrieval.hear(wire.Standing(False, True, 0))
         await retrieval.hear(wire.Opened(0, str(tmp_path / "0"), 1))
         assert retrieval.readiness().missing.startswith("The index has not caught up")
         with pytest.raises(Unavailable, match="has not caught up"):
             await retrieval.answer(Question("ann"), 1.0)
-        retrieval._caught_up = True
+        feed = Feed(config, retrieval.reading, MODEL, Follower(MODEL), lambda feed, fed: None)
+        retrieval.feeds[MODEL.lineage] = feed
+        retrieval._switch()
+        assert retrieval.served is None
+        feed.caught_up = True
+        retrieval._switch()
+        assert told[-1] == wire.Switched(MODEL.lineage)
         assert (await retrieval.answer(Question("ann"), 1.0)).candidates == []
         await retrieval.hear(wire.Standing(True, True, 0))
         with pytest.raises(Unavailable, match="being moved"):

@@ -45,9 +45,8 @@ class Town:
         model = Model.day_zero(0)
         index = LiveIndex(IndexConfig(dim=model.dim, bound=model.norm_bound))
         self.tail = Tail(index, 2)
-        self.reading = Reading(
-            ROUTE, model, index, self.tail, SMALL, RankingConfig(), folder / "own", lambda: NOW
-        )
+        self.reading = Reading(ROUTE, SMALL, RankingConfig(), folder / "own", lambda: NOW)
+        self.reading.take(self.reading.view(model, index, self.tail))
         self.progress = [Progress(1, 0, [0, 0]), Progress(1, 0, [0, 0])]
 
     def act(self, number: int, *given: Event) -> None:
