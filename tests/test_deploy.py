@@ -61,7 +61,7 @@ def configured(name: str) -> Config:
 
 
 def test_the_services_are_those_that_are_meant() -> None:
-    assert OURS == ["topics", "worker-1", "worker-2"]
+    assert OURS == ["topics", "trainer", "worker-1", "worker-2"]
     observing = {name for name, service in SERVICES.items() if service.get("profiles") == ["observability"]}
     assert observing == {"prometheus", "grafana"}
 

@@ -85,16 +85,17 @@ def tenant(broker: LocalKafka, admin: KafkaAdminClient) -> KafkaConfig:
 def create(admin: KafkaAdminClient, config: KafkaConfig) -> None:
     """Create the topics that the clients use."""
     names = topics(config.prefix)
-    single = (names.training, names.models, steps(config.prefix, LINEAGE))
+    single = (names.models, steps(config.prefix, LINEAGE))
     admin.create_topics(
         [
+            NewTopic(names.training, 1, 1),
             *(NewTopic(name, 1, 1, topic_configs={"cleanup.policy": "compact"}) for name in single),
             NewTopic(names.replies, REPLIES, 1),
             NewTopic(names.candidates, PARTITIONS, 1, topic_configs={"cleanup.policy": "compact"}),
             *(
                 NewTopic(name, PARTITIONS, 1)
                 for name in (*names, vectors(config.prefix, LINEAGE))
-                if name not in (names.replies, names.candidates, *single)
+                if name not in (names.replies, names.candidates, names.training, *single)
             ),
         ]
     )

@@ -24,6 +24,7 @@ from kithstream.models.train import OnlineTrainer, TrainerConfig
 from kithstream.streams.config import Config, EngineConfig, KafkaConfig, ModelConfig
 from kithstream.streams.events.stamp import wall_clock
 from kithstream.streams.events.wire import Event
+from kithstream.streams.kafka import registry
 from kithstream.streams.kafka.local import LocalKafka, free_port
 from kithstream.streams.kafka.names import steps, topics
 from kithstream.streams.kafka.steps import Follower
@@ -202,3 +203,32 @@ def test_one_directory_is_one_trainers(town: KafkaConfig, trainer: Trainer) -> N
     assert second._process is not None
     assert second._process.wait(PATIENCE) == 2
     assert "is another trainer's" in (trainer.folder / "log").read_text()
+
+
+def test_the_trainer_goes_on_with_the_lineage_that_is_to_be_served(
+    town: KafkaConfig, trainer: Trainer, tmp_path: Path
+) -> None:
+    config = Config(kafka=town, engine=EngineConfig(partitions=PARTITIONS))
+    trainer.start()
+    trainer.until("step", 0)
+    Model.day_zero(4).save(tmp_path / "other")
+    current = registry.publish(config, tmp_path / "other", wall_clock)
+    path = trainer.folder / f"{current.lineage}.safetensors"
+    with Worker(town, tmp_path / "one", PARTITIONS) as worker:
+        worker.ready()
+        for seed in range(2):
+            publish(town, follows(seed, 200), PARTITIONS)
+            worker.until(lambda: len(worker.get("/v1/candidates/u1?k=50")[1]["candidates"]) > 20, "for them")
+        worker.until(lambda: worker.get("/v1/candidates/u1")[1]["model"] == current.lineage, "for the other")
+        worker.until(lambda: trainer.gauge("examples") > 0, "for examples")
+        worker.until(lambda: worker.get("/v1/candidates/u1")[1]["step"] > 0, "for a learned step")
+    trainer.stop()
+    assert trainer.checkpoint.exists()  # of the lineage before
+    assert Learner.load(path, PARTITIONS, TrainerConfig(), example_batch=64, idle_days=365).model.step > 0
+    registry.point(config, "", wall_clock)
+    path.unlink()
+    registry.point(config, current.lineage, wall_clock)
+    trainer.start()
+    assert trainer._process is not None
+    assert trainer._process.wait(PATIENCE) == 2
+    assert "was trained before" in (trainer.folder / "log").read_text()
