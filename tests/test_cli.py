@@ -35,6 +35,7 @@ SET = (
     "serve",
     "load",
     "replay",
+    "evaluate",
     "query",
     "why",
     "inspect",
