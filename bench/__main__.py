@@ -18,6 +18,7 @@ NAMES = (
     "communities",
     "quality_lab",
     "ablation",
+    "freshness_value",
     "signals",
     "refresh",
     "memory",

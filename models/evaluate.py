@@ -43,6 +43,18 @@ def bootstrap(
     return Interval(float(values.mean()), float(low), float(high))
 
 
+def bootstrap_columns(
+    values: NDArray[np.float64], rng: np.random.Generator, draws: int = 1000, level: float = 0.95
+) -> list[Interval]:
+    """The mean of every column of values (n, m) and its interval; all columns are resampled together."""
+    if len(values) == 0:
+        raise ValueError("values is empty, it has no mean")
+    n = len(values)
+    weights = rng.multinomial(n, np.full(n, 1 / n), draws)  # (draws, n) how often each row is drawn
+    bounds = np.quantile(weights @ values / n, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return [Interval(*three) for three in zip(values.mean(0).tolist(), *bounds.tolist(), strict=True)]
+
+
 def roc_auc(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
     """The share of (positive, negative) pairs in the right order; a tie counts half. NaN without pairs.
 
@@ -65,14 +77,21 @@ class PerUser(NamedTuple):
     coverage: float
 
 
+def roc_auc_each(
+    users: NDArray[np.int64], scores: NDArray[np.float64], labels: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Each user's own measure, by ascending user; NaN for one without a positive or without a negative."""
+    order = np.argsort(users, kind="stable")
+    starts = np.flatnonzero(np.diff(users[order])) + 1
+    return np.array([roc_auc(scores[part], labels[part]) for part in np.split(order, starts) if len(part)])
+
+
 def roc_auc_per_user(
     users: NDArray[np.int64], scores: NDArray[np.float64], labels: NDArray[np.bool_]
 ) -> PerUser:
     """Unweighted mean over users that have a positive and a negative; NaN if there is none."""
-    order = np.argsort(users, kind="stable")
-    starts = np.flatnonzero(np.diff(users[order])) + 1
-    each = [roc_auc(scores[part], labels[part]) for part in np.split(order, starts) if len(part)]
-    measured = [auc for auc in each if not np.isnan(auc)]
-    if not measured:
+    each = roc_auc_each(users, scores, labels)
+    measured = each[~np.isnan(each)]
+    if not len(measured):
         return PerUser(float("nan"), 0.0)
     return PerUser(float(np.mean(measured)), len(measured) / len(each))

@@ -9,7 +9,7 @@ fifths, so that no test has a say in them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -29,11 +29,14 @@ class Pairs(NamedTuple):
     source: NDArray[np.int64]  # (n,)
     target: NDArray[np.int64]  # (n,)
     time: NDArray[np.int64]  # (n,) microseconds since the epoch
+    event: NDArray[np.int64]  # (n,) number of the event in the stream, from 0
     accounts: list[str]  # name of each number
 
     def head(self, count: int) -> Pairs:
         """Returns the first `count` pairs."""
-        return Pairs(self.source[:count], self.target[:count], self.time[:count], self.accounts)
+        return Pairs(
+            self.source[:count], self.target[:count], self.time[:count], self.event[:count], self.accounts
+        )
 
 
 class Estimate(NamedTuple):
@@ -63,8 +66,8 @@ def first_pairs(events: Iterable[Record]) -> Pairs:
     """Returns the first follow of each source and target, without self-follows; other signals are skipped."""
     numbers: dict[str, int] = {}
     seen: set[tuple[int, int]] = set()
-    rows: list[tuple[int, int, int]] = []
-    for event in events:
+    rows: list[tuple[int, int, int, int]] = []
+    for number, event in enumerate(events):
         if event["signal"] != "follow" or event["actor"] == event["target"]:
             continue
         pair = (
@@ -73,9 +76,9 @@ def first_pairs(events: Iterable[Record]) -> Pairs:
         )
         if pair not in seen:
             seen.add(pair)
-            rows.append((*pair, event["time"]))
-    table = np.array(rows, np.int64).reshape(-1, 3)
-    return Pairs(table[:, 0].copy(), table[:, 1].copy(), table[:, 2].copy(), list(numbers))
+            rows.append((*pair, event["time"], number))
+    source, target, time, at = np.array(rows, np.int64).reshape(-1, 4).T.copy()
+    return Pairs(source, target, time, at, list(numbers))
 
 
 def border(pairs: Pairs) -> int:
@@ -101,16 +104,31 @@ def replay(rule: Yardstick, pairs: Pairs, tests: NDArray[np.int64], k: int = K) 
     Tells the rule every pair up to the last test, and asks each test before telling it.
     """
     positions = np.full(len(tests), MISSED)
-    last = int(tests[-1]) + 1 if len(tests) else 0
-    wanted = {int(row): number for number, row in enumerate(tests)}
-    columns = (pairs.source[:last], pairs.target[:last], pairs.time[:last])
-    for row, (source, target, time) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        if row in wanted:
-            answer = rule.candidates(source, k, time)
-            if target in answer:
-                positions[wanted[row]] = answer.index(target)
-        rule.observe(source, target, time)
+    rows = tests.tolist()
+
+    def ask(number: int) -> None:
+        row = rows[number]
+        answer = rule.candidates(int(pairs.source[row]), k, int(pairs.time[row]))
+        target = int(pairs.target[row])
+        if target in answer:
+            positions[number] = answer.index(target)
+
+    interleave(rule, pairs, rows, ask)
     return positions
+
+
+def interleave(rule: Yardstick, pairs: Pairs, stops: Sequence[int], ask: Callable[[int], None]) -> None:
+    """Tells the rule the pairs in their order, and calls `ask(n)` when those before row `stops[n]` are told.
+
+    Stops ascend; several may be at one row, and the end (the number of pairs) is one too.
+    """
+    told = 0
+    columns = [column.tolist() for column in (pairs.source, pairs.target, pairs.time)]
+    for number, stop in enumerate(stops):
+        for source, target, time in zip(*(column[told:stop] for column in columns), strict=True):
+            rule.observe(source, target, time)
+        told = stop
+        ask(number)
 
 
 def choose(rules: Mapping[str, Callable[[], Yardstick]], pairs: Pairs, seed: int = 0) -> Choice:

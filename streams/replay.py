@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -127,41 +127,60 @@ def _prequential(
     progress: Progress | None,
 ) -> _Own:
     positions, took = np.full(len(tests), MISSED), np.zeros(len(tests))
-    wanted = {int(row): number for number, row in enumerate(tests)}
-    total = len(pairs.source)
-    frozen = int(total * freeze_at) if freeze_at is not None else -1
-    done = refused = learned = row = 0
-    chain_seconds = 0.0
+    at = pairs.event.tolist()
+    wanted = {at[row]: number for number, row in enumerate(tests.tolist())}
+    total = len(at)
+    border = total if freeze_at is None else int(total * freeze_at)
+    frozen = at[border] if border < total else None
+
+    def ask(event: int) -> None:
+        if event == frozen:
+            live.chain.trainer = None
+        if (number := wanted.get(event)) is not None:
+            row = int(tests[number])
+            clock.advance(int(pairs.time[row]))
+            source, target = pairs.accounts[pairs.source[row]], pairs.accounts[pairs.target[row]]
+            positions[number], took[number] = _asked(live, source, target)
+
+    stops = wanted.keys() if frozen is None else {*wanted, frozen}
+    return _Own(positions, took, interleave(live, clock, events, stops, ask, progress))
+
+
+def interleave(
+    live: Embedded,
+    clock: StreamClock,
+    events: Iterable[Record],
+    stops: Collection[int],
+    ask: Callable[[int], None],
+    progress: Progress | None = None,
+) -> Replayed:
+    """Fold events in their order, and call `ask(n)` when those before the n-th are folded, for each n of `stops`.
+
+    The clock stands at the newest event that was folded. Its seconds are without those of `ask`.
+    """
+    done = refused = learned = 0
+    seconds = 0.0
     waiting: list[Record] = []
-    met: set[tuple[str, str]] = set()
 
     def fold() -> None:
-        nonlocal done, refused, learned, chain_seconds
+        nonlocal done, refused, learned, seconds
         began = time.perf_counter()
         published = _publish(live, clock, waiting)
         waiting.clear()
         done, refused, learned = done + published[0], refused + published[1], learned + published[2]
-        chain_seconds += time.perf_counter() - began
+        seconds += time.perf_counter() - began
 
-    for event in events:
-        pair = event["actor"], event["target"]
-        first = event["signal"] == "follow" and pair not in met
-        if first:
-            met.add(pair)
-            if row == frozen:
-                live.chain.trainer = None
-            if (number := wanted.get(row)) is not None:
-                fold()
-                clock.now = max(clock.now, event["time"])
-                positions[number], took[number] = _asked(live, *pair)
-            row += 1
+    for number, event in enumerate(events):
+        if number in stops:
+            fold()
+            ask(number)
         waiting.append(event)
         if len(waiting) >= BATCH:
             fold()
-            if progress is not None and done % 2048 < BATCH:
-                progress(row, total)
+        if progress is not None and number % 256 == 0:
+            progress(number, 0)
     fold()
-    return _Own(positions, took, Replayed(done, refused, learned, chain_seconds))
+    return Replayed(done, refused, learned, seconds)
 
 
 def yardsticks(

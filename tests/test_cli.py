@@ -35,6 +35,7 @@ SET = (
     "serve",
     "load",
     "replay",
+    "evaluate",
     "query",
     "why",
     "inspect",
@@ -503,6 +504,39 @@ def test_replay_evaluates_on_pairs(tmp_path: Path) -> None:
     low, high = methods["kithstream"]["recall_at_20_interval"]
     assert 0 <= low <= methods["kithstream"]["recall_at_20"] <= high <= 1
     assert "stdin can be read once" in refused(run("replay", "-", "--evaluate"))
+
+
+def test_the_example_of_evaluate_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("simulate", "--accounts", 150, "--events", 2500, "--out", "events.jsonl")
+    words = example_of("evaluate")
+    words[words.index("--tests") + 1] = "25"
+    result = run(*words, "--json", "evaluation.json", "-k", 20, "-k", 3)
+    assert result.exit_code == 0, result.output
+    header = next(line for line in result.stdout.splitlines() if line.startswith("method"))
+    assert all(name in header for name in ("recall@20", "random AUC", "mismatch@1", "PRPC", "served AUC"))
+    values = json.loads((tmp_path / "evaluation.json").read_text())
+    assert values["version"] == 1
+    assert values["ks"] == [3, 20]
+    assert values["tests"] == 25
+    assert {row["method"] for row in values["rows"]} >= {"kithstream", "towers alone", "hand rule"}
+    assert (tmp_path / "evaluation.html").read_text().startswith("<!doctype html>")
+    own = values["rows"][0]
+    assert own["method"] == "kithstream"
+    assert f"{own['recall']['20'][0]:.3f}" in result.stdout
+
+
+def test_what_cannot_be_evaluated_is_refused(tmp_path: Path) -> None:
+    few = tmp_path / "few.txt"
+    few.write_text("1 2 1300000000\n")
+    assert "none to ask for" in refused(run("evaluate", few, "--format", "pairs"))
+    assert "does not exist" in refused(run("evaluate", tmp_path / "nothing.jsonl"))
+    assert "is no folder" in refused(run("evaluate", few, "--report", tmp_path / "missing" / "page.html"))
+    few.write_text("1 2\n")
+    assert "few.txt, line 1" in refused(run("evaluate", few, "--format", "pairs"))
+    broken = tmp_path / "model.safetensors"
+    broken.write_bytes(b"no model")
+    assert "is no checkpoint" in refused(run("evaluate", few, "--model", broken))
 
 
 def test_the_example_of_load_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

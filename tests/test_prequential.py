@@ -46,7 +46,7 @@ def test_first_pairs_keeps_the_first_follow_of_a_pair() -> None:
     ]
     pairs = prequential.first_pairs(events)
     assert pairs.accounts == ["x", "y"]
-    assert list(zip(pairs.source, pairs.target, pairs.time, strict=True)) == [(0, 1, 1), (1, 0, 5)]
+    assert list(zip(*pairs[:4], strict=True)) == [(0, 1, 1, 0), (1, 0, 5, 4)]
 
 
 def test_tests_are_late_pairs_of_accounts_seen_before() -> None:
@@ -71,11 +71,19 @@ def test_a_test_is_asked_before_it_is_told() -> None:
     prequential.replay(spy, pairs, tests)
     asked = [number for number, entry in enumerate(spy.log) if entry[0] == "asked"]
     assert [spy.log[number][2] for number in asked] == pairs.time[tests].tolist()
-    assert [spy.log[number + 1] for number in asked] == [
+    assert [spy.log[number + 1] for number in asked[:2]] == [
         ("told", source, time)
-        for source, time in zip(pairs.source[tests].tolist(), pairs.time[tests].tolist(), strict=True)
+        for source, time in zip(pairs.source[tests[:2]].tolist(), pairs.time[tests[:2]].tolist(), strict=True)
     ]
-    assert len(spy.log) == 41 + 3
+    assert asked[2] == len(spy.log) - 1 == 40 + 2  # nobody is asked after the last
+
+
+def test_several_stops_at_one_row_and_at_the_end() -> None:
+    pairs, spy = some_pairs(20), Spy()
+    seen: list[tuple[int, int]] = []
+    stops = [0, 3, 3, len(pairs.source)]
+    prequential.interleave(spy, pairs, stops, lambda number: seen.append((number, len(spy.log))))
+    assert seen == list(enumerate(stops))
 
 
 def test_replay_returns_positions() -> None:
