@@ -6,8 +6,8 @@ import fcntl
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Final, Protocol
@@ -50,7 +50,7 @@ class Source(Protocol):
         """Bring a capture over these stores to a state from which `read` goes on."""
         ...
 
-    def read(self, positions: Mapping[int, int], events: int) -> Iterable[Polled]:
+    def read(self, positions: Mapping[int, int], events: int) -> Generator[Polled, None, None]:
         """Yield what lies behind the positions, of which `events` records were read."""
         ...
 
@@ -122,15 +122,15 @@ def _run(
             source.begin(capture)
             positions = {p.number: p.applied for p in capture.engine.partitions}
             writer.write(capture.begin(capture.engine.watermark), capture.ids.names)
-        records = iter(source.read(positions, events))
-        while poll := list(islice(records, config.engine.batch_events)):
-            writer.write(capture.fold(poll), capture.ids.names)
-            events += len(poll)
-            positions.update({one.partition: one.offset + 1 for one in poll})
-            heard(events)
-            if writer.rows >= config.examples.part_rows:
-                manifest = _seal(path, manifest, writer, capture, positions, events)
-                writer = PartWriter(path, len(manifest.parts))
+        with closing(source.read(positions, events)) as records:
+            while poll := list(islice(records, config.engine.batch_events)):
+                writer.write(capture.fold(poll), capture.ids.names)
+                events += len(poll)
+                positions.update({one.partition: one.offset + 1 for one in poll})
+                heard(events)
+                if writer.rows >= config.examples.part_rows:
+                    manifest = _seal(path, manifest, writer, capture, positions, events)
+                    writer = PartWriter(path, len(manifest.parts))
         if capture.round > manifest.round or not manifest.parts:
             manifest = _seal(path, manifest, writer, capture, positions, events)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -37,7 +37,7 @@ class FileSource:
     def begin(self, capture: Capture) -> None:
         raise AssertionError("a file begins with nothing")
 
-    def read(self, positions: Mapping[int, int], events: int) -> Iterator[Polled]:
+    def read(self, positions: Mapping[int, int], events: int) -> Generator[Polled, None, None]:
         encode = msgspec.json.Encoder().encode
         route, offsets = Route(self.partitions), dict(positions)
         for event in islice(self._events(), events, None):
@@ -73,7 +73,7 @@ class LogSource:
     def begin(self, capture: Capture) -> None:
         """A checkpoint is at rest."""
 
-    def read(self, positions: Mapping[int, int], events: int) -> Iterator[Polled]:
+    def read(self, positions: Mapping[int, int], events: int) -> Generator[Polled, None, None]:
         for one in placed(self._path, positions):
             yield Polled(one.partition, one.offset, one.record)
 

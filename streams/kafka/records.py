@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -77,7 +77,7 @@ class TopicSource:
             if frame.upto <= engine.partitions[frame.source].applied:
                 engine.deliver(one.partition, [one.record.raw])
 
-    def read(self, positions: Mapping[int, int], events: int) -> Iterator[Polled]:
+    def read(self, positions: Mapping[int, int], events: int) -> Generator[Polled, None, None]:
         yield from _records(
             self._config.kafka, self._topic, {n: positions.get(n, 0) for n in range(self.partitions)}
         )
