@@ -19,6 +19,7 @@ NAMES = (
     "quality_lab",
     "ablation",
     "signals",
+    "fit",
     "refresh",
     "memory",
     "cold",

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -172,6 +173,24 @@ def positive_times(file: Path) -> NDArray[np.int64]:
     return np.concatenate(found)
 
 
+def naming(file: Path, account: str) -> int:
+    """Return in how many rows of any Parquet file an account is named, as a value or in a list.
+
+    Raises UnusableSource for a file that cannot be read.
+    """
+    count = 0
+    try:
+        with pq.ParquetFile(file) as opened:
+            for group in opened.iter_batches(batch_size=GROUP):
+                named = np.zeros(len(group), np.bool_)
+                for column in group.columns:
+                    named[_rows_with(column, account)] = True
+                count += int(named.sum())
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UnusableSource(f"{file} cannot be read as Parquet: {error}") from error
+    return count
+
+
 class ColumnWriter:
     """Writes one file, a whole row group at a time, aside until it is closed."""
 
@@ -269,6 +288,17 @@ def _rows(accounts: pa.Array, index: RowIndex) -> NDArray[np.int32]:
     rows[[bool(name) for name in distinct]] = index.rows_of(known) if known else []
     found: NDArray[np.int32] = rows[coded.indices.to_numpy()]
     return found
+
+
+def _rows_with(column: pa.Array, account: str) -> NDArray[np.int64]:
+    """The rows of a column in which a string is the account."""
+    parents = np.arange(len(column))
+    while pa.types.is_nested(column.type) and not pa.types.is_struct(column.type):
+        parents = parents[_values(pc.list_parent_indices(column), np.int64)]
+        column = column.flatten()
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return parents[:0]
+    return parents[_values(pc.fill_null(pc.equal(column, account), False), np.bool_)]
 
 
 def _values(column: pa.Array, kind: type[_S]) -> NDArray[_S]:

@@ -80,6 +80,26 @@ def test_what_is_written_is_read_back_by_name(tmp_path: Path, monkeypatch: pytes
         )
 
 
+def test_rows_that_name_an_account_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "GROUP", 16)
+    ids = IdVectors(0, 0, 0, 0.0)
+    batch = some_examples(40, ids)
+    write(tmp_path / "a.parquet", [batch], ids)
+    for account in ("a7", "a250", "nobody"):
+        (row,) = ids.rows_of([account]).tolist()
+        fields = [(columns.CONSUMER, batch.consumers), (columns.PRODUCER, batch.producers)]
+        named = [
+            (array == row).reshape(40, -1).any(axis=1)
+            for which, features in fields
+            for field, array in zip(which.values(), features, strict=True)
+            if field.kind == "account"
+        ]
+        assert columns.naming(tmp_path / "a.parquet", account) == int(np.any(named, axis=0).sum())
+    ragged = pa.table({"who": [["a", "b"], None, ["b"]], "one": ["x", "a", None]})
+    pq.write_table(ragged, tmp_path / "b.parquet")
+    assert [columns.naming(tmp_path / "b.parquet", name) for name in "abxz"] == [2, 2, 1, 0]
+
+
 def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
     for name, cut in (("a", (20,)), ("b", (3, 17))):
         ids = IdVectors(0, 0, 0, 0.0)

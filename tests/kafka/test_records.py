@@ -128,7 +128,7 @@ def test_checkpoints_that_reach_to_different_offsets_give_the_examples_behind_th
     config = of(tenant)
     published(tenant)
     make(TopicSource(config), tmp_path / "whole", config)
-    ends = worked(config, tmp_path)
+    ends = worked(config, TopicSource(config).salt, tmp_path)
     assert len(set(ends.values())) > 1
     make(TopicSource(config, tmp_path / "checkpoints"), tmp_path / "behind", config)
     manifest = folder.load(tmp_path / "behind")
@@ -169,7 +169,7 @@ def pairs(found: ExampleBatch, ids: IdVectors, ends: dict[int, int]) -> set[tupl
     }
 
 
-def worked(config: Config, tmp_path: Path) -> dict[int, int]:
+def worked(config: Config, salt: bytes, tmp_path: Path) -> dict[int, int]:
     """What workers do: fold, send frames over their topic, leave checkpoints, each partition at its own time."""
     topic = names.topics(config.kafka.prefix)
     producer = KafkaProducer(bootstrap_servers=config.kafka.servers)
@@ -191,7 +191,7 @@ def worked(config: Config, tmp_path: Path) -> dict[int, int]:
                 number,
                 P,
                 config.engine,
-                salt=b"s" * 16,
+                salt=salt,
             ),
             route,
         )
