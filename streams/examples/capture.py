@@ -78,6 +78,7 @@ class Counts(msgspec.Struct):
     ignored: int = 0
     candidates: int = 0  # encodings
     forgotten: int = 0  # deleted accounts
+    warming: int = 0  # what would be an example, but some partition had heard of what was still to come
 
 
 class _Deed(NamedTuple):
@@ -139,6 +140,8 @@ class Capture:
         self._positive = frozenset(positive_signals(config.examples))
         self._keeps_candidates = config.examples.candidates
         self._encoded: list[CandidateBatch] = []
+        # A checkpoint of one partition may know of another's log what lies behind that one's checkpoint.
+        self._known = [max(p.heard.get(n, 0) for p in self.engine.partitions) for n in range(len(stores))]
         self._leaving: list[str] = []  # deleted, and named by what the last round returned
 
     def begin(self, as_of: int) -> Captured:
@@ -158,11 +161,15 @@ class Capture:
         self.release()
         self.as_of = max(self.as_of, max(one.record.appended for one in polled))
         self.round += 1
+        warming = any(p.applied < self._known[p.number] for p in self.engine.partitions)
         parts: list[_Part] = []
         for number in range(len(self.engine.partitions)):
             share = [one for one in polled if one.partition == number]
             if share:
                 parts += self._fold(number, share)
+        if warming:
+            self.counts.warming += sum(len(part.kinds) for part in parts)
+            parts = []
         engine = self.engine
         self.counts.events += len(polled)
         self._settle()

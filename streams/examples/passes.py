@@ -67,6 +67,7 @@ class Made(msgspec.Struct, frozen=True):
     ignored: int
     candidates: int
     forgotten: int
+    warming: int
     waiting: int  # impressions whose window has not passed
     dropped: int
     late: int

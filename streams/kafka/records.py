@@ -6,6 +6,7 @@ import heapq
 import shutil
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ from kithstream.streams.kafka.checkpoints import Checkpoints
 from kithstream.streams.kafka.worker import shared_salt
 
 _POLL: Final = 1000  # milliseconds
+_NEVER: Final = 1 << 62
 _HELD: Final = 5000  # records of a partition held from which on it is not asked for more
 
 
@@ -65,17 +67,22 @@ class TopicSource:
         """Bring the checkpoints of partitions to one state: each hears what the others' said before theirs.
 
         A frame tells of its sender's log up to an offset; what lies behind the sender's checkpoint is left for the
-        pass, which folds it itself.
+        pass, which folds it itself. Before a retraction the sender tells what it has folded of a poll under the offset
+        of the poll before: such a frame of behind the checkpoint is known by the time of the poll's last record.
         """
-        engine = capture.engine
-        topic = names.topics(self._config.kafka.prefix).edges
-        for one in _records(self._config.kafka, topic, {p.number: p.edges for p in engine.partitions}):
-            try:
-                frame = frames.decode(one.record.raw)
-            except ValueError:
-                continue  # a dead letter of the workers
-            if frame.upto <= engine.partitions[frame.source].applied:
-                engine.deliver(one.partition, [one.record.raw])
+        engine, config = capture.engine, self._config.kafka
+        ends = {p.number: p.applied for p in engine.partitions}
+        following = {number: _append_time(config, self._topic, number, end) for number, end in ends.items()}
+        topic = names.topics(config.prefix).edges
+        with closing(_records(config, topic, {p.number: p.edges for p in engine.partitions})) as records:
+            for one in records:
+                try:
+                    frame = frames.decode(one.record.raw)
+                except ValueError:
+                    continue  # a dead letter of the workers
+                end = ends[frame.source]
+                if frame.upto < end or (frame.upto == end and frame.appended <= following[frame.source]):
+                    engine.deliver(one.partition, [one.record.raw])
 
     def read(self, positions: Mapping[int, int], events: int) -> Generator[Polled, None, None]:
         yield from _records(
@@ -83,7 +90,7 @@ class TopicSource:
         )
 
 
-def _records(config: KafkaConfig, topic: str, positions: Mapping[int, int]) -> Iterator[Polled]:
+def _records(config: KafkaConfig, topic: str, positions: Mapping[int, int]) -> Generator[Polled, None, None]:
     """Yield records from these offsets to the present ends, merged by append time.
 
     Raises Unreachable, GapInLog where the topic begins later, StoreRefused where it ends before.
@@ -111,6 +118,13 @@ def _records(config: KafkaConfig, topic: str, positions: Mapping[int, int]) -> I
         raise Unreachable(f"topic {topic} cannot be read: {error}") from error
     finally:
         client.close(autocommit=False)
+
+
+def _append_time(config: KafkaConfig, topic: str, number: int, offset: int) -> int:
+    """When the record of an offset was appended, microseconds; later than any if it is still to come."""
+    with closing(_records(config, topic, {number: offset})) as records:
+        found = next(records, None)
+    return _NEVER if found is None else found.record.appended
 
 
 class _Fetched:

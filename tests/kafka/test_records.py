@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import time
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from kafka import KafkaProducer, TopicPartition
@@ -26,12 +28,14 @@ from kithstream.streams.errors import GapInLog, StoreRefused
 from kithstream.streams.events.record import Record
 from kithstream.streams.examples import folder
 from kithstream.streams.examples.batches import ExampleBatch, join
+from kithstream.streams.examples.capture import Capture, Polled
 from kithstream.streams.examples.passes import make
 from kithstream.streams.examples.sources import FileSource
 from kithstream.streams.examples.standing import standing, store_at
 from kithstream.streams.kafka import names
 from kithstream.streams.kafka.checkpoints import Checkpoints
 from kithstream.streams.kafka.records import TopicSource
+from kithstream.streams.state.memory import MemoryStore
 from kithstream.streams.state.protocol import Column
 from kithstream.streams.state.store import RocksStore
 
@@ -49,6 +53,12 @@ def events() -> list[Record]:
     return [{**one, "time": one["time"] + by} for one in some]
 
 
+@cache
+def appended() -> list[int]:
+    """When each was appended, milliseconds: a broker's own times never go back."""
+    return list(accumulate((one["time"] // 1000 for one in events()), max))
+
+
 def published(config: KafkaConfig, first: int = 0, last: int = COUNT) -> None:
     """Publish events with their own times as timestamps, in order, a stray among them."""
     producer = KafkaProducer(bootstrap_servers=config.servers)
@@ -56,8 +66,8 @@ def published(config: KafkaConfig, first: int = 0, last: int = COUNT) -> None:
     for place, one in enumerate(events()[first:last], first):
         number = route[one["actor"]]
         if place == 100:  # in another partition first, and then brought to its own
-            producer.send(topic, encode(one), partition=(number + 1) % P, timestamp_ms=one["time"] // 1000)
-        producer.send(topic, encode(one), partition=number, timestamp_ms=one["time"] // 1000)
+            producer.send(topic, encode(one), partition=(number + 1) % P, timestamp_ms=appended()[place])
+        producer.send(topic, encode(one), partition=number, timestamp_ms=appended()[place])
     producer.flush()
     producer.close()
 
@@ -122,13 +132,13 @@ def test_the_command_reads_a_topic(tenant: KafkaConfig, tmp_path: Path) -> None:
 
 
 def test_checkpoints_that_reach_to_different_offsets_give_the_examples_behind_them(
-    tenant: KafkaConfig, admin: KafkaAdminClient, tmp_path: Path
+    tenant: KafkaConfig, tmp_path: Path
 ) -> None:
     """What a partition had not heard at its checkpoint is told by the topic of frames; the future is left out."""
     config = of(tenant)
     published(tenant)
     make(TopicSource(config), tmp_path / "whole", config)
-    ends = worked(config, TopicSource(config).salt, tmp_path)
+    ends = worked(config, TopicSource(config).salt, tmp_path, ahead=False)
     assert len(set(ends.values())) > 1
     make(TopicSource(config, tmp_path / "checkpoints"), tmp_path / "behind", config)
     manifest = folder.load(tmp_path / "behind")
@@ -138,6 +148,39 @@ def test_checkpoints_that_reach_to_different_offsets_give_the_examples_behind_th
     assert behind == pairs(join(list(folder.examples(tmp_path / "whole", others))), others, ends)
     assert len(behind) > 30
     assert ledgers(tmp_path / "behind") == ledgers(tmp_path / "whole")
+    # What is encoded before the first event knows all that lies before the checkpoints, and nothing behind them.
+    stores = [MemoryStore() for _ in range(P)]
+    exact = Capture(stores, config, salt=TopicSource(config).salt, versions={})
+    logs = logged()
+    exact.fold([Polled(n, at, record) for n, end in ends.items() for at, record in enumerate(logs[n][:end])])
+    (encoded,) = exact.begin(exact.engine.watermark).candidates
+    first = next(folder.rounds(tmp_path / "behind", manifest.parts[0], exact.ids)).candidates
+    assert first is not None
+    assert first.producers.rows.tolist() == encoded.producers.rows.tolist()
+    for name, array in encoded.producers._asdict().items():
+        np.testing.assert_array_equal(getattr(first.producers, name), array, err_msg=name)
+
+
+def test_what_a_checkpoint_knows_of_the_future_is_in_no_example(tenant: KafkaConfig, tmp_path: Path) -> None:
+    config = replace(of(tenant), engine=replace(CONFIG.engine, batch_events=20))
+    published(tenant)
+    source = TopicSource(config, tmp_path / "checkpoints")
+    ends = worked(config, source.salt, tmp_path, ahead=True)
+    made = make(source, tmp_path / "out", config)
+    assert made.warming > 0
+    assert made.positive > 30
+    ids = IdVectors(0, 0, 0, 0.0)
+    found = join(list(folder.examples(tmp_path / "out", ids)))
+    known = dict.fromkeys(range(P), 0)
+    for number in range(P):
+        copy = RocksStore(source._checkpoints.of(number)[0].path, CONFIG.store)
+        heard = Partition(copy, number, P, config.engine, salt=source.salt).heard
+        known = {n: max(at, heard.get(n, 0)) for n, at in known.items()}
+        copy.close()
+    assert any(known[number] > ends[number] for number in range(P))
+    for number in range(P):
+        offsets = found.offsets[found.partitions == number]
+        assert offsets.min() >= known[number]
 
 
 def ledgers(path: Path) -> list[list[tuple[bytes, bytes]]]:
@@ -169,21 +212,27 @@ def pairs(found: ExampleBatch, ids: IdVectors, ends: dict[int, int]) -> set[tupl
     }
 
 
-def worked(config: Config, salt: bytes, tmp_path: Path) -> dict[int, int]:
-    """What workers do: fold, send frames over their topic, leave checkpoints, each partition at its own time."""
-    topic = names.topics(config.kafka.prefix)
-    producer = KafkaProducer(bootstrap_servers=config.kafka.servers)
+def logged() -> dict[int, list[Logged]]:
+    """The topic's records by partition."""
     route = Route(P)
     logs: dict[int, list[Logged]] = {number: [] for number in range(P)}
-    for one in events()[:COUNT]:
-        number = route[one["actor"]]
-        logs[number].append(Logged(one["time"] // 1000 * 1000, encode(one)))
+    for at, one in zip(appended(), events(), strict=True):
+        logs[route[one["actor"]]].append(Logged(at * 1000, encode(one)))
     stray = events()[100]
     place = (route[stray["actor"]] + 1) % P
     before = sum(1 for one in events()[:100] if route[one["actor"]] == place)
-    logs[place].insert(
-        before, Logged(stray["time"] // 1000 * 1000, b"{}")
-    )  # as good as the stray that lies there
+    logs[place].insert(before, Logged(appended()[100] * 1000, b"{}"))  # as good as the stray that lies there
+    return logs
+
+
+def worked(config: Config, salt: bytes, tmp_path: Path, *, ahead: bool) -> dict[int, int]:
+    """What workers do: fold, send frames over their topic, leave checkpoints, each partition at its own time.
+
+    Frames are heard a turn late; those from behind a checkpoint only if `ahead`.
+    """
+    topic = names.topics(config.kafka.prefix)
+    producer = KafkaProducer(bootstrap_servers=config.kafka.servers)
+    logs, route = logged(), Route(P)
     shards = {
         number: Shard(
             Partition(
@@ -197,7 +246,8 @@ def worked(config: Config, salt: bytes, tmp_path: Path) -> dict[int, int]:
         )
         for number in range(P)
     }
-    kept, sent, ends = Checkpoints(tmp_path / "checkpoints", 1), dict.fromkeys(range(P), 0), {}
+    kept, ends = Checkpoints(tmp_path / "checkpoints", 1), dict[int, int]()
+    late: dict[int, list[tuple[bool, bytes]]] = {number: [] for number in range(P)}
     for turn in range(8):
         for number, shard in shards.items():
             size = 20 + 7 * number
@@ -206,13 +256,17 @@ def worked(config: Config, salt: bytes, tmp_path: Path) -> dict[int, int]:
             shard.act(shard.decode(records, range(first, first + len(records))), first + len(records))
             for frame in shard.waiting():
                 producer.send(topic.edges, frame.raw, partition=frame.destination).get(10)
-                shards[frame.destination].hear([frame.raw], sent[frame.destination] + 1)
-                sent[frame.destination] += 1
+                late[frame.destination].append((number in ends, frame.raw))
                 shard.acknowledge(frame)
             shard.partition.forget_acknowledged()
             if turn == 3 + number:
                 kept.save(shard.partition, "w")
                 ends[number] = shard.partition.applied
+        for number, shard in shards.items():
+            for future, raw in late[number]:
+                if ahead or not future:
+                    shard.hear([raw], shard.partition.edges + 1)
+            late[number].clear()
     for shard in shards.values():
         shard.partition.store.close()
     producer.close()
@@ -237,8 +291,8 @@ def test_a_file_and_a_topic_agree(tenant: KafkaConfig, tmp_path: Path) -> None:
     config = replace(of(tenant), engine=replace(CONFIG.engine, batch_events=COUNT))
     producer = KafkaProducer(bootstrap_servers=tenant.servers)
     topic, route = names.topics(tenant.prefix).engagements, Route(P)
-    for one in events()[:COUNT]:
-        producer.send(topic, encode(one), partition=route[one["actor"]], timestamp_ms=one["time"] // 1000)
+    for place, one in enumerate(events()):
+        producer.send(topic, encode(one), partition=route[one["actor"]], timestamp_ms=appended()[place])
     producer.flush()
     producer.close()
     make(TopicSource(config), tmp_path / "topic", config)
