@@ -20,6 +20,7 @@ NAMES = (
     "ablation",
     "freshness_value",
     "signals",
+    "fit",
     "refresh",
     "memory",
     "cold",

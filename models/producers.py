@@ -89,6 +89,8 @@ class ProducerTable:
         self._known[: len(kept)] = kept
         self._count = len(kept)
         self._written &= ~gone[: len(self._written)]
+        for table in self.tables.values():
+            table[rows[rows < len(table)]] = 0
         for name in ("followers", "followees"):
             table = self.tables[name]
             table[gone[np.minimum(table, len(gone) - 1)]] = NOBODY

@@ -24,7 +24,6 @@ from kithstream.models.delta import Delta
 from kithstream.models.encode import one_thread
 from kithstream.models.features import (
     SCHEMA,
-    UNRECIPROCATED,
     ConsumerFeatures,
     ProducerFeatures,
 )
@@ -102,8 +101,12 @@ class OnlineTrainer:
         self._changed = np.zeros(1024, np.bool_)  # rows trained since then
         self._expired: list[str] = []
 
-    def observe(self, examples: Examples) -> StepResult:
-        """One step on a micro-batch, 32 to 64 examples are cheapest. Raises `model.step` by one."""
+    def observe(self, examples: Examples, refused: Rows32 | None = None) -> StepResult:
+        """One step on a micro-batch, 32 to 64 examples are cheapest. Raises `model.step` by one.
+
+        `refused` (n, any) are rows that are negatives of their own example, padded with nobody: who was shown and
+        ignored.
+        """
         ids = self.model.ids
         sources = examples.consumers.rows
         targets = ids.rows_of(examples.targets)
@@ -116,7 +119,8 @@ class OnlineTrainer:
         if trained:
             consumers = ConsumerFeatures._make(a[seen] for a in examples.consumers)
             with one_thread():
-                loss = self._train(consumers, targets[seen]) / trained
+                shown = None if refused is None else refused[seen]
+                loss = self._train(consumers, targets[seen], shown) / trained
         self.negatives.push(sources, targets)
         self.model.step += 1
         return StepResult(self.model.step, loss, trained, len(targets) - trained)
@@ -212,7 +216,7 @@ class OnlineTrainer:
             raise DamageError(f"{path} has no state of a PCG64 generator: {error}") from error
         return trainer
 
-    def loss(self, consumers: ConsumerFeatures, targets: Rows32) -> Loss:
+    def loss(self, consumers: ConsumerFeatures, targets: Rows32, refused: Rows32 | None = None) -> Loss:
         """Sum of the losses of examples whose targets were encoded. Draws negatives."""
         n = len(targets)
         sample = self.negatives.sample(self.producers.rows, self.rng)
@@ -220,6 +224,10 @@ class OnlineTrainer:
         sample = Sample(sample.rows[known], sample.expected[known])
         drawn = len(sample.rows)
         waiting = consumers.unreciprocated  # whom one could follow back; nobody where there is none
+        if refused is not None:
+            waiting = np.concatenate(
+                (waiting, np.where(refused == targets[:, None], NOBODY, refused)), axis=1
+            )
         waiting = np.where(self.producers.written(waiting), waiting, NOBODY)
         waiting_rows, waiting_place = _distinct(waiting[waiting != NOBODY])
         candidates = self.producers.read(
@@ -228,19 +236,20 @@ class OnlineTrainer:
         vectors = self._encode(candidates, consumers)
         scores = vectors.consumers @ vectors.producers.T  # (n, drawn + n + waiting)
 
-        own = np.zeros((n, UNRECIPROCATED + 1), np.int64)  # columns of one's waiting, then of one's target
+        width = waiting.shape[1]
+        own = np.zeros((n, width + 1), np.int64)  # columns of one's waiting, then of one's target
         own[:, :-1][waiting != NOBODY] = drawn + n + waiting_place
         own[:, -1] = drawn + np.arange(n)
         own_scores = scores.gather(1, torch.from_numpy(own))
         returned = waiting == targets[:, None]
         no_negative = np.concatenate(
-            ((waiting == NOBODY) | returned, self._hits(sample.rows, consumers, targets)), axis=1
+            ((waiting == NOBODY) | returned, self._hits(sample.rows, consumers, targets, waiting)), axis=1
         )
         negatives = torch.cat((own_scores[:, :-1], scores[:, :drawn]), dim=1)
         expected = self.negatives.expected(targets, len(self.producers))
         # Who waits is always among the candidates: the expected count is 1, also where it is the target.
         target_log_q = np.where(returned.any(axis=1), 0.0, np.log(np.maximum(expected, 1e-9)))
-        negatives_log_q = np.concatenate((np.zeros(UNRECIPROCATED), np.log(sample.expected)))
+        negatives_log_q = np.concatenate((np.zeros(width), np.log(sample.expected)))
         losses = sampled_softmax(
             own_scores[:, -1],
             torch.from_numpy(target_log_q.astype(np.float32)),
@@ -268,8 +277,8 @@ class OnlineTrainer:
         )
         return _Vectors(p, q, rows, target, source)
 
-    def _train(self, consumers: ConsumerFeatures, targets: Rows32) -> float:
-        loss = self.loss(consumers, targets)
+    def _train(self, consumers: ConsumerFeatures, targets: Rows32, refused: Rows32 | None) -> float:
+        loss = self.loss(consumers, targets, refused)
         *gradients, target_gradient, source_gradient = torch.autograd.grad(
             loss.total, [*self._parameters.values(), loss.target, loss.source]
         )
@@ -308,11 +317,20 @@ class OnlineTrainer:
         return flat[distinct], renumbered
 
     @staticmethod
-    def _hits(drawn: Rows32, consumers: ConsumerFeatures, targets: Rows32) -> NDArray[np.bool_]:
+    def _hits(
+        drawn: Rows32, consumers: ConsumerFeatures, targets: Rows32, forced: Rows32
+    ) -> NDArray[np.bool_]:
         """(n, drawn) where a drawn row is no negative: the target, the account itself, one it follows,
         or one that is among the forced."""
         others = np.concatenate(
-            (targets[:, None], consumers.rows[:, None], consumers.followees, consumers.unreciprocated), axis=1
+            (
+                targets[:, None],
+                consumers.rows[:, None],
+                consumers.followees,
+                consumers.unreciprocated,
+                forced,
+            ),
+            axis=1,
         )
         hits: NDArray[np.bool_] = (others[:, :, None] == drawn).any(axis=1)
         return hits

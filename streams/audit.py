@@ -39,6 +39,7 @@ from kithstream.streams.engine.partition import (
     SKETCH,
 )
 from kithstream.streams.errors import StoreRefused
+from kithstream.streams.examples.columns import naming
 from kithstream.streams.state import contacts, recent
 from kithstream.streams.state.ledger import HOUR
 from kithstream.streams.state.protocol import Column
@@ -116,6 +117,7 @@ class _Search:
         self._mention = mention(account)
         self._findings: list[Finding] = []
         self._searched: Counter[str] = Counter()
+        self._unfinished: list[str] = []
         self._deleted = False
 
     def result(self) -> Audit:
@@ -124,6 +126,7 @@ class _Search:
             "files of the stores may hold what was written over until RocksDB rewrites them: the account's own "
             "keys when its deletion is finished, others' rows that named it as the store is written to",
         ]
+        notes += [f"{place} is being written and cannot be searched yet" for place in self._unfinished]
         return Audit(self._account, self._deleted, self._findings, dict(self._searched), notes)
 
     def directory(self, path: Path, live: Sequence[Path]) -> None:
@@ -256,6 +259,14 @@ class _Search:
         self._searched["files"] += 1
         if file.name.removesuffix(".tmp").removesuffix(".writing").endswith(".safetensors"):
             self._tensors(file, place)
+        elif file.name.endswith(".parquet"):
+            count = naming(file, self._account)
+            if count:
+                why = "rows of training examples name it"
+                until = "until they are removed: what is written of a deleted account stays"
+                self._findings.append(Finding(place, count, why, until, False))
+        elif file.name.endswith(".parquet.writing"):
+            self._unfinished.append(place)
         elif file.name == "ids.json":
             names = Counter(json.loads(file.read_bytes()))
             if names[self._account]:

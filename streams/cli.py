@@ -722,6 +722,131 @@ def train(
     show(values, machine)
 
 
+@cli.command(epilog=example("kithstream examples --path kin --out kin-examples"))
+@click.option(
+    "--path",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A runtime whose log is read, in use or not.",
+)
+@click.option("--events", "file", type=_FILE, help="A file of events, - is stdin.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="jsonl", show_default=True, help="Of the file."
+)
+@click.option("--servers", help="Brokers whose topic engagements is read, up to where it ends at the start.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Begin with this state: of the runtime, or worker.checkpoints of the workers.",
+)
+@click.option("--out", required=True, type=_FOLDER, help="The folder to write, or to go on with.")
+@settings
+@as_json
+def examples(
+    path: Path | None,
+    file: str | None,
+    form: str,
+    servers: str | None,
+    checkpoint: Path | None,
+    out: Path,
+    config_file: Path | None,
+    options: tuple[str, ...],
+    machine: bool,
+) -> None:
+    """Fold a stream again and write what can be learned of it: Parquet files and a manifest.
+
+    A positive example is a follow that really came about, or what examples.signals names. An impression becomes one of
+    engaged or ignored, once examples.window has passed. Each has the features of the asking account as they were
+    before, and of the other as it was last encoded. The same command goes on where a pass was killed, or where the
+    source had ended; killed or not, the files are the same.
+    """
+    import msgspec
+
+    from kithstream.streams.examples.passes import Source, make
+    from kithstream.streams.examples.sources import FileSource, LogSource
+    from kithstream.streams.progress import Progress
+
+    if sum(source is not None for source in (path, file, servers)) != 1:
+        raise Refused("one of --path, --events and --servers is needed")
+    if servers is not None:
+        options += (f"kafka.servers={servers}",)
+    config = read_settings(config_file, options)
+    source: Source
+    with told(), Progress("examples") as progress:
+        if file is not None:
+            if checkpoint is not None:
+                raise Refused("--checkpoint needs --path or --servers: a file does not say where it goes on")
+            if file == "-" and (out / "manifest.json").exists():
+                raise Refused(f"{out} holds examples, stdin cannot be read from where they end")
+            events = _Events(file, form, repeats=True)
+            source = FileSource(f"{form} {file}", config.engine.partitions, lambda: events)
+        elif path is not None:
+            source = LogSource(path, checkpoint)
+        else:
+            from kithstream.streams.kafka.records import TopicSource
+
+            source = TopicSource(config, checkpoint)
+        made = make(source, out, config, progress.reach)
+    show(msgspec.structs.asdict(made), machine)
+
+
+@cli.command(epilog=example("kithstream fit kin-examples --out fitted.safetensors"))
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The checkpoint to write."
+)
+@click.option("--epochs", type=click.IntRange(1), default=3, show_default=True, help="At most.")
+@click.option(
+    "--held",
+    type=click.FloatRange(0, 0.5),
+    default=0.1,
+    show_default=True,
+    help="Last share of the positives, by time, that says when to stop; 0 trains on all.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Epochs without a lower loss on it.",
+)
+@click.option("--no-tuning", is_flag=True, help="Learn nothing from ignored impressions.")
+@_seed
+@settings
+@as_json
+def fit(
+    folder: Path,
+    out: Path,
+    epochs: int,
+    held: float,
+    patience: int,
+    no_tuning: bool,
+    seed: int,
+    config_file: Path | None,
+    options: tuple[str, ...],
+    machine: bool,
+) -> None:
+    """Fit the towers to the examples in FOLDER, in their order, for some epochs.
+
+    Then ignored impressions are learned at a tenth of the rates, which is kept unless the loss on the last share is
+    worse for it. A fit that was killed goes on. Begins with the day-zero model, or with -o model.path=FILE; the
+    result is another lineage. Serve it with -o model.path=CHECKPOINT.
+    """
+    import msgspec
+
+    from kithstream.streams.examples.fit import FitConfig
+    from kithstream.streams.examples.fit import fit as fitted
+    from kithstream.streams.progress import Progress
+
+    config = read_settings(config_file, options)
+    model = msgspec.structs.replace(config.model, seed=seed or config.model.seed)
+    how = FitConfig(epochs=epochs, held=held, patience=patience, tune=not no_tuning)
+    with told(), Progress("fit", unit="rows") as progress:
+        done = fitted(folder, out, model, how, progress.reach)
+    values = msgspec.structs.asdict(done)
+    values["examples_per_second"] = round(done.examples / max(done.seconds, 1e-9), 1)
+    show(values, machine)
+
+
 @cli.command(epilog=example("kithstream simulate --accounts 500 --events 5000 --out events.jsonl"))
 @click.option("--accounts", type=click.IntRange(2), default=10_000, show_default=True, help="Of the world.")
 @click.option("--events", type=click.IntRange(0), default=100_000, show_default=True, help="In all.")

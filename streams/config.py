@@ -136,6 +136,16 @@ class TrainerSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
+class ExamplesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What training examples are made of."""
+
+    signals: str = "follow"  # what makes a positive example: names of follow and engagements, comma-separated
+    window: float = 1800.0  # seconds after an impression in which an engagement closes it as engaged
+    open_impressions: int = 100_000  # of a partition, that wait for that; beyond it the oldest go, counted
+    part_rows: int = 50_000  # rows after which a file is closed: a pass that was killed goes on behind it
+    candidates: bool = True  # write every encoding of a candidate: what a live trainer draws negatives from
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole tree."""
 
@@ -148,6 +158,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kafka: KafkaConfig = KafkaConfig()
     worker: WorkerConfig = WorkerConfig()
     trainer: TrainerSection = TrainerSection()
+    examples: ExamplesConfig = ExamplesConfig()
 
 
 def load(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ import msgspec
 
 from kithstream.streams.clock import StreamClock
 from kithstream.streams.config import Config
+from kithstream.streams.engine.actors import Record
 from kithstream.streams.engine.log import records, segments
 from kithstream.streams.errors import StoreRefused
 from kithstream.streams.progress import Progress
@@ -81,21 +82,47 @@ def train(events: Iterable[Timed], out: Path, config: Config) -> Trained:
         )
 
 
+class Placed(NamedTuple):
+    """A record of a log, and where it lies."""
+
+    partition: int
+    offset: int
+    record: Record
+
+
 def published(path: Path) -> Iterator[Timed]:
     """Yield what the log of a runtime's directory holds, in the order in which it was appended.
 
     Changes nothing in the directory. Raises StoreRefused if a log no longer begins at its first record.
     """
-    return heapq.merge(*(_partition(folder) for folder in sorted((path / "log").iterdir())), key=_time)
+    return (Timed(*one.record) for one in placed(path))
 
 
-def _time(event: Timed) -> int:
-    return event.time
+def placed(path: Path, positions: Mapping[int, int] | None = None) -> Iterator[Placed]:
+    """Yield the records of a runtime's directory from these offsets on (0), in the order of `published`.
+
+    Changes nothing in the directory. Raises StoreRefused if a log begins behind its offset.
+    """
+    folders = sorted((path / "log").iterdir(), key=lambda folder: int(folder.name))
+    begin = positions or {}
+    return heapq.merge(
+        *(_partition(folder, begin.get(int(folder.name), 0)) for folder in folders), key=_appended
+    )
 
 
-def _partition(folder: Path) -> Iterator[Timed]:
+def _appended(one: Placed) -> int:
+    return one.record.appended
+
+
+def _partition(folder: Path, begin: int) -> Iterator[Placed]:
     files = segments(folder)
-    if files and int(files[0].stem):
-        raise StoreRefused(f"log {folder} begins at offset {int(files[0].stem)}: its older events are gone")
-    for file in files:
-        yield from (Timed(record.appended, record.raw) for record in records(file))
+    if files and int(files[0].stem) > begin:
+        raise StoreRefused(
+            f"log {folder} begins at offset {int(files[0].stem)}, expected {begin}: its older events are gone"
+        )
+    for file, following in zip(files, [*files[1:], None], strict=True):
+        if following is not None and int(following.stem) <= begin:
+            continue
+        for offset, record in enumerate(records(file), int(file.stem)):
+            if offset >= begin:
+                yield Placed(int(folder.name), offset, record)

@@ -14,6 +14,8 @@ from kithstream.streams.cli import cli
 from kithstream.streams.config import Config, EngineConfig, IndexSection
 from kithstream.streams.errors import StoreRefused
 from kithstream.streams.events.wire import Event
+from kithstream.streams.examples.passes import make
+from kithstream.streams.examples.sources import LogSource
 from kithstream.streams.serve.embedded import Embedded
 from kithstream.streams.state.protocol import Column
 
@@ -128,6 +130,17 @@ def test_other_directories_and_files_are_searched(town: Path, tmp_path: Path) ->
     found = {f.place: f.found for f in audit("cyd", town, [other], CONFIG).findings}
     assert found["events.jsonl"] == 1
     assert found["ids.json"] == 1
+
+
+def test_training_examples_are_searched(town: Path, tmp_path: Path) -> None:
+    out = tmp_path / "examples"
+    make(LogSource(town), out, CONFIG)
+    (out / "000009.examples.parquet.writing").write_bytes(b"PAR1")
+    found = audit("cyd", town, [out], CONFIG)
+    assert any(f.place.endswith(".examples.parquet") for f in found.findings)
+    assert any(f.place.startswith("state/") and "copy" in f.why for f in found.findings)
+    assert any("000009.examples.parquet.writing is being written" in note for note in found.notes)
+    assert not [f for f in audit("nobody", town, [out], CONFIG).findings if f.place.endswith(".parquet")]
 
 
 def test_a_directory_without_a_runtime_is_refused(tmp_path: Path) -> None:

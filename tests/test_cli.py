@@ -41,6 +41,8 @@ SET = (
     "inspect",
     "audit",
     "train",
+    "examples",
+    "fit",
     "doctor",
     "worker",
     "topics create",
@@ -418,6 +420,31 @@ def test_training_on_a_file_is_deterministic(tmp_path: Path) -> None:
     for source, out in ((events, "a"), (zipped, "b")):
         assert told(run("train", "--events", source, "--out", tmp_path / out, "--json"))["events"] == 600
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_examples_of_examples_and_fit_work_and_the_model_serves(here: Path) -> None:
+    made = told(run(*example_of("examples"), "--json"))
+    assert made["positive"] == told(run(*example_of("train"), "--json"))["examples"]
+    again = told(run(*example_of("examples"), "--json"))
+    assert again == made | {"seconds": again["seconds"]}  # nothing has come since
+    values = told(run(*example_of("fit"), "--json"))
+    assert isinstance(values["examples"], int)
+    assert values["examples"] > 50
+    frozen = ("-o", "model.path=fitted.safetensors", "-o", "model.learn=false")
+    answer = told(run("query", "u7", "--path", "kin", "--at", "newest", "--json", *frozen))
+    assert (answer["step"], answer["model"]) == (values["step"], values["lineage"])
+
+
+def test_examples_need_exactly_one_source(here: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "out")
+    assert "one of --path, --events and --servers" in refused(run("examples", *out))
+    refused(run("examples", "--path", "kin", "--events", "-", *out))
+    assert "holds no runtime" in refused(run("examples", "--path", tmp_path, *out))
+    line = refused(run("examples", "--events", "-", "--checkpoint", "kin", *out))
+    assert "--checkpoint needs" in line
+    line = refused(run("examples", "--path", "kin", "-o", "examples.signals=block", *out))
+    assert "'block'" in line
+    assert "holds no examples" in refused(run("fit", tmp_path, "--out", tmp_path / "m"))
 
 
 def test_train_reads_interactions(tmp_path: Path) -> None:

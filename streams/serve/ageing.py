@@ -27,6 +27,20 @@ class Ageing:
     def __iter__(self) -> Iterator[str]:
         return iter(self._changed)
 
+    def scheduled(self) -> list[tuple[str, int, int]]:
+        """Return (account, tick of the last change, tick at which it is due), so that `restore` goes on alike."""
+        found: list[tuple[str, int, int]] = []
+        for at in sorted(self._at):
+            taken = dict.fromkeys(a for a in reversed(self._at[at]) if self._due.get(a) == at)
+            found += [(account, self._changed[account], at) for account in reversed(taken)]
+        return found
+
+    def restore(self, scheduled: Iterable[tuple[str, int, int]]) -> None:
+        """Take over what `scheduled` told; for one that is empty."""
+        for account, changed, due in scheduled:
+            self._changed[account] = changed
+            self._schedule(account, due)
+
     def adopt(self, accounts: Iterable[str], tick: int) -> None:
         """Take over accounts that somebody else encoded, at a time unknown: they are due at once."""
         for account in accounts:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kithstream.models.ages import TICK
 from kithstream.models.features import IN, Rows
-from kithstream.models.model import Model, Producers
+from kithstream.models.model import Producers
 from kithstream.streams.config import ModelConfig
 from kithstream.streams.engine.shard import Held
 from kithstream.streams.serve.ageing import Ageing
@@ -25,6 +25,12 @@ class Encoded(NamedTuple):
 
     upserted: int
     deleted: int
+
+
+class Encoder(Protocol):
+    """What makes vectors of rows: a model."""
+
+    def encode_producers(self, rows: Rows) -> Producers: ...
 
 
 class Sink(Protocol):
@@ -44,7 +50,7 @@ class Sink(Protocol):
 class Vectors:
     """The dirty set and its encoding. One thread at a time."""
 
-    def __init__(self, held: Held, model: Model, config: ModelConfig, sink: Sink) -> None:
+    def __init__(self, held: Held, model: Encoder, config: ModelConfig, sink: Sink) -> None:
         self.tick = 0
         self.reader = Reader(held, held.config.row_cache)
         self.dirty: set[str] = set()

@@ -161,6 +161,40 @@ def test_the_loss_equals_its_formula() -> None:
     assert total == pytest.approx(expected, rel=1e-4)  # float32 scores
 
 
+def test_who_was_refused_is_a_negative_of_that_example_alone() -> None:
+    learner = trainer()
+    run(learner, batches(6))
+    model, known = learner.model, learner.producers
+    features = model.consumer_features(nothing(["n0", "n1"]))
+    targets = known.rows[:2].copy()
+    stranger = int(model.ids.rows_of(["stranger"])[0])  # never encoded: no answer could hold it
+    state = learner.rng.bit_generator.state
+    drawn = learner.negatives.sample(known.rows, learner.rng).rows
+    rows = known.rows[~np.isin(known.rows, drawn) & ~np.isin(known.rows, targets)]
+    vectors = encode_producers(model.tower, model.ids.tables, known.read(np.append(rows, targets[0])))
+    scores = np.exp(vectors.astype(np.float64) @ model.encode_consumers(nothing(["n0"])).vectors[0])
+    ignored, other = int(rows[scores[:-1].argmax()]), scores[:-1].max()
+
+    def loss(refused: list[list[int]] | None, count: int = 2) -> float:
+        learner.rng.bit_generator.state = state
+        some = ConsumerFeatures._make(a[:count] for a in features)
+        rows = None if refused is None else np.array(refused, np.int32)
+        return learner.loss(some, targets[:count], rows).total.item()
+
+    plain, own = loss(None), int(targets[1])
+    assert loss([[0, 0], [0, 0]]) == loss([[0, stranger], [own, 0]]) == plain
+    everybody = np.exp(loss(None, 1)) * scores[-1] / learner.negatives.expected(targets[:1], len(known))[0]
+    expected = np.log(1 + other / everybody)
+    assert expected > 0.01
+    assert loss([[ignored, 0], [0, 0]]) - plain == pytest.approx(expected, abs=1e-5)  # float32 scores
+    before = model.ids.target[ignored].copy()
+    learner.observe(
+        Examples(features, [model.ids.name(row) or "" for row in targets.tolist()], 1),
+        np.array([[ignored, 0], [0, 0]], np.int32),
+    )
+    assert (model.ids.target[ignored] != before).any()
+
+
 def test_gradients_equal_differences() -> None:
     """Central differences in float64 on a few weights of every kind."""
     learner = trainer(dim=80)
