@@ -30,7 +30,7 @@ from bench.serving import percentiles
 from kithstream.__main__ import ready
 from kithstream.streams import prequential
 from kithstream.streams.clock import StreamClock
-from kithstream.streams.config import Config, EngineConfig, RankingConfig
+from kithstream.streams.config import Config, EngineConfig, IndexSection, RankingConfig
 from kithstream.streams.errors import Unanswerable
 from kithstream.streams.events.record import Record
 from kithstream.streams.prequential import MISSED, SHARE, K
@@ -104,7 +104,11 @@ def main() -> None:
     wanted = {int(row): number for number, row in enumerate(tests)}
     section = {"nominators": given.nominators, "train_share": given.share}
     ranking = msgspec.convert(section, RankingConfig)
-    config = Config(engine=EngineConfig(), ranking=ranking)
+    config = Config(  # as `kithstream replay --evaluate` has it
+        engine=EngineConfig(partitions=1, row_cache=400_000),
+        index=IndexSection(exact_rows=1_000_000_000, background=False),
+        ranking=ranking,
+    )
     clock = StreamClock()
     positions = {name: np.full(len(tests), MISSED) for name in ("whole", "towers")}
     took: dict[str, list[float]] = {"whole": [], "towers": [], "read": []}
