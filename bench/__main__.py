@@ -17,6 +17,7 @@ NAMES = (
     "yardsticks",
     "communities",
     "quality_lab",
+    "ranking",
     "ablation",
     "freshness_value",
     "signals",

@@ -70,6 +70,7 @@ def the_log(folder: Path, given: argparse.Namespace) -> list[bytes]:
                 [e["target"] for e in asked],
                 range(offset, offset + len(asked)),
                 clock(),
+                rows,
             )
             offset += len(asked)
             live.catch_up()

@@ -18,12 +18,14 @@ from kithstream.models.features import (
     SCHEMA,
     ConsumerFeatures,
     ProducerFeatures,
+    Rows,
     concatenate,
     consumer_features,
 )
 from kithstream.models.ids import IdVectors
 from kithstream.models.model import Model
 from kithstream.models.named import Named, NamedError
+from kithstream.models.ranker import Ranked
 from kithstream.models.train import Examples, OnlineTrainer, TrainerConfig
 from kithstream.streams.engine.actors import Change
 from kithstream.streams.events.wire import Event
@@ -71,9 +73,11 @@ class Captured(NamedTuple):
     targets: Sequence[str]  # n
     offsets: Sequence[int]  # n
     as_of: int  # microseconds
+    rows: Rows  # what the features were made of
+    looked: Sequence[Ranked | None] = ()  # n, who would have been ranked before the follow, for some of them
 
     def only(self, kept: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Captured:
-        """Return the examples that are marked."""
+        """Return the examples that are marked; rows stay those of the whole batch."""
         at = np.flatnonzero(kept).tolist()
         return Captured(
             ConsumerFeatures._make(values[kept] for values in self.consumers),
@@ -81,6 +85,8 @@ class Captured(NamedTuple):
             [self.targets[i] for i in at],
             [self.offsets[i] for i in at],
             self.as_of,
+            self.rows,
+            [self.looked[i] for i in at] if self.looked else (),
         )
 
 
@@ -103,7 +109,7 @@ def capture(
     rows = reader.read(actors, times, unreciprocated=True)
     features = consumer_features(rows, ids)
     targets, places = [e.target for e, _ in follows], [at for _, at in follows]
-    return Captured(features, actors, targets, places, max(times))
+    return Captured(features, actors, targets, places, max(times), rows)
 
 
 def came_about(captured: Iterable[Captured], changes: Iterable[Change]) -> list[Captured]:

@@ -50,7 +50,7 @@ def the_log(count: int, seed: int = 0, *, days: int = 0) -> list[bytes]:
         places = range(offsets[partition], offsets[partition] + 10)
         offsets[partition] += 10
         targets = [f"a{x}" for x in rng.integers(0, 60, 10)]
-        batch = Captured(consumer_features(asking, ids), asking.accounts, targets, places, as_of)
+        batch = Captured(consumer_features(asking, ids), asking.accounts, targets, places, as_of, asking)
         found.append(learning.followed(partition, batch, ids))
     found.append(learning.forgotten(["a3", "nobody"]))
     return found
@@ -147,7 +147,9 @@ def test_who_is_idle_is_forgotten_and_memory_is_bounded() -> None:
 def test_a_follow_counts_where_it_came_about_and_each_pair_once() -> None:
     ids = IdVectors(4, 4, 0, 0.1)
     rows = take(WORLD, [0, 1, 2, 0])
-    batch = Captured(consumer_features(rows, ids), rows.accounts, ["x", "y", "z", "x"], [4, 5, 6, 7], NOW)
+    batch = Captured(
+        consumer_features(rows, ids), rows.accounts, ["x", "y", "z", "x"], [4, 5, 6, 7], NOW, rows
+    )
     changes = [
         Change("a0", "x", 0, -1, NOW),
         Change("a1", "y", 0, NOW, -1),  # unfollowed

@@ -445,6 +445,8 @@ def _really(deeds: Sequence[_Deed], said: set[bytes], came: set[tuple[str, str, 
         edge = deed.event.actor, deed.event.target, signal.family
         if signal.kind is Kind.OCCURRENCE or edge in came:
             found.append(deed)
+            if not signal.item:
+                came.discard(edge)  # followed again in one batch: it came about once
     return found
 
 

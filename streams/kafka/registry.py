@@ -19,6 +19,7 @@ from kithstream.models.delta import Delta
 from kithstream.models.features import SCHEMA
 from kithstream.models.ids import IdVectors
 from kithstream.models.model import Model
+from kithstream.models.ranker import PAIRS
 from kithstream.models.tower import Tower, TowerConfig
 from kithstream.streams.config import Config
 from kithstream.streams.errors import StoreRefused
@@ -171,6 +172,8 @@ async def _publish(config: Config, model: Model, clock: Callable[[], int]) -> Cu
                 accounts=tuple(accounts),
                 target=model.ids.target[rows].tobytes(),
                 source=model.ids.source[rows].tobytes(),
+                ranker=model.ranker.packed(),
+                ranker_hash=PAIRS.hash,
             )
             offset = await _end(config, names.training)
             pairs = records(base, 0, offset, 0)

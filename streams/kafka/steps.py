@@ -31,6 +31,8 @@ class Step(msgspec.Struct, frozen=True, array_like=True):
     offset: int  # records of the training log that are in it
     as_of: int  # microseconds, of the newest example
     weights: dict[str, bytes]
+    ranker: bytes  # `Ranker.packed`
+    ranker_schema: str
 
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -47,7 +49,21 @@ def records(delta: Delta, run: int, offset: int, as_of: int) -> Iterator[Record]
     for at, account in enumerate(delta.accounts):
         part = slice(at * size, (at + 1) * size)
         yield account.encode(), head + delta.target[part] + delta.source[part]
-    yield STEP, _pack(Step(run, delta.schema_hash, delta.step, offset, as_of, delta.weights))
+    yield (
+        STEP,
+        _pack(
+            Step(
+                run,
+                delta.schema_hash,
+                delta.step,
+                offset,
+                as_of,
+                delta.weights,
+                delta.ranker,
+                delta.ranker_hash,
+            )
+        ),
+    )
 
 
 class Follower:
@@ -108,6 +124,8 @@ class Follower:
                 accounts=tuple(kept),
                 target=b"".join(raw[:half] for raw in kept.values()),
                 source=b"".join(raw[half:] for raw in kept.values()),
+                ranker=found.ranker,
+                ranker_hash=found.ranker_schema,
                 expired=tuple(name for name, raw in waiting.items() if raw is None),
             )
         )

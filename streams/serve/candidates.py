@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from kithstream.index.live import LiveIndex
 from kithstream.models.ages import TICK
+from kithstream.models.encode import encode_consumers
 from kithstream.models.features import ConsumerFeatures, Rows
 from kithstream.models.model import Model, Producers
+from kithstream.models.ranker import Ranked as RankedExample
 from kithstream.models.train import Examples, OnlineTrainer
 from kithstream.streams.config import ModelConfig, RankingConfig
 from kithstream.streams.engine.engine import Acted, Change, Engine, Settled
@@ -19,13 +21,17 @@ from kithstream.streams.events.wire import Event
 from kithstream.streams.learning import Captured, came_about, capture, join
 from kithstream.streams.serve.answers import Question
 from kithstream.streams.serve.exclusions import Exclusions
+from kithstream.streams.serve.facts import Facts
 from kithstream.streams.serve.ranking import NO_CANDIDATE, Ranked, Ranker
+from kithstream.streams.serve.ranking import Encoded as Asker
 from kithstream.streams.serve.vectors import Encoded, Vectors, every_account
+from kithstream.streams.serve.whole import Whole, neighbours
 from kithstream.streams.serve.why import Allowed, Standing
 from kithstream.streams.state.ledger import DAY
 from kithstream.streams.state.reader import Glance
 
 GIVEN_WAY: Final = 0.0005  # seconds
+LINKED: Final = 4096  # accounts whose neighbours are read at a time
 
 
 class Why(NamedTuple):
@@ -59,10 +65,14 @@ class Candidates:
         )  # over stores, caches, model: held for a batch, or for one question's rows
         self._waiting: set[int] = set()  # threads with a question
         self.exclusions = Exclusions(engine, engine.config.row_cache, used_to_follow=ranking.used_to_follow)
-        self.vectors = Vectors(engine, model, config, _IndexSink(index, trainer))
+        self.whole: Whole | None = None  # where pairs are ranked, or learned
+        if ranking.ranker and (trainer is not None or model.ranker.ready):
+            self.whole = Whole(Facts(), ranking, config.seed)
+        facts = None if self.whole is None else self.whole.facts
+        self.vectors = Vectors(engine, model, config, _IndexSink(index, trainer, facts))
         self._config = config
         self._reader = self.vectors.reader
-        self._ranker = Ranker(engine, self._reader, self.exclusions, model, index, ranking)
+        self._ranker = Ranker(engine, self._reader, self.exclusions, model, index, ranking, self.whole)
         self._changes: list[Change] = []  # since the first of the captured
         self._captured: list[Captured] = []
         self._swept = 0  # day of the last sweep
@@ -92,7 +102,25 @@ class Candidates:
             return
         captured = capture(self._reader, self.model.ids, events, range(len(events)))
         if captured is not None:
-            self._captured.append(captured)
+            follows = [event for event in events if event.signal == "follow"]
+            self._captured.append(captured._replace(looked=self._looked(follows, captured)))
+
+    def _looked(self, follows: Sequence[Event], captured: Captured) -> list[RankedExample | None]:
+        """For some of the follows, everybody who would have been ranked before it; None for the others."""
+        looked: list[RankedExample | None] = [None] * len(follows)
+        if self.whole is not None:
+            chosen = [at for at, event in enumerate(follows) if self.whole.learns_from(event.id)]
+            del chosen[self.whole.config.train_most :]
+            if not chosen:
+                return looked
+            model, features = self.model, captured.consumers
+            vectors = encode_consumers(
+                model.tower, model.ids.tables, type(features)._make(part[chosen] for part in features)
+            )
+            for place, at in enumerate(chosen):
+                one = Asker(_one(captured.rows, at), vectors[place : place + 1], model.step)
+                looked[at] = self._ranker.example(one, follows[at].target, follows[at].time)
+        return looked
 
     def acted(self, acted: Acted) -> None:
         """Take note of what the actors' stage did."""
@@ -120,6 +148,8 @@ class Candidates:
             self.trainer.forget(accounts)
         else:
             self.model.ids.forget(accounts)
+        if self.whole is not None:
+            self.whole.facts.forget(accounts)
 
     def forget_deleted(self) -> None:
         """Forget what the model still knows of deleted accounts, if it was saved before they were removed."""
@@ -141,11 +171,13 @@ class Candidates:
         if not kept:
             return 0
         consumers, targets = join(kept), [target for batch in kept for target in batch.targets]
+        looked = [one for batch in kept for one in batch.looked]
         as_of = max(batch.as_of for batch in kept)
         size = self._config.example_batch
         for first in range(0, len(targets), size):
             part = ConsumerFeatures._make(values[first : first + size] for values in consumers)
-            self.trainer.observe(Examples(part, targets[first : first + size], as_of))
+            ranked = [one for one in looked[first : first + size] if one is not None]
+            self.trainer.observe(Examples(part, targets[first : first + size], as_of), ranked=ranked)
         if as_of // DAY > self._swept:
             self._swept = as_of // DAY
             self.trainer.expire(as_of - self._config.idle_days * DAY)
@@ -160,11 +192,30 @@ class Candidates:
 
     def flush(self, as_of: int, most_aged: int) -> Encoded:
         """Encode what changed, and at most so many of what has aged, into the index."""
+        self._link(self.vectors.dirty)
         return self.vectors.flush(as_of, most_aged)
 
     def rebuild(self, as_of: int) -> Encoded:
         """Encode every account of the stores: what a restart or another model needs."""
+        if self.whole is not None:
+            self._link(every_account(self.engine))
         return self.vectors.rebuild(as_of)
+
+    def _link(self, accounts: Collection[str]) -> None:
+        """Let the facts hold the newest neighbours of accounts."""
+        if self.whole is None or not accounts:
+            return
+        route = self.engine.route
+        by_partition: dict[int, list[str]] = {}
+        for account in sorted(accounts):
+            by_partition.setdefault(route[account], []).append(account)
+        for number, those in by_partition.items():
+            partition = self.engine.at(number)
+            gone = partition.deleted_of(those)  # not to be named again
+            living = [account for account in those if account not in gone]
+            for first in range(0, len(living), LINKED):
+                part = living[first : first + LINKED]
+                self.whole.facts.link(part, neighbours(partition, part))
 
     def reread(self, as_of: int) -> Encoded:
         """Forget every row and exclusion, and encode every account: what a bulk load needs."""
@@ -206,20 +257,30 @@ class Candidates:
             return self._reader.read([account], as_of, unreciprocated=True)
 
 
-class _IndexSink:
-    """Vectors into the index, features to where the trainer reads them."""
+def _one(rows: Rows, at: int) -> Rows:
+    """The rows of one account; `as_of` stays that of all."""
+    return Rows._make(field if isinstance(field, int) else field[at : at + 1] for field in rows)
 
-    def __init__(self, index: LiveIndex, trainer: OnlineTrainer | None) -> None:
+
+class _IndexSink:
+    """Vectors into the index, features to where the trainer reads them, facts to where pairs are ranked."""
+
+    def __init__(self, index: LiveIndex, trainer: OnlineTrainer | None, facts: Facts | None) -> None:
         self._index = index
         self._trainer = trainer
+        self._facts = facts
 
     def write(self, rows: Rows, encoded: Producers, tick: int) -> None:
         if self._trainer is not None:
             self._trainer.encoded(encoded.features, tick * TICK)
+        if self._facts is not None:
+            self._facts.write(rows)
         self._index.upsert(rows.accounts, encoded.vectors, labels=rows.languages, sequence=tick)
 
     def delete(self, accounts: Sequence[str]) -> None:
         self._index.delete(accounts)
+        if self._facts is not None:
+            self._facts.drop(accounts)
 
     def __contains__(self, account: object) -> bool:
         return account in self._index
