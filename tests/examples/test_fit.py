@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def learned(file: Path) -> dict[str, np.ndarray]:
-    """All that a trainer's checkpoint holds, by the names of accounts."""
+    """All that was learned, by the names of accounts; when they were last read is another thing of each way."""
     trainer = OnlineTrainer.load(file, TrainerConfig())
     model, producers = trainer.model, trainer.producers
     named = [model.ids.name(row) for row in producers.rows.tolist()]
@@ -43,7 +43,7 @@ def learned(file: Path) -> dict[str, np.ndarray]:
         {
             name
             for name in model.ids.names
-            if name is not None and model.ids.used[model.ids.rows_of([name])[0]]
+            if name is not None and model.ids.squares[model.ids.rows_of([name])[0]].any()
         }
     )
     rows = model.ids.rows_of(names)
@@ -62,7 +62,6 @@ def learned(file: Path) -> dict[str, np.ndarray]:
         "target": model.ids.target[rows],
         "source": model.ids.source[rows],
         "squares of ids": model.ids.squares[rows],
-        "used": model.ids.used[rows],
         "rng": np.array(repr(trainer.rng.bit_generator.state)),
         "step": np.array(model.step),
     }
