@@ -21,9 +21,10 @@ from kithstream.streams.engine.partition import (
     Batch,
     Partition,
 )
+from kithstream.streams.engine.reach import At, Reach, Refused, Step
 from kithstream.streams.errors import InvalidEvent
 from kithstream.streams.events import wire
-from kithstream.streams.events.signals import SIGNALS, Kind, Signal
+from kithstream.streams.events.signals import SIGNALS, Kind, Signal, by_family
 from kithstream.streams.events.wire import Event
 from kithstream.streams.state import contacts, ledger, profiles
 from kithstream.streams.state.consent import NEVER
@@ -65,7 +66,7 @@ class Decoded(NamedTuple):
     dead: list[DeadLetter]
     moved: list[tuple[int, Record, int]]  # (offset, record, its own partition) of those in the wrong one
     offsets: list[int]  # of the events
-    refused: list[tuple[str, str, int]]  # (actor, target, offset) of follows of a deleted account
+    refused: list[tuple[Event, int]]  # (event about a deleted account, offset)
 
 
 class Acted(NamedTuple):
@@ -89,6 +90,7 @@ class _Plan(NamedTuple):
     counted: bool  # the event itself is an occurrence
     item: bool
     private: bool
+    raises: int  # family of which there may be one more on its day, -1 for none that has a reach
 
 
 _FOLLOW: Final = 0
@@ -102,9 +104,10 @@ def _plans(signals: Sequence[Signal]) -> dict[str, _Plan]:
     for signal in signals:
         letter = chr(65 + signal.family)
         state = signal.kind is Kind.STATE
-        occurrence = _Plan(-1, letter, 0, signal.family, letter, True, True, False)
+        raises = signal.family if signal.reach else -1
+        occurrence = _Plan(-1, letter, 0, signal.family, letter, True, True, False, raises)
         state_edge = _Plan(
-            signal.family, letter, 0, signal.family, letter, False, signal.item, signal.private
+            signal.family, letter, 0, signal.family, letter, False, signal.item, signal.private, raises
         )
         plans.setdefault(
             signal.name, state_edge if state else occurrence
@@ -120,13 +123,14 @@ def _plans(signals: Sequence[Signal]) -> dict[str, _Plan]:
                 signal.trace,
                 signal.item,
                 signal.private,
+                trace.family if signal.trace and trace.reach else -1,
             )
     return plans
 
 
 _PLANS: Final = _plans(SIGNALS)
 _PRIVATE: Final = frozenset(name for name, plan in _PLANS.items() if plan.private)
-_FOLLOWING: Final = frozenset(name for name, plan in _PLANS.items() if plan.edge == _FOLLOW)
+_REACHES: Final = tuple(bool(signal.reach) for signal in by_family())
 _UNDONE_BY: Final = {plan.said: plan.edge for plan in _PLANS.values() if plan.undo and plan.counted}
 
 
@@ -139,6 +143,7 @@ class Actors:
         self._book = Book(partition)
         self._deletions = Deletions(partition, route)
         self._interests = Interests(partition)
+        self._reach = Reach(partition, self._interests)
 
     def decode(self, records: Sequence[Record], offsets: Iterable[int]) -> Decoded:
         """Return the usable events of a poll batch, dead letters and strays; moves the watermark."""
@@ -147,7 +152,7 @@ class Actors:
         dead: list[DeadLetter] = []
         moved: list[tuple[int, Record, int]] = []
         kept: list[int] = []
-        kept_out: list[tuple[str, str, int]] = []
+        kept_out: list[tuple[Event, int]] = []
         watermark = partition.watermark
         leaving: set[str] = set()  # whom an event of this batch deletes
         for offset, record in zip(offsets, records, strict=False):
@@ -169,8 +174,8 @@ class Actors:
             if (partition.deleted or leaving) and self._kept_out(event, leaving):
                 dead.append(DeadLetter(offset, "deleted", "the account was deleted", b""))
                 actor = event.actor
-                if event.signal in _FOLLOWING and actor not in leaving and not partition.is_deleted(actor):
-                    kept_out.append((actor, event.target, offset))
+                if event.signal in _PLANS and actor not in leaving and not partition.is_deleted(actor):
+                    kept_out.append((event, offset))
                 continue
             if event.signal == "account_delete":
                 leaving.add(event.actor)
@@ -232,7 +237,7 @@ class Actors:
         next_offset: int,
         touched: set[str],
         changed: list[Change],
-        refused: Sequence[tuple[str, str, int]] = (),
+        refused: Sequence[tuple[Event, int]] = (),
     ) -> None:
         partition = self._partition
         batch = Batch(partition)
@@ -247,6 +252,7 @@ class Actors:
             partition.load_recents([FOLLOWEES + account.encode() for account in told])
         private: list[Entry] = []
         consents: set[str] = set()  # accounts whose address book counts from another time on
+        raised: dict[At, int] = {}  # how many more there may be of an actor's family and day
         for event, offset in zip(events, offsets, strict=True):
             plan = _PLANS.get(event.signal)
             if plan is None:
@@ -262,18 +268,24 @@ class Actors:
             if plan.private:
                 private.append(Entry(partition, event, plan.edge, stamp))
                 continue
-            said_key = _day(time // DAY) + f"{actor}\0{event_id}\0{plan.said_letter}{target}\0{item}".encode()
+            day = time // DAY
+            said_key = _day(day) + f"{actor}\0{event_id}\0{plan.said_letter}{target}\0{item}".encode()
             edge_key = f"{actor}\0{plan.letter}{target}\0{item}".encode() if plan.edge >= 0 else b""
             work.append((event, plan, stamp, said_key, edge_key, offset))
             said[said_key] = None
             if edge_key:
                 edges[edge_key] = None
+            if plan.raises >= 0:
+                at = actor, plan.raises, day
+                raised[at] = raised.get(at, 0) + 1
         store = partition.store
         edges.update(zip(edges, store.get(Column.OUT, list(edges)), strict=True))
         said.update(zip(said, store.get(Column.SAID, list(said)), strict=True))
         first_edges: dict[bytes, tuple[bytes | None, Event, int]] = {}
         first_said: dict[bytes, tuple[bytes | None, Event, int]] = {}
         floor = partition.watermark - HORIZON
+        trail: list[tuple[str, int, bytes | None, bytes, int]] = []  # (actor, family, before, after, offset)
+        anew: set[str] = set()  # actors of an event that was stamped anew: an older stamp may count again
         for event, plan, stamp, said_key, edge_key, offset in work:
             entry = ledger.NO_EDGE + (_undone(stamp) if plan.undo and plan.counted else stamp)
             held = said[said_key]
@@ -282,19 +294,27 @@ class Actors:
             if said_key not in first_said:
                 first_said[said_key] = held, event, plan.said if plan.counted else -1
             said[said_key] = entry
+            if plan.counted:
+                trail.append((event.actor, plan.said, held, entry, offset))
             if edge_key:
                 old = edges[edge_key]
                 if old is not None and held is not None:  # the same event, stamped anew
                     before = held[ledger.EPOCH :]
                     old = ledger.take_out(old, _as_undo(before) if plan.undo else before)
+                    anew.add(event.actor)
                 new = ledger.add(old, stamp, floor)
                 if edge_key not in first_edges:
                     first_edges[edge_key] = edges[edge_key], event, plan.edge
                 if plan.edge == _FOLLOW:
                     _note(moves, event, edges[edge_key], new, offset)
+                trail.append((event.actor, plan.edge, edges[edge_key], new, offset))
                 edges[edge_key] = new
+        if refused:
+            self._kept_away(refused, batch)
+        if watched := self._reach.watched(raised) | anew | partition.beyond.keys():
+            steps = [Step(a, f, since(old), since(new), at) for a, f, old, new, at in trail if a in watched]
+            self._reach.move(steps, batch)
         self._interests.move(moves, batch)
-        self._interests.refused(refused, batch)
         out: dict[int, Frame] = {}
         self._state_changes(first_edges, edges, batch, out, changed)
         self._occurrence_changes(first_said, said, batch, out)
@@ -304,6 +324,20 @@ class Actors:
             self._book.reconsider(account, batch)
         self._finish(batch, out, next_offset)
         touched.update(batch.touched)
+
+    def _kept_away(self, refused: Sequence[tuple[Event, int]], batch: Batch) -> None:
+        """Take note of events about deleted accounts that another run may have folded."""
+        follows: list[tuple[str, str, int]] = []
+        reached: list[Refused] = []
+        for event, offset in refused:
+            plan, actor, target = _PLANS[event.signal], event.actor, event.target
+            if plan.edge == _FOLLOW:
+                follows.append((actor, target, offset))
+            for family in (plan.edge, plan.said if plan.counted else -1):
+                if family >= 0 and _REACHES[family]:
+                    reached.append(Refused(actor, target, family, event.time // DAY, offset))
+        self._reach.refused(reached, batch)
+        self._interests.refused(follows, batch)
 
     def _state_changes(
         self,
@@ -318,6 +352,7 @@ class Actors:
         flips: list[tuple[str, str, int]] = []
         followers = {event.actor for _, event, family in first.values() if family == _FOLLOW}
         carried = partition.contributions(followers)
+        beyond = partition.beyond
         for key, (old, event, family) in first.items():
             new = edges[key]
             assert new is not None
@@ -332,8 +367,10 @@ class Actors:
             frame = out.get(place)
             if frame is None:
                 frame = out[place] = Frame(partition.watermark)
-            state = new[:14] + carried[actor].on(after, target) if family == _FOLLOW else new[:14]
-            frame.states += (in_key, state)
+            told = carried[actor].on(after, target) if family == _FOLLOW else b""
+            if actor in beyond:
+                told = self._reach.told(told, actor, family, after, target)
+            frame.states += (in_key, new[:14] + told)
             if before == after:
                 # An unfollow of somebody who was not followed: that one is not recommended again either.
                 if family == _FOLLOW:
@@ -372,7 +409,7 @@ class Actors:
         batch: Batch,
         out: dict[int, Frame],
     ) -> None:
-        route, watermark = self._route, self._partition.watermark
+        route, watermark, beyond = self._route, self._partition.watermark, self._partition.beyond
         staged = batch.changes[Column.SAID]
         for key, (old, event, family) in first.items():
             new = said[key]
@@ -386,6 +423,8 @@ class Actors:
             frame = out.get(place)
             if frame is None:
                 frame = out[place] = Frame(watermark)
+            if actor in beyond:
+                new += self._reach.told(b"", actor, family, since(new), target)
             frame.heard += (heard_of(key), new)
 
     def _finish(self, batch: Batch, out: Mapping[int, Frame], next_offset: int) -> None:
@@ -449,6 +488,12 @@ class Actors:
                     first_edges.setdefault(edge_key, (old, about, family))
                     edges[edge_key] = ledger.take_out(old, _as_undo(stamp) if counted else stamp)
         out: dict[int, Frame] = {}
+        steps = [
+            Step(about.actor, family, since(old), since(left[key]), offset)
+            for first, left in ((first_edges, edges), (first_said, said))
+            for key, (old, about, family) in first.items()
+        ]
+        self._reach.move(steps, batch)
         self._taken_out(first_edges, edges, offset, batch, out, changed)
         self._occurrence_changes(first_said, said, batch, out)
         partition.retracted[name] = event.time // DAY
@@ -496,6 +541,7 @@ class Actors:
         out: dict[int, Frame] = {}
         self._deletions.begin(event.actor, batch, out)
         self._interests.delete(event.actor, batch)
+        self._reach.delete(event.actor, batch)
         self._finish(batch, out, self._partition.applied)
         touched.update(batch.touched)
 
@@ -503,7 +549,7 @@ class Actors:
         """Do a bounded piece of background work; return its edges, one more if something was done at all.
 
         In this order: removing deleted accounts, going over address books, counting interests anew, re-sending
-        follows of accounts that carry something else.
+        follows of accounts that carry something else, and days of which more or less counts.
         """
         partition = self._partition
         most = partition.config.job_edges
@@ -519,6 +565,8 @@ class Actors:
             left = self._interests.recount(batch, left)
         if left > 0:
             left -= self._send_again(left, batch, out)
+        if left > 0:
+            left -= self._reach.work(left, batch, out, self._route)
         self._finish(batch, out, partition.applied)
         partition.reworked |= batch.touched
         partition.left += finished
@@ -556,7 +604,10 @@ class Actors:
                 target = key[len(prefix) : -1]
                 in_key = b"%b\0%c%b\0" % (target, 65 + _FOLLOW, account.encode())
                 place = self._route[name := target.decode()]
-                state = value[:14] + carried.on(time, name)
+                told = carried.on(time, name)
+                if account in partition.beyond:
+                    told = self._reach.told(told, account, _FOLLOW, time, name)
+                state = value[:14] + told
                 out.setdefault(place, Frame(partition.watermark)).states += (in_key, state)
             else:
                 partition.resent(account, batch)
