@@ -7,9 +7,12 @@ import random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mortal import Row, columns
+from msgspec.structs import replace
 from promises import agree, held
 from soup import DAY, FEW, KNOWN, START, departing, soup
-from test_engine import SALT, assert_gone, fresh, logs_of, reopened, run
+from test_engine import NOW, SALT, assert_gone, fresh, logs_of, reopened, run
+from test_load import RECENT, as_events, graphs, level, publish
 
 from kithstream.streams.communities.carried import WITHHELD
 from kithstream.streams.config import EngineConfig
@@ -18,6 +21,7 @@ from kithstream.streams.engine.partition import BEYOND, LEVEL
 from kithstream.streams.engine.slots import Limits
 from kithstream.streams.events.signals import SIGNALS
 from kithstream.streams.events.wire import Event
+from kithstream.streams.load import load
 from kithstream.streams.state.memory import MemoryStore
 from kithstream.streams.state.protocol import Column
 
@@ -142,6 +146,34 @@ def test_crashes_delays_and_older_copies_withhold_the_same(
     engine.settle()
     agree(engine, events, KNOWN if known else None, reach=reach)
     assert_gone(engine, events)
+
+
+@settings(slow, max_examples=40)
+@given(busy(), graphs(RECENT), busy(), st.integers(1, 50), st.integers(1, 3))
+def test_follows_that_are_loaded_have_the_reach_of_those_that_are_published(
+    before: list[Event], rows: list[Row], after: list[Event], chunk: int, reach: int
+) -> None:
+    later = [replace(e, id=f"l{e.id}", retracts=e.retracts and f"l{e.retracts}") for e in after]
+    fast, twin = (fresh(limits=limits(reach)) for _ in range(2))
+    for engine in (fast, twin):
+        publish(engine, before)
+    load(fast, columns(rows), now=NOW, chunk=chunk)
+    publish(twin, as_events(rows))
+    fast.settle()
+    level(fast, twin)
+    assert held(fast) == held(twin)
+    publish(fast, later)
+    publish(twin, later)
+    level(fast, twin)
+    assert held(fast) == held(twin)
+    agree(fast, [*before, *as_events(rows), *later], KNOWN, reach=reach)
+
+
+def test_follows_that_are_loaded_without_a_time_all_count() -> None:
+    engine = fresh(limits=limits(5))
+    load(engine, columns([("ann", f"t{n}", 0) for n in range(50)]), now=NOW)
+    engine.settle()
+    assert counted(engine) == 50
 
 
 def follow(n: int, time: int = START, actor: str = "ann") -> Event:
