@@ -91,6 +91,17 @@ def test_ranks_beyond_the_last_are_in_no_share() -> None:
 # -- resistance ----------------------------------------------------------------------------------------------
 
 
+def test_what_one_actor_moves_is_told_with_and_without_the_bound() -> None:
+    deeds = dict(resistance.wide(60))["churn"]
+    bounded, unbounded = (resistance.moved(deeds, 60, reach) for reach in (10, 0))
+    assert (unbounded["moved"], unbounded["total"], unbounded["median"]) == (60, 60, 1.0)  # the unfollows
+    assert 3 <= bounded["moved"] == bounded["total"] <= 12
+    assert bounded["standing"] == unbounded["standing"] == 0
+    follows = resistance.moved(dict(resistance.wide(60))["follows"], 60, 10)
+    assert follows["standing"] == 60
+    assert 3 <= follows["total"] <= 12
+
+
 def test_strength_tells_up_from_down_and_takes_the_largest_move() -> None:
     none = resistance.Seen(np.zeros((3, 7)), np.zeros((32, 5)), 0, np.array([10, 20]))
     counts = np.zeros((3, 7))

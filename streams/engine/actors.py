@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from struct import Struct
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -21,7 +22,7 @@ from kithstream.streams.engine.partition import (
     Batch,
     Partition,
 )
-from kithstream.streams.engine.reach import At, Reach, Refused, Step
+from kithstream.streams.engine.reach import Reach, Refused, Step
 from kithstream.streams.errors import InvalidEvent
 from kithstream.streams.events import wire
 from kithstream.streams.events.signals import SIGNALS, Kind, Signal, by_family
@@ -90,9 +91,9 @@ class _Plan(NamedTuple):
     counted: bool  # the event itself is an occurrence
     item: bool
     private: bool
-    raises: int  # family of which there may be one more on its day, -1 for none that has a reach
 
 
+_Work = tuple[Event, _Plan, bytes, bytes, bytes, int]  # with stamp, key in SAID, key in OUT or nothing, offset
 _FOLLOW: Final = 0
 _pack = Struct(">QI").pack
 _day = Struct(">I").pack
@@ -104,10 +105,9 @@ def _plans(signals: Sequence[Signal]) -> dict[str, _Plan]:
     for signal in signals:
         letter = chr(65 + signal.family)
         state = signal.kind is Kind.STATE
-        raises = signal.family if signal.reach else -1
-        occurrence = _Plan(-1, letter, 0, signal.family, letter, True, True, False, raises)
+        occurrence = _Plan(-1, letter, 0, signal.family, letter, True, True, False)
         state_edge = _Plan(
-            signal.family, letter, 0, signal.family, letter, False, signal.item, signal.private, raises
+            signal.family, letter, 0, signal.family, letter, False, signal.item, signal.private
         )
         plans.setdefault(
             signal.name, state_edge if state else occurrence
@@ -123,7 +123,6 @@ def _plans(signals: Sequence[Signal]) -> dict[str, _Plan]:
                 signal.trace,
                 signal.item,
                 signal.private,
-                trace.family if signal.trace and trace.reach else -1,
             )
     return plans
 
@@ -243,7 +242,7 @@ class Actors:
         batch = Batch(partition)
         edges: dict[bytes, bytes | None] = {}
         said: dict[bytes, bytes | None] = {}
-        work: list[tuple[Event, _Plan, bytes, bytes, bytes, int]] = []
+        work: list[_Work] = []
         moves: list[Move] = []
         retracted = partition.retracted
         told = [event.actor for event in events if event.signal not in _PLANS]
@@ -252,7 +251,6 @@ class Actors:
             partition.load_recents([FOLLOWEES + account.encode() for account in told])
         private: list[Entry] = []
         consents: set[str] = set()  # accounts whose address book counts from another time on
-        raised: dict[At, int] = {}  # how many more there may be of an actor's family and day
         for event, offset in zip(events, offsets, strict=True):
             plan = _PLANS.get(event.signal)
             if plan is None:
@@ -268,52 +266,46 @@ class Actors:
             if plan.private:
                 private.append(Entry(partition, event, plan.edge, stamp))
                 continue
-            day = time // DAY
-            said_key = _day(day) + f"{actor}\0{event_id}\0{plan.said_letter}{target}\0{item}".encode()
+            said_key = _day(time // DAY) + f"{actor}\0{event_id}\0{plan.said_letter}{target}\0{item}".encode()
             edge_key = f"{actor}\0{plan.letter}{target}\0{item}".encode() if plan.edge >= 0 else b""
             work.append((event, plan, stamp, said_key, edge_key, offset))
             said[said_key] = None
             if edge_key:
                 edges[edge_key] = None
-            if plan.raises >= 0:
-                at = actor, plan.raises, day
-                raised[at] = raised.get(at, 0) + 1
         store = partition.store
         edges.update(zip(edges, store.get(Column.OUT, list(edges)), strict=True))
         said.update(zip(said, store.get(Column.SAID, list(said)), strict=True))
         first_edges: dict[bytes, tuple[bytes | None, Event, int]] = {}
         first_said: dict[bytes, tuple[bytes | None, Event, int]] = {}
         floor = partition.watermark - HORIZON
-        trail: list[tuple[str, int, bytes | None, bytes, int]] = []  # (actor, family, before, after, offset)
-        anew: set[str] = set()  # actors of an event that was stamped anew: an older stamp may count again
+        trail: list[bytes | None] = []  # what each event left of its edge, or its own entry; None for a repeat
+        watched = _busiest(events, min(partition.half_reach))
         for event, plan, stamp, said_key, edge_key, offset in work:
             entry = ledger.NO_EDGE + (_undone(stamp) if plan.undo and plan.counted else stamp)
             held = said[said_key]
             if held is not None and entry <= held:
+                trail.append(None)
                 continue  # the same event again, or stamped earlier: one id counts once
             if said_key not in first_said:
                 first_said[said_key] = held, event, plan.said if plan.counted else -1
             said[said_key] = entry
-            if plan.counted:
-                trail.append((event.actor, plan.said, held, entry, offset))
+            new = entry
             if edge_key:
                 old = edges[edge_key]
                 if old is not None and held is not None:  # the same event, stamped anew
                     before = held[ledger.EPOCH :]
                     old = ledger.take_out(old, _as_undo(before) if plan.undo else before)
-                    anew.add(event.actor)
                 new = ledger.add(old, stamp, floor)
                 if edge_key not in first_edges:
                     first_edges[edge_key] = edges[edge_key], event, plan.edge
+                else:
+                    watched.add(event.actor)
                 if plan.edge == _FOLLOW:
                     _note(moves, event, edges[edge_key], new, offset)
-                trail.append((event.actor, plan.edge, edges[edge_key], new, offset))
                 edges[edge_key] = new
+            trail.append(new)
         if refused:
             self._kept_away(refused, batch)
-        if watched := self._reach.watched(raised) | anew | partition.beyond.keys():
-            steps = [Step(a, f, since(old), since(new), at) for a, f, old, new, at in trail if a in watched]
-            self._reach.move(steps, batch)
         self._interests.move(moves, batch)
         out: dict[int, Frame] = {}
         self._state_changes(first_edges, edges, batch, out, changed)
@@ -322,8 +314,33 @@ class Actors:
             self._book.fold(private, batch)
         for account in sorted(consents):
             self._book.reconsider(account, batch)
+        batch.fold_rows(ROW_OUT)
+        watched |= batch.busy
+        if partition.beyond:
+            watched |= partition.beyond.keys() & {event.actor for event in events}
+        if watched:
+            steps = list(_steps(work, trail, watched, first_edges, first_said))
+            self._levels(steps, first_edges, edges, first_said, said, batch, out)
         self._finish(batch, out, next_offset)
         touched.update(batch.touched)
+
+    def _levels(
+        self,
+        steps: Sequence[Step],
+        first_edges: Mapping[bytes, tuple[bytes | None, Event, int]],
+        edges: Mapping[bytes, bytes | None],
+        first_said: Mapping[bytes, tuple[bytes | None, Event, int]],
+        said: Mapping[bytes, bytes | None],
+        batch: Batch,
+        out: dict[int, Frame],
+    ) -> None:
+        """Bring a batch into the levels of its actors; what it told of those that moved is told again."""
+        moved = self._reach.move(steps, batch)
+        for first, left in ((first_edges, edges), (first_said, said)) if moved else ():
+            for key, (_, event, family) in first.items():
+                value = left[key]
+                if family >= 0 and event.actor in moved and value is not None and since(value) >= 0:
+                    self._reach.send(event.actor, family, key, value, out, self._route)
 
     def _kept_away(self, refused: Sequence[tuple[Event, int]], batch: Batch) -> None:
         """Take note of events about deleted accounts that another run may have folded."""
@@ -428,9 +445,8 @@ class Actors:
             frame.heard += (heard_of(key), new)
 
     def _finish(self, batch: Batch, out: Mapping[int, Frame], next_offset: int) -> None:
-        """Fold the rows, put the frames into the outbox, and write."""
+        """Fold the lists and sketches, put the frames into the outbox, and write."""
         partition = self._partition
-        batch.fold_rows(ROW_OUT)
         batch.fold_recents(FOLLOWEES, Column.OUT)
         batch.fold_newest()
         batch.fold_sketches(FOLLOWING)
@@ -488,16 +504,17 @@ class Actors:
                     first_edges.setdefault(edge_key, (old, about, family))
                     edges[edge_key] = ledger.take_out(old, _as_undo(stamp) if counted else stamp)
         out: dict[int, Frame] = {}
+        self._taken_out(first_edges, edges, offset, batch, out, changed)
+        self._occurrence_changes(first_said, said, batch, out)
+        partition.retracted[name] = event.time // DAY
+        batch.changes[Column.META][RETRACTED + _day(event.time // DAY) + name] = b""
+        batch.fold_rows(ROW_OUT)
         steps = [
             Step(about.actor, family, since(old), since(left[key]), offset)
             for first, left in ((first_edges, edges), (first_said, said))
             for key, (old, about, family) in first.items()
         ]
-        self._reach.move(steps, batch)
-        self._taken_out(first_edges, edges, offset, batch, out, changed)
-        self._occurrence_changes(first_said, said, batch, out)
-        partition.retracted[name] = event.time // DAY
-        batch.changes[Column.META][RETRACTED + _day(event.time // DAY) + name] = b""
+        self._levels(steps, first_edges, edges, first_said, said, batch, out)
         self._finish(batch, out, partition.applied)
         touched.update(batch.touched)
 
@@ -532,6 +549,7 @@ class Actors:
         out: dict[int, Frame] = {}
         self._taken_out(first_edges, left, self._partition.applied, batch, out, [])
         self._occurrence_changes(first_said, unsaid, batch, out)
+        batch.fold_rows(ROW_OUT)
         self._finish(batch, {}, self._partition.applied)
         return batch.touched
 
@@ -542,6 +560,7 @@ class Actors:
         self._deletions.begin(event.actor, batch, out)
         self._interests.delete(event.actor, batch)
         self._reach.delete(event.actor, batch)
+        batch.fold_rows(ROW_OUT)
         self._finish(batch, out, self._partition.applied)
         touched.update(batch.touched)
 
@@ -567,6 +586,7 @@ class Actors:
             left -= self._send_again(left, batch, out)
         if left > 0:
             left -= self._reach.work(left, batch, out, self._route)
+        batch.fold_rows(ROW_OUT)
         self._finish(batch, out, partition.applied)
         partition.reworked |= batch.touched
         partition.left += finished
@@ -624,6 +644,35 @@ def _note(moves: list[Move], event: Event, old: bytes | None, new: bytes | None,
     before, after = since(old), since(new)
     if before != after:
         moves.append(Move(event.actor, event.target, (after >= 0) - (before >= 0), offset))
+
+
+def _busiest(events: Sequence[Event], most: int) -> set[str]:
+    """Return the actors of more than so many of the events."""
+    if len(events) <= most:
+        return set()
+    return {actor for actor, count in Counter([event.actor for event in events]).items() if count > most}
+
+
+def _steps(
+    work: Iterable[_Work],
+    trail: Iterable[bytes | None],
+    watched: Collection[str],
+    first_edges: Mapping[bytes, tuple[bytes | None, Event, int]],
+    first_said: Mapping[bytes, tuple[bytes | None, Event, int]],
+) -> Iterator[Step]:
+    """Yield what the events of watched actors did, one by one."""
+    latest: dict[bytes, bytes | None] = {}
+    for (event, plan, _, said_key, edge_key, offset), new in zip(work, trail, strict=True):
+        if new is None or event.actor not in watched:
+            continue
+        if edge_key:
+            old = latest[edge_key] if edge_key in latest else first_edges[edge_key][0]
+            latest[edge_key] = new
+            yield Step(event.actor, plan.edge, since(old), since(new), offset)
+        if plan.counted and said_key not in latest:
+            latest[said_key] = None
+            if first_said[said_key][0] is None:
+                yield Step(event.actor, plan.said, -1, event.time, offset)
 
 
 def _undone(stamp: bytes) -> bytes:

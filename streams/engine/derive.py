@@ -31,7 +31,7 @@ from kithstream.streams.engine.partition import (
     Batch,
     Partition,
 )
-from kithstream.streams.engine.reach import At, Reach
+from kithstream.streams.engine.reach import At, Reach, oldest
 from kithstream.streams.state import counters, ledger, recent, sketches
 from kithstream.streams.state.counters import Kind
 from kithstream.streams.state.ledger import MINUTE
@@ -194,7 +194,7 @@ def _over(partition: Partition, follows: Follows) -> list[At]:
     return [
         (follows.owners[day >> 32].decode(), _FOLLOW, day & 0xFFFFFFFF)
         for day in days[count > reach].tolist()
-        if day & 0xFFFFFFFF > partition.watermark // ledger.DAY - counters.DAYS_READ
+        if day & 0xFFFFFFFF > oldest(partition.watermark)
     ]
 
 

@@ -67,6 +67,8 @@ SIZES: Final = {  # of the lists of newest; an impression is read to see what wa
 }
 NEWEST_OF: Final = tuple(signal.newest for signal in by_family())
 _CAPS: Final = tuple(signal.cap for signal in by_family())
+_NO_BOUND: Final = 1 << 62
+_UNBOUNDED: Final = (_NO_BOUND,) * len(_CAPS)
 _V = TypeVar("_V")
 
 
@@ -171,6 +173,7 @@ class Partition:
         self.limits = limits or Limits()
         most = self.limits.reach
         self.reach = REACH if most is None else tuple(reach and most for reach in REACH)  # by family
+        self.half_reach = tuple(reach // 2 if reach else _NO_BOUND for reach in self.reach)
         decode = msgspec.msgpack.Decoder(dict[int, tuple[int, int]]).decode
         self.beyond = {key[1:].decode(): decode(value) for key, value in store.scan(Column.META, BEYOND)}
         self.levels = {key[1:]: value for key, value in store.scan(Column.META, LEVEL)}
@@ -485,6 +488,7 @@ class Batch:
         # (day, target, family, actor) -> changes (minute of the day, by)
         self.pairs: dict[tuple[int, str, int, str], list[tuple[int, int]]] = {}
         self.touched: set[str] = set()  # accounts whose rows changed
+        self.busy: set[str] = set()  # actors with more than half a reach of something of a batch, of any day
         self.dropped: list[Dropped] = []
 
     def edge(self, account: str, family: int, before: int, after: int) -> None:
@@ -558,9 +562,13 @@ class Batch:
         keys = {account: row_prefix + account.encode() for account, _, _ in self.counts}
         rows = partition.load_rows({*keys.values(), *(key for key, _ in self.cells)})
         count_at, bump_first = counters.count_at, counters.bump_first
+        bounds = partition.half_reach if row_prefix == ROW_OUT else _UNBOUNDED
         for (account, family, minute), by in self.counts.items():
             if by:
-                count_at(rows[keys[account]], family, minute, by, now_minute)
+                if count_at(rows[keys[account]], family, minute, by, now_minute) > bounds[family]:
+                    self.busy.add(account)
+            elif bounds[family] < _NO_BOUND:
+                self.busy.add(account)  # one went, another came
         for (key, name), by in self.cells.items():
             if by:
                 bump_first(rows[key], name, by)

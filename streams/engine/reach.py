@@ -12,7 +12,7 @@ they could have made a level, whatever level it has without them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -59,34 +59,25 @@ class Refused(NamedTuple):
 
 
 class Reach:
-    """The days of a partition's actors; levels are moved before a batch's states are told and its rows folded."""
+    """The days of a partition's actors; levels are moved when a batch's rows are folded."""
 
     def __init__(self, partition: Partition, interests: Interests) -> None:
         self._partition = partition
         self._interests = interests
 
-    def watched(self, raised: Mapping[At, int]) -> set[str]:
-        """Return the actors of whom a batch may move a level; `raised` says what it adds to days at most."""
-        partition = self._partition
-        reach, beyond = partition.reach, partition.beyond
-        keys = {actor: ROW_OUT + actor.encode() for actor, _, _ in raised}
-        rows = partition.load_rows(keys.values())
-        return {
-            at[0]
-            for at, by in raised.items()
-            if counters.count_of(rows[keys[at[0]]], _cells[at[1:]]) + by > reach[at[1]] or at[0] in beyond
-        }
+    def move(self, steps: Sequence[Step], batch: Batch) -> Collection[str]:
+        """Bring what events did into the levels, in the order of the log; return the actors who have another one.
 
-    def move(self, steps: Sequence[Step], batch: Batch) -> None:
-        """Bring what events did into the levels, in the order of the log."""
-        for actor, offset in self._moved(steps, batch).items():
+        What the batch tells of them was made with the old ones, and is to be told again: a run with other batches
+        may tell something else under the same revision, and the greater one must be the same in all.
+        """
+        moved = self._moved(steps, batch)
+        for actor, offset in moved.items():
             self._interests.carry(actor, offset, batch)
+        return moved
 
     def void(self, steps: Sequence[Step], lost: Iterable[tuple[str, str]], batch: Batch) -> None:
-        """Take out what was about deleted accounts, at no offset; `lost` are (actor, target), follows excepted.
-
-        Before `Interests.void`, which is told of the follows.
-        """
+        """Take out what was about deleted accounts, at no offset; `lost` are (actor, target), follows excepted."""
         moved = set(self._moved(steps, batch))
         for actor, target in lost:
             if self._lost(actor, target, batch) and self._reached(actor):
@@ -166,7 +157,7 @@ class Reach:
                 left -= 1
                 if (time := since(value)) < 0 or time // DAY != day:
                     continue
-                self._send(account, family, time, key, value, out, route)
+                self.send(account.decode(), family, key, value, out, route)
             else:
                 self._done(job, batch)
         return most - left
@@ -181,17 +172,11 @@ class Reach:
                 if key.split(b"\0")[-2][:1] == letter:
                     yield key, value
 
-    def _send(
-        self,
-        account: bytes,
-        family: int,
-        time: int,
-        key: bytes,
-        value: bytes,
-        out: dict[int, Frame],
-        route: Mapping[str, int],
+    def send(
+        self, actor: str, family: int, key: bytes, value: bytes, out: dict[int, Frame], route: Mapping[str, int]
     ) -> None:
-        partition, actor = self._partition, account.decode()
+        """Tell the target of an entry of the actor's ledger."""
+        partition, time = self._partition, since(value)
         letter_target, item = key.split(b"\0")[-2:]
         target = letter_target[1:].decode()
         carried = b""
@@ -200,37 +185,38 @@ class Reach:
         state = value[: ledger.EPOCH + ledger.STAMP] + self.told(carried, actor, family, time, target)
         frame = out.setdefault(route[target], Frame(partition.watermark))
         if _STATES[family]:
-            in_key = b"%b\0%c%b\0%b" % (letter_target[1:], letter_target[0], account, item)
+            in_key = b"%b\0%c%b\0%b" % (letter_target[1:], letter_target[0], actor.encode(), item)
             frame.states += (in_key, state)
         else:
             frame.heard += (heard_of(key), state)
 
     def _moved(self, steps: Sequence[Step], batch: Batch) -> dict[str, int]:
         """Move the levels; return the actors who have another one, each with the offset of the last change."""
-        reach, oldest = self._partition.reach, self._oldest
-        counts: dict[At, int] = {}
+        reach, old = self._partition.reach, self._oldest
+        moves = [
+            ((actor, family, day), by, offset)
+            for actor, family, before, after, offset in steps
+            if reach[family] and before // DAY != after // DAY
+            for time, by in ((before, -1), (after, 1))
+            if time >= 0 and (day := time // DAY) > old
+        ]
+        counts: dict[At, int] = {}  # at first as they were before the batch
+        for at, by, _ in moves:
+            counts[at] = (counts[at] if at in counts else self._count(at)) - by
         changed: dict[str, int] = {}
-        for actor, family, before, after, offset in steps:
-            if not reach[family] or before // DAY == after // DAY:
-                continue
-            for time, by in ((before, -1), (after, 1)):
-                if time < 0 or (day := time // DAY) <= oldest:
-                    continue
-                at = actor, family, day
-                if (count := counts.get(at)) is None:
-                    count = self._count(at)
-                counts[at] = count + by
-                if self._noted(at, count + by, batch):
-                    changed[actor] = offset
+        for at, by, offset in moves:
+            counts[at] += by
+            if self._noted(at, counts[at], batch):
+                changed[at[0]] = offset
         return changed
 
     @property
     def _oldest(self) -> int:
         """The newest day whose levels move no more."""
-        return self._partition.watermark // DAY - counters.DAYS_READ
+        return oldest(self._partition.watermark)
 
     def _count(self, at: At) -> int:
-        """How many the actor's row has of a day, before this batch."""
+        """How many the actor's row has of a day."""
         key = ROW_OUT + at[0].encode()
         return counters.count_of(self._partition.load_rows([key])[key], _cells[at[1:]])
 
@@ -286,6 +272,11 @@ class Reach:
     def _done(self, job: bytes, batch: Batch) -> None:
         del self._partition.levels[job]
         batch.changes[Column.META][LEVEL + job] = None
+
+
+def oldest(watermark: int) -> int:
+    """Return the newest day whose levels move no more at a watermark; day 0 stands for follows without a time."""
+    return max(watermark // DAY - counters.DAYS_READ, 0)
 
 
 _NEW: Final = _UNREACHED, 0

@@ -235,9 +235,9 @@ class Targets:
                 if partition.reach[family]:
                     others.append((name, target))
                     steps.append(Step(name, family, before, -1, partition.applied))
-        self._reach.void(steps, others, batch)
         self._interests.void(followees, batch)
         batch.fold_rows(ROW_OUT)
+        self._reach.void(steps, others, batch)
         batch.fold_recents(FOLLOWEES, Column.OUT)
         batch.fold_newest()
         batch.fold_sketches(FOLLOWING)
