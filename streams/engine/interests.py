@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from kithstream.streams.communities import cells
-from kithstream.streams.communities.carried import dump
+from kithstream.streams.communities.carried import Carrier, dump
 from kithstream.streams.communities.known import NONE
 from kithstream.streams.engine.partition import CARRIER, RECOUNT, ROW_OUT, Batch, Partition
 from kithstream.streams.engine.slots import Slot
@@ -62,7 +62,7 @@ class Interests:
             if partition.slots or carrier.place:
                 carrier.counted_at(applied)
                 partition.resend(actor, batch)
-            self.keep(actor, batch)
+            self.keep(actor, carrier, batch)
 
     def refused(self, follows: Iterable[tuple[str, str, int]], batch: Batch) -> None:
         """Take note of follows of deleted accounts: (actor, followee, offset); see `communities.carried`."""
@@ -75,7 +75,7 @@ class Interests:
                 if partition.slots or carrier.place:
                     carrier.changed_at(offset)
                     partition.resend(actor, batch)
-                self.keep(actor, batch)
+                self.keep(actor, carrier, batch)
 
     def delete(self, account: str, batch: Batch) -> None:
         """Forget what an account was interested in, and its own audience's communities."""
@@ -182,24 +182,25 @@ class Interests:
         if known or carrier.place or carrier.voided:
             carrier.counted_at(partition.applied)
             carrier.floor = follows[newest - 1] if len(follows) > newest else None
-            self.keep(account, batch)
+            self.keep(account, carrier, batch)
             partition.resend(account, batch, filling=filling)
         batch.touched.add(account)
         return len(follows) + 1
 
     def carry(self, account: str, offset: int, batch: Batch) -> None:
         """Move an account's revision behind the event at an offset."""
-        self._partition.load_carriers([account])[account].changed_at(offset)
-        self.keep(account, batch)
+        carrier = self._partition.load_carriers([account])[account]
+        carrier.changed_at(offset)
+        self.keep(account, carrier, batch)
 
     def count(self, account: str, batch: Batch) -> None:
         """Move an account's revision to what is applied."""
-        self._partition.load_carriers([account])[account].counted_at(self._partition.applied)
-        self.keep(account, batch)
-
-    def keep(self, account: str, batch: Batch) -> None:
-        """Write what an account's revision is made of."""
         carrier = self._partition.load_carriers([account])[account]
+        carrier.counted_at(self._partition.applied)
+        self.keep(account, carrier, batch)
+
+    def keep(self, account: str, carrier: Carrier, batch: Batch) -> None:
+        """Write what an account's revision is made of."""
         batch.changes[Column.ROWS][CARRIER + account.encode()] = dump(carrier)
 
 

@@ -252,9 +252,10 @@ class Reach:
     def _lost(self, actor: str, target: str, batch: Batch) -> bool:
         """Take note that somebody the actor acted on was deleted; False if that was known."""
         partition = self._partition
-        new = partition.load_carriers([actor])[actor].lose(partition.fingerprint(target))
+        carrier = partition.load_carriers([actor])[actor]
+        new = carrier.lose(partition.fingerprint(target))
         if new:
-            self._interests.keep(actor, batch)
+            self._interests.keep(actor, carrier, batch)
         return new
 
     def _send_others(self, actor: str, batch: Batch) -> None:

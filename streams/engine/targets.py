@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from kithstream.streams.communities.carried import CODES, is_withheld
+from kithstream.streams.communities.carried import CODES, WITHHELD
 from kithstream.streams.engine import frames
 from kithstream.streams.engine.audiences import Audiences
 from kithstream.streams.engine.frames import Frame
@@ -118,8 +118,8 @@ class Targets:
             staged[key] = new if new != frames.GONE else None  # the salted hash keeps it out from here on
             before, after = since(old), since(new)
             # What counts: nothing of an edge that is withheld.
-            was = old if old is not None and before >= 0 and not is_withheld(old) else b""
-            now = new if after >= 0 and not is_withheld(new) else b""
+            was = old if old is not None and before >= 0 and old[_CODES] != WITHHELD else b""
+            now = new if after >= 0 and new[_CODES] != WITHHELD else b""
             counted, counts = before if was else -1, after if now else -1
             if counted != counts:
                 batch.got(target, family, counted, counts, actor)
@@ -168,8 +168,8 @@ class Targets:
             if len(new) > _STATE and key[: len(oldest)] < oldest:
                 continue  # a level that comes when the day has left the ledger changes nothing
             staged[key] = new if new != frames.GONE else None
-            counted = since(old) if old is None or not is_withheld(old) else -1
-            counts = since(new) if not is_withheld(new) else -1
+            counted = -1 if old is None or old[_CODES] == WITHHELD else since(old)
+            counts = -1 if new[_CODES] == WITHHELD else since(new)
             if counted != counts:
                 batch.got(target, letter_actor[0] - 65, counted, counts, actor)
 
