@@ -23,16 +23,17 @@ contents are sent again even if they are the same. Of runs that know of all of t
 and equal contents of a greater place do no harm. What is counted anew at a time of its own (too many follows, a
 version that is adopted, a load) moves the place to what is applied, at least by one minor number, and is always sent.
 
-**What is withheld** (`state.reach`). A follow that does not count carries WITHHELD in the place of its codes, and no shares.
-Other edges and occurrences carry nothing, unless their actor did so much of the family on that day that a level came
-to be: then a revision and WITHHELD or no codes. The level belongs to what is told, and moves the same place. Of deleted
-accounts that were no followees the revision has another count (`lost`), so that those who like a deleted account need
-not send their follows again.
+**What is withheld** (`state.reach`). A follow that does not count carries WITHHELD in the place of its codes, and no
+shares. Other edges and occurrences carry nothing, unless their actor did so much of the family on that day that a
+level came to be: then a revision and WITHHELD or no codes. The level belongs to what is told, and moves the same
+place. Of deleted accounts that were no followees the revision has another count (`lost`), so that those who like a
+deleted account need not send their follows again.
 
 Not covered: an occurrence that left the ledger before its target was deleted is lost in no run but one that reads
-the log anew and knows of the deletion. A follow that was retracted before it came, of an account deleted meanwhile, counts as voided only in a
-run that heard of the deletion first. And a partition that comes back from before an adoption must adopt the same
-version again; another one is told apart by its tag, but may be outbid until the actor's interest changes next.
+the log anew and knows of the deletion. A follow that was retracted before it came, of an account deleted meanwhile,
+counts as voided only in a run that heard of the deletion first. And a partition that comes back from before an
+adoption must adopt the same version again; another one is told apart by its tag, but may be outbid until the actor's
+interest changes next.
 """
 
 from __future__ import annotations
@@ -44,12 +45,14 @@ from typing import Final, NamedTuple, Self
 import msgspec
 
 from kithstream.streams.communities.interest import MOST, thresholded
+from kithstream.streams.state.ledger import EPOCH, STAMP
 
 REVISION: Final = 8
 CODES: Final = slice(REVISION, REVISION + 4)  # language and country
 SHARES: Final = CODES.stop  # where they begin
-STATE: Final = 2 + 12  # bytes of a value before what it carries: epoch and stamp
-_CODES_AT: Final = slice(STATE + CODES.start, STATE + CODES.stop)
+_CODES_AT: Final = slice(
+    EPOCH + STAMP + CODES.start, EPOCH + STAMP + CODES.stop
+)  # behind what says the state
 TAG: Final = 4
 MINOR_BITS: Final = 8
 _LEVEL_BITS: Final = 5

@@ -93,7 +93,8 @@ class _Plan(NamedTuple):
     private: bool
 
 
-_Work = tuple[Event, _Plan, bytes, bytes, bytes, int]  # with stamp, key in SAID, key in OUT or nothing, offset
+# With stamp, key in SAID, key in OUT or nothing, offset.
+_Work = tuple[Event, _Plan, bytes, bytes, bytes, int]
 _FOLLOW: Final = 0
 _pack = Struct(">QI").pack
 _day = Struct(">I").pack
@@ -278,7 +279,7 @@ class Actors:
         first_edges: dict[bytes, tuple[bytes | None, Event, int]] = {}
         first_said: dict[bytes, tuple[bytes | None, Event, int]] = {}
         floor = partition.watermark - HORIZON
-        trail: list[bytes | None] = []  # what each event left of its edge, or its own entry; None for a repeat
+        trail: list[bytes | None] = []  # what each event left: its edge, or its own entry; None for a repeat
         watched = _busiest(events, min(partition.half_reach))
         for event, plan, stamp, said_key, edge_key, offset in work:
             entry = ledger.NO_EDGE + (_undone(stamp) if plan.undo and plan.counted else stamp)

@@ -173,7 +173,13 @@ class Reach:
                     yield key, value
 
     def send(
-        self, actor: str, family: int, key: bytes, value: bytes, out: dict[int, Frame], route: Mapping[str, int]
+        self,
+        actor: str,
+        family: int,
+        key: bytes,
+        value: bytes,
+        out: dict[int, Frame],
+        route: Mapping[str, int],
     ) -> None:
         """Tell the target of an entry of the actor's ledger."""
         partition, time = self._partition, since(value)

@@ -67,10 +67,22 @@ _FOLLOWS, _DEEDS, _REFUSALS = 500, 1000, 200
 _ENGAGED, _AVOIDED, _SHOWN = Newest
 
 SIGNALS: Final[tuple[Signal, ...]] = (
-    Signal("follow", 0, _STATE, Group.FOLLOW, undo="unfollow", trace=True, follows=True, public=True, reach=_FOLLOWS),
+    Signal(
+        "follow",
+        0,
+        _STATE,
+        Group.FOLLOW,
+        undo="unfollow",
+        trace=True,
+        follows=True,
+        public=True,
+        reach=_FOLLOWS,
+    ),
     Signal("unfollow", 1, _ONCE, Group.NEGATIVE, cap=2, reach=_FOLLOWS),
     Signal("mute", 2, _STATE, Group.NEGATIVE, undo="unmute", excludes=True, newest=_AVOIDED, reach=_REFUSALS),
-    Signal("block", 3, _STATE, Group.NEGATIVE, undo="unblock", excludes=True, newest=_AVOIDED, reach=_REFUSALS),
+    Signal(
+        "block", 3, _STATE, Group.NEGATIVE, undo="unblock", excludes=True, newest=_AVOIDED, reach=_REFUSALS
+    ),
     Signal(
         "like",
         4,
@@ -86,12 +98,31 @@ SIGNALS: Final[tuple[Signal, ...]] = (
     ),
     Signal("unlike", 5, _ONCE, Group.SILENT, cap=10, reach=_DEEDS),
     Signal(
-        "repost", 6, _STATE, Group.ENGAGE, undo="unrepost", item=True, public=True, newest=_ENGAGED, cap=10, reach=_DEEDS
+        "repost",
+        6,
+        _STATE,
+        Group.ENGAGE,
+        undo="unrepost",
+        item=True,
+        public=True,
+        newest=_ENGAGED,
+        cap=10,
+        reach=_DEEDS,
     ),
     Signal("quote", 7, _ONCE, Group.ENGAGE, public=True, newest=_ENGAGED, cap=10, reach=_DEEDS),
     Signal("reply", 8, _ONCE, Group.ENGAGE, public=True, newest=_ENGAGED, cap=10, reach=_DEEDS),
     Signal("share", 9, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10, reach=_DEEDS),
-    Signal("bookmark", 10, _STATE, Group.ENGAGE, undo="unbookmark", item=True, newest=_ENGAGED, cap=10, reach=_DEEDS),
+    Signal(
+        "bookmark",
+        10,
+        _STATE,
+        Group.ENGAGE,
+        undo="unbookmark",
+        item=True,
+        newest=_ENGAGED,
+        cap=10,
+        reach=_DEEDS,
+    ),
     Signal("click", 11, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10, reach=_DEEDS),
     Signal("video_watch", 12, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10, reach=_DEEDS),
     Signal(
@@ -107,7 +138,16 @@ SIGNALS: Final[tuple[Signal, ...]] = (
         hidden=14,
         fading=140,
     ),
-    Signal("report", 14, _STATE, Group.NEGATIVE, undo="withdraw_report", excludes=True, newest=_AVOIDED, reach=_REFUSALS),
+    Signal(
+        "report",
+        14,
+        _STATE,
+        Group.NEGATIVE,
+        undo="withdraw_report",
+        excludes=True,
+        newest=_AVOIDED,
+        reach=_REFUSALS,
+    ),
     Signal("notification_open", 15, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10, reach=_DEEDS),
     Signal("notification_tab_click", 16, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10, reach=_DEEDS),
     Signal("address_book", 17, _STATE, Group.SILENT, undo="address_book_remove", private=True),

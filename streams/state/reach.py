@@ -6,8 +6,8 @@ whose actor and target have a hash with L zero bits at its end: between half the
 Which, is a function of what is there, not of how it came; an undo lowers n, and the level with it. A level moves
 once in a doubling, so that few edges have to be sent again: about two for each that there is.
 
-The rest is withheld: it stands as an edge (it excludes, it is in lists of newest, it makes a follow mutual, and it is in
-its actor's own row), but nothing that is summed at the target has it: no counter, no histogram or sketch of an
+The rest is withheld: it stands as an edge (it excludes, it is in lists of newest, it makes a follow mutual, and it is
+in its actor's own row), but nothing that is summed at the target has it: no counter, no histogram or sketch of an
 audience, no community.
 
 A level moves no more when the day is out of reach: for occurrences when they leave the ledger, for edges when the
@@ -40,5 +40,6 @@ def is_withheld(level: int, actor: str, target: str) -> bool:
     >>> sum(not is_withheld(level(20_000, 500), "ann", f"u{n}") for n in range(20_000))
     301
     """
-    digest = blake2b(f"{actor}\0{target}".encode(), digest_size=4).digest()  # a crc's low bits run in patterns
+    # Not a crc: its low bits run in patterns over names that are counted up.
+    digest = blake2b(f"{actor}\0{target}".encode(), digest_size=4).digest()
     return bool(int.from_bytes(digest, "big") & (1 << level) - 1)

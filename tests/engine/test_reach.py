@@ -24,6 +24,7 @@ from kithstream.streams.events.wire import Event
 from kithstream.streams.load import load
 from kithstream.streams.state.memory import MemoryStore
 from kithstream.streams.state.protocol import Column
+from kithstream.streams.state.reach import is_withheld
 
 MINUTE = 60_000_000
 TARGETS = tuple(f"t{n}" for n in range(24))
@@ -266,24 +267,58 @@ def test_the_day_is_sent_again_after_a_crash_in_the_middle() -> None:
     assert not any(partition.levels for partition in engine.partitions)
 
 
-def test_a_lost_run_with_other_batches_leaves_nothing_withheld() -> None:
+@pytest.mark.parametrize("more", [1, 20])
+def test_a_lost_run_with_other_batches_leaves_nothing_withheld(more: int) -> None:
     """The day went beyond its reach and back: in two batches of a run that was lost, in one of that which stays."""
-    events = [follow(n) for n in range(4)]
-    events += [Event(f"u{n}", "retract", "ann", START + 9, retracts=f"f{n}") for n in range(2)]
-    engine = reopened([MemoryStore() for _ in range(3)], limits(3))
+    events = [follow(n) for n in range(20 + more)]
+    events += [
+        Event(f"u{n}", "unfollow", "ann", START + DAY, target=f"t{n:03d}") for n in range(20, 20 + more)
+    ]
+    engine = reopened([MemoryStore() for _ in range(3)], limits(20))
     number = engine.route["ann"]
     log = logs_of(engine, events)[number]
-    older = engine.at(number).store.copy()
-    engine.apply(number, log[:4], 0)
+    engine.apply(number, log[:20], 0)
     engine.settle()
-    assert counted(engine) < 3
+    older = engine.at(number).store.copy()
+    engine.apply(number, log[20 : 20 + more], 20)
+    engine.settle()
+    assert counted(engine) < 20 + more // 2
     stores = [partition.store.copy() for partition in engine.partitions]
     stores[number] = older
-    engine = reopened(stores, limits(3))
-    engine.apply(number, log, 0)
+    engine = reopened(stores, limits(20))
+    engine.apply(number, log[20:], 20)
     engine.settle()
-    assert counted(engine) == 2
-    agree(engine, events, reach=3)
+    assert counted(engine) == 20
+    agree(engine, events, reach=20)
+
+
+def test_a_level_and_an_interest_that_move_in_one_batch_of_a_lost_run() -> None:
+    """What the lost run had told under the later revision must be what the run that stays tells under it."""
+    events = [follow(n) for n in range(5)]
+    late = "t005"
+    assert is_withheld(1, "ann", late)
+    events += [
+        Event("late", "follow", "ann", START + 9, target=late),
+        Event("u0", "unfollow", "ann", START + DAY, target="t000"),
+        Event("u1", "unfollow", "ann", START + DAY, target="t001"),
+        Event("b", "follow", "ann", START + DAY, target="bob"),
+        Event("c", "follow", "ann", START + DAY + 1, target="cyd"),
+    ]
+    engine = fresh(limits=limits(4))
+    number = engine.route["ann"]
+    log = logs_of(engine, events)[number]
+    engine.apply(number, log[:5], 0)
+    engine.settle()
+    older = engine.at(number).store.copy()
+    engine.apply(number, log[5:], 5)
+    engine.exchange()  # and its jobs are lost with it
+    stores = [partition.store.copy() for partition in engine.partitions]
+    stores[number] = older
+    engine = reopened(stores, limits(4))
+    for at in range(5, len(log)):
+        engine.apply(number, log[at : at + 1], at)
+        engine.settle()
+    agree(engine, events, KNOWN, reach=4)
 
 
 @pytest.mark.parametrize("signal", ["follow", "like", "reply"])
