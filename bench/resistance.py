@@ -14,6 +14,13 @@ nothing meanwhile: whoever acts would come up by that itself. The attacks:
 - honest: as many accounts as there were repeats, each once, that are there already and follow others. `honest churn`
   follow and unfollow, each once.
 
+Then one actor, within a day, does something to each of `--targets` accounts of an empty state: what a target gains
+is a sum, so what it had before makes no difference. `follows`, `likes` and `blocks` of all of them; `churn` follows
+and unfollows each, and `churn in rounds` a tenth of them ten times. Each is told with the bound on what an actor
+moves in a day (`Signal.reach`) and without: `moved` is how many targets have any of it in their counters, `total`
+what all their counters have gained, `median` and `largest` those of the targets, `standing` how many edges stand at
+targets, `us` the CPU microseconds of an event with all that is sent again.
+
 `ratio` is the attack's move over the honest one's of the same signal and number of events: 1 is no resistance at all,
 1 over the number of events is all that one account can honestly move. Prints one JSON object.
 """
@@ -24,11 +31,13 @@ import argparse
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,15 +45,23 @@ from bench.machine import machine
 from kithstream.__main__ import ready
 from kithstream.models.features import GROUPS, HALF_LIVES, IN, Rows
 from kithstream.streams.clock import StreamClock
-from kithstream.streams.config import Config, IndexSection, ModelConfig
+from kithstream.streams.config import Config, EngineConfig, IndexSection, ModelConfig
+from kithstream.streams.engine.engine import Engine, Record
+from kithstream.streams.engine.partition import ROW_IN
+from kithstream.streams.engine.slots import Limits
 from kithstream.streams.serve.embedded import Embedded
 from kithstream.streams.simulate import simulate
+from kithstream.streams.state import counters
+from kithstream.streams.state.ledger import since
+from kithstream.streams.state.memory import MemoryStore
+from kithstream.streams.state.protocol import Column
 from kithstream.streams.world import SECOND, SimulationConfig
 
 DEEP: Final = 1000  # the largest k: the victim and the bystanders
 DAY: Final = HALF_LIVES.index(86_400.0)
 EVER: Final = len(HALF_LIVES) - 1
 BOTS: Final = (1, 10, 100)
+BATCH: Final = 2000  # events
 ITEMS: Final = ("like", "repost", "bookmark")
 Event = dict[str, object]
 
@@ -165,6 +182,55 @@ def attacks(stage: Stage) -> Iterator[tuple[str, str, list[Event]]]:
         yield f"reports of {bots} bots", "honest report", stage.events(["report"], names, bots)
 
 
+def wide(targets: int) -> Iterator[tuple[str, list[tuple[str, int]]]]:
+    """Yield what one actor does to many: name, (signal, target) in turn."""
+    for signal in ("follow", "like", "block"):
+        yield f"{signal}s", [(signal, target) for target in range(targets)]
+    churn = ("follow", "unfollow")
+    yield "churn", [(signal, target) for target in range(targets) for signal in churn]
+    few = range(targets // 10)
+    yield "churn in rounds", [(s, target) for _ in range(10) for target in few for s in churn]
+
+
+def moved(deeds: Sequence[tuple[str, int]], targets: int, reach: int | None) -> dict[str, float]:
+    """Return what deeds of one actor within a day move, all targets together and each."""
+    engine = Engine([MemoryStore()], EngineConfig(), salt=bytes(16), limits=Limits(reach=reach))
+    start = SimulationConfig().start // 86_400_000_000 * 86_400_000_000
+    step = 86_000_000_000 // len(deeds)
+    log = []
+    for place, (signal, target) in enumerate(deeds):
+        event = {
+            "id": f"a{place}",
+            "signal": signal,
+            "actor": "bot0",
+            "target": f"u{target}",
+            "time": start + place * step,
+        }
+        if signal in ITEMS:
+            event["item"] = f"item{target}"
+        log.append(Record(start + place * step, msgspec.json.encode(event)))
+    begun = time.process_time()
+    for first in range(0, len(log), BATCH):
+        engine.apply(0, log[first : first + BATCH], first)
+        engine.exchange()
+        engine.work()
+    engine.settle()
+    spent = time.process_time() - begun
+    store = engine.at(0).store
+    rows = store.get(Column.ROWS, [ROW_IN + f"u{target}".encode() for target in range(targets)])
+    gained = counters.decayed([row or b"" for row in rows], np.zeros(targets, np.int64), ()).totals.sum(
+        axis=1
+    )
+    return {
+        "moved": int((gained > 0).sum()),
+        "total": int(gained.sum()),
+        "median": float(np.median(gained)),
+        "largest": int(gained.max()),
+        "standing": sum(since(value) >= 0 for _, value in store.scan(Column.IN, b"")),
+        "us": round(1e6 * spent / len(log), 1),
+    }
+
+
 def told(before: Seen, after: Seen) -> dict[str, object]:
     """Return what an attack has moved."""
     moved = after.counts - before.counts
@@ -199,6 +265,7 @@ def main() -> None:
     parser.add_argument("--accounts", type=int, default=3000)
     parser.add_argument("--events", type=int, default=60_000, help="Of the world before the attacks.")
     parser.add_argument("--repeats", type=int, default=1000)
+    parser.add_argument("--targets", type=int, default=20_000, help="of the one actor that acts on many")
     parser.add_argument("--askers", type=int, default=200)
     parser.add_argument("--model", default="", help="A checkpoint; without it the day-zero model.")
     parser.add_argument("--seed", type=int, default=0)
@@ -217,9 +284,24 @@ def main() -> None:
             }
             found[name] = {"events": len(events), **told(before, after), "ratio": ratios}
         victim = stage.victim
+    many = {
+        name: {
+            "events": len(deeds),
+            "bounded": moved(deeds, given.targets, None),
+            "unbounded": moved(deeds, given.targets, 0),
+        }
+        for name, deeds in wide(given.targets)
+    }
     print(
         json.dumps(
-            {"bench": "resistance", "machine": machine(), **vars(given), "victim": victim, "attacks": found}
+            {
+                "bench": "resistance",
+                "machine": machine(),
+                **vars(given),
+                "victim": victim,
+                "attacks": found,
+                "one_on_many": many,
+            }
         )
     )
 

@@ -61,11 +61,13 @@ def expected(
     *,
     most: int = 50,
     newest: int = 2000,
+    reach: int | None = None,
     salt: bytes = b"",
 ) -> State:
     """Return the state that a log of usable events means, in whatever order they came.
 
-    `known` is the version of communities that is read, `most` and `newest` the bounds of an interest.
+    `known` is the version of communities that is read, `most` and `newest` the bounds of an interest. `reach` takes
+    the place of every signal's own that is not 0; no event is older than 128 days.
 
     `salt` is that of the engine, under which the names of address books are hashed.
     """
@@ -117,10 +119,10 @@ def expected(
     counted = [(a, t, f, time) for (a, f, t, _), time in state.edges.items()]
     counted += [(a, t, f, time) for (a, _, f, t, time) in state.occurrences]
     counts = [(state.rows_out, actor, name, time) for actor, _, name, time in counted]
+    withheld = _withheld(counted, reach)
+    heard = [(a, t, f, time) for a, t, f, time in counted if (a, t, f, time // DAY) not in withheld]
     counts += [
-        (state.rows_in, target, name, time)
-        for target, name, time in _capped(counted)
-        if name != "address_book"
+        (state.rows_in, target, name, time) for target, name, time in _capped(heard) if name != "address_book"
     ]  # nobody is told
     for rows, owner, name, time in counts:
         cells = rows.setdefault(owner, {})
@@ -137,17 +139,21 @@ def expected(
     for (actor, target), time in follows.items():
         made[actor].append((-time, target))
         gained[target].append((-time, actor))
-        row = state.rows_in[target]
+        row = state.rows_in.setdefault(target, {})
+        counts_there = (actor, target, "follow", time // DAY) not in withheld
         if (target, actor) in follows:
             cell = "follow", "mutual", 0
             row[cell] = row.get(cell, 0) + 1
-        if actor in language or actor in country:
+        if counts_there and (actor in language or actor in country):
             for kind, where in (("language", language), ("country", country)):
                 said = where[actor][1].split("-")[0] if actor in where else ""
                 cell = "follow", kind, _code(said)
                 row[cell] = row.get(cell, 0) + 1
         for where, owner, other in ((state.sketches, target, actor), (state.following, actor, target)):
+            if where is state.sketches and not counts_there:
+                continue
             where[owner] = (np.array(where.get(owner, [0] * 16)) + _vector(other)).tolist()
+    state.rows_in = {account: cells for account, cells in state.rows_in.items() if cells}
     state.followers = {account: [o for _, o in sorted(e)[:READ]] for account, e in gained.items()}
     state.followees = {account: [o for _, o in sorted(e)[:READ]] for account, e in made.items()}
     for actor, own in made.items():
@@ -160,6 +166,8 @@ def expected(
         levels = {c: 2 ** max(j for j in range(60) if 2**j <= k) for c, k in counts.items() if k >= 2}
         told = dict(sorted(levels.items(), key=lambda item: (-item[1], item[0]))[:most])
         for target in counted if told else ():
+            if (actor, target, "follow", follows[actor, target] // DAY) in withheld:
+                continue
             state.carried[actor, target] = told
             audience = state.audiences.setdefault(target, {})
             for community, weight in told.items():
@@ -255,13 +263,29 @@ def agree(
     *,
     most: int = 50,
     newest: int = 2000,
+    reach: int | None = None,
 ) -> None:
     """Assert that an engine at rest holds exactly what its log means."""
     salt = engine.partitions[0].salt
-    want = expected(events, engine.watermark, known, most=most, newest=newest, salt=salt)
+    want = expected(events, engine.watermark, known, most=most, newest=newest, reach=reach, salt=salt)
     have = held(engine)
     for name in State.__dataclass_fields__:
         assert getattr(have, name) == getattr(want, name), name
+
+
+def _withheld(counted: list[tuple[str, str, str, int]], reach: int | None) -> set[tuple[str, str, str, int]]:
+    """(actor, target, family, day) of what does not count: an actor has more of a family and day than its reach."""
+    days = Counter((actor, name, time // DAY) for actor, _, name, time in counted)
+    found = set()
+    for actor, target, name, time in counted:
+        most, there = BY_NAME[name].reach and (reach or BY_NAME[name].reach), days[actor, name, time // DAY]
+        keep = 1  # of so many targets one counts
+        while most and there > most * keep:
+            keep *= 2
+        digest = hashlib.blake2b(f"{actor}\0{target}".encode(), digest_size=4).digest()
+        if struct.unpack(">I", digest)[0] % keep:
+            found.add((actor, target, name, time // DAY))
+    return found
 
 
 def _capped(counted: list[tuple[str, str, str, int]]) -> list[tuple[str, str, int]]:

@@ -91,6 +91,17 @@ def test_ranks_beyond_the_last_are_in_no_share() -> None:
 # -- resistance ----------------------------------------------------------------------------------------------
 
 
+def test_what_one_actor_moves_is_told_with_and_without_the_bound() -> None:
+    deeds = dict(resistance.wide(640))["churn"]
+    bounded, unbounded = (resistance.moved(deeds, 640, reach) for reach in (40, 0))
+    assert (unbounded["moved"], unbounded["total"], unbounded["median"]) == (640, 640, 1.0)  # the unfollows
+    assert 20 <= bounded["moved"] == bounded["total"] <= 60  # 40, as a hash has it
+    assert bounded["standing"] == unbounded["standing"] == 0
+    follows = resistance.moved(dict(resistance.wide(640))["follows"], 640, 40)
+    assert follows["standing"] == 640
+    assert 20 <= follows["total"] <= 60
+
+
 def test_strength_tells_up_from_down_and_takes_the_largest_move() -> None:
     none = resistance.Seen(np.zeros((3, 7)), np.zeros((32, 5)), 0, np.array([10, 20]))
     counts = np.zeros((3, 7))

@@ -23,29 +23,42 @@ contents are sent again even if they are the same. Of runs that know of all of t
 and equal contents of a greater place do no harm. What is counted anew at a time of its own (too many follows, a
 version that is adopted, a load) moves the place to what is applied, at least by one minor number, and is always sent.
 
-Not covered: a follow that was retracted before it came, of an account deleted meanwhile, counts as voided only in a
-run that heard of the deletion first. And a partition that comes back from before an adoption must adopt the same
-version again; another one is told apart by its tag, but may be outbid until the actor's interest changes next.
+**What is withheld** (`state.reach`). A follow that does not count carries WITHHELD in the place of its codes, and no
+shares. Other edges and occurrences carry nothing, unless their actor did so much of the family on that day that a
+level came to be: then a revision and WITHHELD or no codes. The level belongs to what is told, and moves the same
+place. Of deleted accounts that were no followees the revision has another count (`lost`), so that those who like a
+deleted account need not send their follows again.
+
+Not covered: an occurrence that left the ledger before its target was deleted is lost in no run but one that reads
+the log anew and knows of the deletion. A follow that was retracted before it came, of an account deleted meanwhile,
+counts as voided only in a run that heard of the deletion first. And a partition that comes back from before an
+adoption must adopt the same version again; another one is told apart by its tag, but may be outbid until the actor's
+interest changes next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from struct import Struct
 from typing import Final, NamedTuple, Self
 
 import msgspec
 
 from kithstream.streams.communities.interest import MOST, thresholded
+from kithstream.streams.state.ledger import EPOCH, STAMP
 
 REVISION: Final = 8
 CODES: Final = slice(REVISION, REVISION + 4)  # language and country
 SHARES: Final = CODES.stop  # where they begin
+_CODES_AT: Final = slice(
+    EPOCH + STAMP + CODES.start, EPOCH + STAMP + CODES.stop
+)  # behind what says the state
 TAG: Final = 4
 MINOR_BITS: Final = 8
 _LEVEL_BITS: Final = 5
 _LEVEL: Final = (1 << _LEVEL_BITS) - 1
-_NO_CODES: Final = bytes(4)
+NO_CODES: Final = bytes(4)
+WITHHELD: Final = b"\xff" * 4  # in the place of codes: it does not count
 _entries = Struct(">I").iter_unpack
 
 
@@ -55,6 +68,7 @@ class Carrier(msgspec.Struct, array_like=True, omit_defaults=True):
     place: int = 0  # offset << MINOR_BITS, and a minor number
     voided: list[bytes] = []  # the beginnings of fingerprints of deleted followees
     floor: tuple[int, str] | None = None  # (-time, target) of the oldest follow that counts; None for all
+    lost: list[bytes] = []  # as `voided`, of those that it acted on in another way
 
     def changed_at(self, offset: int) -> None:
         """Move the place behind an event's offset."""
@@ -71,9 +85,24 @@ class Carrier(msgspec.Struct, array_like=True, omit_defaults=True):
         self.voided = [*self.voided, name]
         return True
 
+    def lose(self, fingerprint: bytes) -> bool:
+        """Take note that somebody it acted on was deleted; False if that was known."""
+        if (name := fingerprint[:6]) in self.lost:
+            return False
+        self.lost = [*self.lost, name]
+        return True
+
     def revision(self) -> bytes:
-        """Return the eight bytes by which contributions are ordered."""
-        return min(len(self.voided), 0xFFFF).to_bytes(2, "big") + self.place.to_bytes(6, "big")
+        """Return the eight bytes by which contributions of follows are ordered."""
+        return _revision(self.voided, self.place)
+
+    def revision_of_others(self) -> bytes:
+        """Return the eight bytes by which what other edges and occurrences carry is ordered."""
+        return _revision(self.lost, self.place)
+
+
+def _revision(gone: Sequence[bytes], place: int) -> bytes:
+    return min(len(gone), 0xFFFF).to_bytes(2, "big") + place.to_bytes(6, "big")
 
 
 _decode = msgspec.msgpack.Decoder(Carrier).decode
@@ -100,9 +129,9 @@ class Contribution(NamedTuple):
     @classmethod
     def of(cls, carrier: Carrier, codes: bytes, shares: bytes) -> Self:
         """Join what an account carries; an account of which nothing was ever told carries nothing."""
-        if not carrier.place and not carrier.voided and not codes and not shares:
+        if not carrier.place and not codes and not shares:
             return cls(b"", b"", None)
-        return cls(carrier.revision() + (codes or _NO_CODES), shares, carrier.floor)
+        return cls(carrier.revision() + (codes or NO_CODES), shares, carrier.floor)
 
     def on(self, time: int, target: str) -> bytes:
         """Return what a follow since `time` carries; -1 stands for one that is undone, which carries nothing."""
@@ -111,6 +140,11 @@ class Contribution(NamedTuple):
         if self.floor is not None and (-time, target) > self.floor:
             return self.head
         return self.head + self.shares
+
+
+def is_withheld(value: bytes) -> bool:
+    """True if what the value of an in-edge or heard occurrence stands for does not count."""
+    return value[_CODES_AT] == WITHHELD
 
 
 def share(tag: bytes, counts: Mapping[int, int], most: int = MOST) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from struct import Struct
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -21,9 +22,10 @@ from kithstream.streams.engine.partition import (
     Batch,
     Partition,
 )
+from kithstream.streams.engine.reach import Reach, Refused, Step
 from kithstream.streams.errors import InvalidEvent
 from kithstream.streams.events import wire
-from kithstream.streams.events.signals import SIGNALS, Kind, Signal
+from kithstream.streams.events.signals import SIGNALS, Kind, Signal, by_family
 from kithstream.streams.events.wire import Event
 from kithstream.streams.state import contacts, ledger, profiles
 from kithstream.streams.state.consent import NEVER
@@ -65,7 +67,7 @@ class Decoded(NamedTuple):
     dead: list[DeadLetter]
     moved: list[tuple[int, Record, int]]  # (offset, record, its own partition) of those in the wrong one
     offsets: list[int]  # of the events
-    refused: list[tuple[str, str, int]]  # (actor, target, offset) of follows of a deleted account
+    refused: list[tuple[Event, int]]  # (event about a deleted account, offset)
 
 
 class Acted(NamedTuple):
@@ -91,6 +93,8 @@ class _Plan(NamedTuple):
     private: bool
 
 
+# With stamp, key in SAID, key in OUT or nothing, offset.
+_Work = tuple[Event, _Plan, bytes, bytes, bytes, int]
 _FOLLOW: Final = 0
 _pack = Struct(">QI").pack
 _day = Struct(">I").pack
@@ -126,7 +130,7 @@ def _plans(signals: Sequence[Signal]) -> dict[str, _Plan]:
 
 _PLANS: Final = _plans(SIGNALS)
 _PRIVATE: Final = frozenset(name for name, plan in _PLANS.items() if plan.private)
-_FOLLOWING: Final = frozenset(name for name, plan in _PLANS.items() if plan.edge == _FOLLOW)
+_REACHES: Final = tuple(bool(signal.reach) for signal in by_family())
 _UNDONE_BY: Final = {plan.said: plan.edge for plan in _PLANS.values() if plan.undo and plan.counted}
 
 
@@ -139,6 +143,7 @@ class Actors:
         self._book = Book(partition)
         self._deletions = Deletions(partition, route)
         self._interests = Interests(partition)
+        self._reach = Reach(partition, self._interests)
 
     def decode(self, records: Sequence[Record], offsets: Iterable[int]) -> Decoded:
         """Return the usable events of a poll batch, dead letters and strays; moves the watermark."""
@@ -147,7 +152,7 @@ class Actors:
         dead: list[DeadLetter] = []
         moved: list[tuple[int, Record, int]] = []
         kept: list[int] = []
-        kept_out: list[tuple[str, str, int]] = []
+        kept_out: list[tuple[Event, int]] = []
         watermark = partition.watermark
         leaving: set[str] = set()  # whom an event of this batch deletes
         for offset, record in zip(offsets, records, strict=False):
@@ -169,8 +174,8 @@ class Actors:
             if (partition.deleted or leaving) and self._kept_out(event, leaving):
                 dead.append(DeadLetter(offset, "deleted", "the account was deleted", b""))
                 actor = event.actor
-                if event.signal in _FOLLOWING and actor not in leaving and not partition.is_deleted(actor):
-                    kept_out.append((actor, event.target, offset))
+                if event.signal in _PLANS and actor not in leaving and not partition.is_deleted(actor):
+                    kept_out.append((event, offset))
                 continue
             if event.signal == "account_delete":
                 leaving.add(event.actor)
@@ -232,13 +237,13 @@ class Actors:
         next_offset: int,
         touched: set[str],
         changed: list[Change],
-        refused: Sequence[tuple[str, str, int]] = (),
+        refused: Sequence[tuple[Event, int]] = (),
     ) -> None:
         partition = self._partition
         batch = Batch(partition)
         edges: dict[bytes, bytes | None] = {}
         said: dict[bytes, bytes | None] = {}
-        work: list[tuple[Event, _Plan, bytes, bytes, bytes, int]] = []
+        work: list[_Work] = []
         moves: list[Move] = []
         retracted = partition.retracted
         told = [event.actor for event in events if event.signal not in _PLANS]
@@ -274,14 +279,18 @@ class Actors:
         first_edges: dict[bytes, tuple[bytes | None, Event, int]] = {}
         first_said: dict[bytes, tuple[bytes | None, Event, int]] = {}
         floor = partition.watermark - HORIZON
+        trail: list[bytes | None] = []  # what each event left: its edge, or its own entry; None for a repeat
+        watched = _busiest(events, min(partition.half_reach))
         for event, plan, stamp, said_key, edge_key, offset in work:
             entry = ledger.NO_EDGE + (_undone(stamp) if plan.undo and plan.counted else stamp)
             held = said[said_key]
             if held is not None and entry <= held:
+                trail.append(None)
                 continue  # the same event again, or stamped earlier: one id counts once
             if said_key not in first_said:
                 first_said[said_key] = held, event, plan.said if plan.counted else -1
             said[said_key] = entry
+            new = entry
             if edge_key:
                 old = edges[edge_key]
                 if old is not None and held is not None:  # the same event, stamped anew
@@ -290,11 +299,15 @@ class Actors:
                 new = ledger.add(old, stamp, floor)
                 if edge_key not in first_edges:
                     first_edges[edge_key] = edges[edge_key], event, plan.edge
+                else:
+                    watched.add(event.actor)
                 if plan.edge == _FOLLOW:
                     _note(moves, event, edges[edge_key], new, offset)
                 edges[edge_key] = new
+            trail.append(new)
+        if refused:
+            self._kept_away(refused, batch)
         self._interests.move(moves, batch)
-        self._interests.refused(refused, batch)
         out: dict[int, Frame] = {}
         self._state_changes(first_edges, edges, batch, out, changed)
         self._occurrence_changes(first_said, said, batch, out)
@@ -302,8 +315,47 @@ class Actors:
             self._book.fold(private, batch)
         for account in sorted(consents):
             self._book.reconsider(account, batch)
+        batch.fold_rows(ROW_OUT)
+        watched |= batch.busy
+        if partition.beyond:
+            watched |= partition.beyond.keys() & {event.actor for event in events}
+        if watched:
+            steps = list(_steps(work, trail, watched, first_edges, first_said))
+            self._levels(steps, first_edges, edges, first_said, said, batch, out)
         self._finish(batch, out, next_offset)
         touched.update(batch.touched)
+
+    def _levels(
+        self,
+        steps: Sequence[Step],
+        first_edges: Mapping[bytes, tuple[bytes | None, Event, int]],
+        edges: Mapping[bytes, bytes | None],
+        first_said: Mapping[bytes, tuple[bytes | None, Event, int]],
+        said: Mapping[bytes, bytes | None],
+        batch: Batch,
+        out: dict[int, Frame],
+    ) -> None:
+        """Bring a batch into the levels of its actors; what it told of those that moved is told again."""
+        moved = self._reach.move(steps, batch)
+        for first, left in ((first_edges, edges), (first_said, said)) if moved else ():
+            for key, (_, event, family) in first.items():
+                value = left[key]
+                if family >= 0 and event.actor in moved and value is not None and since(value) >= 0:
+                    self._reach.send(event.actor, family, key, value, out, self._route)
+
+    def _kept_away(self, refused: Sequence[tuple[Event, int]], batch: Batch) -> None:
+        """Take note of events about deleted accounts that another run may have folded."""
+        follows: list[tuple[str, str, int]] = []
+        reached: list[Refused] = []
+        for event, offset in refused:
+            plan, actor, target = _PLANS[event.signal], event.actor, event.target
+            if plan.edge == _FOLLOW:
+                follows.append((actor, target, offset))
+            for family in (plan.edge, plan.said if plan.counted else -1):
+                if family >= 0 and _REACHES[family]:
+                    reached.append(Refused(actor, target, family, event.time // DAY, offset))
+        self._reach.refused(reached, batch)
+        self._interests.refused(follows, batch)
 
     def _state_changes(
         self,
@@ -318,6 +370,7 @@ class Actors:
         flips: list[tuple[str, str, int]] = []
         followers = {event.actor for _, event, family in first.values() if family == _FOLLOW}
         carried = partition.contributions(followers)
+        beyond = partition.beyond
         for key, (old, event, family) in first.items():
             new = edges[key]
             assert new is not None
@@ -332,8 +385,10 @@ class Actors:
             frame = out.get(place)
             if frame is None:
                 frame = out[place] = Frame(partition.watermark)
-            state = new[:14] + carried[actor].on(after, target) if family == _FOLLOW else new[:14]
-            frame.states += (in_key, state)
+            told = carried[actor].on(after, target) if family == _FOLLOW else b""
+            if actor in beyond:
+                told = self._reach.told(told, actor, family, after, target)
+            frame.states += (in_key, new[:14] + told)
             if before == after:
                 # An unfollow of somebody who was not followed: that one is not recommended again either.
                 if family == _FOLLOW:
@@ -372,7 +427,7 @@ class Actors:
         batch: Batch,
         out: dict[int, Frame],
     ) -> None:
-        route, watermark = self._route, self._partition.watermark
+        route, watermark, beyond = self._route, self._partition.watermark, self._partition.beyond
         staged = batch.changes[Column.SAID]
         for key, (old, event, family) in first.items():
             new = said[key]
@@ -386,12 +441,13 @@ class Actors:
             frame = out.get(place)
             if frame is None:
                 frame = out[place] = Frame(watermark)
+            if actor in beyond:
+                new += self._reach.told(b"", actor, family, since(new), target)
             frame.heard += (heard_of(key), new)
 
     def _finish(self, batch: Batch, out: Mapping[int, Frame], next_offset: int) -> None:
-        """Fold the rows, put the frames into the outbox, and write."""
+        """Fold the lists and sketches, put the frames into the outbox, and write."""
         partition = self._partition
-        batch.fold_rows(ROW_OUT)
         batch.fold_recents(FOLLOWEES, Column.OUT)
         batch.fold_newest()
         batch.fold_sketches(FOLLOWING)
@@ -453,6 +509,13 @@ class Actors:
         self._occurrence_changes(first_said, said, batch, out)
         partition.retracted[name] = event.time // DAY
         batch.changes[Column.META][RETRACTED + _day(event.time // DAY) + name] = b""
+        batch.fold_rows(ROW_OUT)
+        steps = [
+            Step(about.actor, family, since(old), since(left[key]), offset)
+            for first, left in ((first_edges, edges), (first_said, said))
+            for key, (old, about, family) in first.items()
+        ]
+        self._levels(steps, first_edges, edges, first_said, said, batch, out)
         self._finish(batch, out, partition.applied)
         touched.update(batch.touched)
 
@@ -487,6 +550,7 @@ class Actors:
         out: dict[int, Frame] = {}
         self._taken_out(first_edges, left, self._partition.applied, batch, out, [])
         self._occurrence_changes(first_said, unsaid, batch, out)
+        batch.fold_rows(ROW_OUT)
         self._finish(batch, {}, self._partition.applied)
         return batch.touched
 
@@ -496,6 +560,8 @@ class Actors:
         out: dict[int, Frame] = {}
         self._deletions.begin(event.actor, batch, out)
         self._interests.delete(event.actor, batch)
+        self._reach.delete(event.actor, batch)
+        batch.fold_rows(ROW_OUT)
         self._finish(batch, out, self._partition.applied)
         touched.update(batch.touched)
 
@@ -503,7 +569,7 @@ class Actors:
         """Do a bounded piece of background work; return its edges, one more if something was done at all.
 
         In this order: removing deleted accounts, going over address books, counting interests anew, re-sending
-        follows of accounts that carry something else.
+        follows of accounts that carry something else, and days of which more or less counts.
         """
         partition = self._partition
         most = partition.config.job_edges
@@ -519,6 +585,9 @@ class Actors:
             left = self._interests.recount(batch, left)
         if left > 0:
             left -= self._send_again(left, batch, out)
+        if left > 0:
+            left -= self._reach.work(left, batch, out, self._route)
+        batch.fold_rows(ROW_OUT)
         self._finish(batch, out, partition.applied)
         partition.reworked |= batch.touched
         partition.left += finished
@@ -556,7 +625,10 @@ class Actors:
                 target = key[len(prefix) : -1]
                 in_key = b"%b\0%c%b\0" % (target, 65 + _FOLLOW, account.encode())
                 place = self._route[name := target.decode()]
-                state = value[:14] + carried.on(time, name)
+                told = carried.on(time, name)
+                if account in partition.beyond:
+                    told = self._reach.told(told, account, _FOLLOW, time, name)
+                state = value[:14] + told
                 out.setdefault(place, Frame(partition.watermark)).states += (in_key, state)
             else:
                 partition.resent(account, batch)
@@ -573,6 +645,35 @@ def _note(moves: list[Move], event: Event, old: bytes | None, new: bytes | None,
     before, after = since(old), since(new)
     if before != after:
         moves.append(Move(event.actor, event.target, (after >= 0) - (before >= 0), offset))
+
+
+def _busiest(events: Sequence[Event], most: int) -> set[str]:
+    """Return the actors of more than so many of the events."""
+    if len(events) <= most:
+        return set()
+    return {actor for actor, count in Counter([event.actor for event in events]).items() if count > most}
+
+
+def _steps(
+    work: Iterable[_Work],
+    trail: Iterable[bytes | None],
+    watched: Collection[str],
+    first_edges: Mapping[bytes, tuple[bytes | None, Event, int]],
+    first_said: Mapping[bytes, tuple[bytes | None, Event, int]],
+) -> Iterator[Step]:
+    """Yield what the events of watched actors did, one by one."""
+    latest: dict[bytes, bytes | None] = {}
+    for (event, plan, _, said_key, edge_key, offset), new in zip(work, trail, strict=True):
+        if new is None or event.actor not in watched:
+            continue
+        if edge_key:
+            old = latest[edge_key] if edge_key in latest else first_edges[edge_key][0]
+            latest[edge_key] = new
+            yield Step(event.actor, plan.edge, since(old), since(new), offset)
+        if plan.counted and said_key not in latest:
+            latest[said_key] = None
+            if first_said[said_key][0] is None:
+                yield Step(event.actor, plan.said, -1, event.time, offset)
 
 
 def _undone(stamp: bytes) -> bytes:

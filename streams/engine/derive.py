@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kithstream.streams.communities import cells
-from kithstream.streams.communities.carried import REVISION, share_of, weights
+from kithstream.streams.communities.carried import REVISION, WITHHELD, share_of, weights
 from kithstream.streams.engine.audiences import SHARED
+from kithstream.streams.engine.interests import Interests
 from kithstream.streams.engine.partition import (
     FOLLOWEES,
     FOLLOWERS,
@@ -27,8 +28,10 @@ from kithstream.streams.engine.partition import (
     ROW_OUT,
     SKETCH,
     UNDERIVED,
+    Batch,
     Partition,
 )
+from kithstream.streams.engine.reach import At, Reach, oldest
 from kithstream.streams.state import counters, ledger, recent, sketches
 from kithstream.streams.state.counters import Kind
 from kithstream.streams.state.ledger import MINUTE
@@ -52,6 +55,7 @@ _VALUE: Final = np.dtype(
     ]
 )
 _FULL: Final = _VALUE.itemsize
+_WITHHELD: Final = int.from_bytes(WITHHELD[:2], "big")  # in the place of both codes
 
 Changed = dict[bytes, bytes | None]
 Item = tuple[bytes, bytes]
@@ -67,6 +71,7 @@ class Follows(NamedTuple):
     key: pa.Array  # (n,) binary
     time: NDArray[np.int64]  # (n,) microseconds
     carried: NDArray[np.int64]  # (n, 2) codes of language and country, -1 where nothing is carried
+    counts: NDArray[np.bool_]  # (n,) whether it counts for its target
 
 
 def derive(partition: Partition, accounts: Iterable[bytes] | None, on_written: Callable[[int], None]) -> None:
@@ -79,17 +84,22 @@ def derive(partition: Partition, accounts: Iterable[bytes] | None, on_written: C
     accounts = None if accounts is None else sorted(accounts)
     segments = _everyone(store, mark or b"") if accounts is None else _some(store, accounts)
     done = 0
+    over: list[At] = []
     for out, heard in segments:
         changes: Changed = {}
-        _fold(partition, out, heard, changes)
+        over += _fold(partition, out, heard, changes)
         last = max(items[-1][0] for items in (out, heard) if items).split(b"\0", 1)[0]
         meta = {UNDERIVED: last + b"\1"} if accounts is None else {}  # no key lies between NUL and 1
         store.write({Column.ROWS: changes, Column.META: meta})
         done += len(out) + len(heard)
         on_written(done)
     partition.recount(accounts)
-    store.write({Column.META: {UNDERIVED: None}})
     partition.forget()
+    batch = Batch(partition)
+    named = None if accounts is None else [account.decode() for account in accounts]
+    Reach(partition, Interests(partition)).loaded(over, named, batch)
+    batch.changes[Column.META][UNDERIVED] = None
+    batch.write()
 
 
 def _everyone(store: Store, begin: bytes) -> Iterator[Segment]:
@@ -139,7 +149,8 @@ def _key_of(item: Item) -> bytes:
     return item[0]
 
 
-def _fold(partition: Partition, out_items: list[Item], in_items: list[Item], changes: Changed) -> None:
+def _fold(partition: Partition, out_items: list[Item], in_items: list[Item], changes: Changed) -> list[At]:
+    """Derive whole accounts; return the days on which they follow more than counts."""
     out, heard = _follows(out_items), _follows(in_items)
     now_minute = partition.watermark // MINUTE
     mutual = pc.is_in(heard.key, value_set=out.key).to_numpy(zero_copy_only=False)
@@ -148,12 +159,43 @@ def _fold(partition: Partition, out_items: list[Item], in_items: list[Item], cha
         told = np.flatnonzero(heard.carried[:, column] >= 0)
         audience.append(_cells(heard.owner[told], kind, heard.carried[told, column]))
     _rows(partition, ROW_OUT, out.owners, _time_cells(out, now_minute), changes)
-    _rows(partition, ROW_IN, heard.owners, [*_time_cells(heard, now_minute), *audience], changes)
+    counted = _counted(heard)
+    _rows(partition, ROW_IN, heard.owners, [*_time_cells(counted, now_minute), *audience], changes)
     _recents(FOLLOWEES, out, changes)
     _recents(FOLLOWERS, heard, changes)
-    _sketches(SKETCH, heard, changes)
+    _sketches(SKETCH, counted, changes)
     _sketches(FOLLOWING, out, changes)
     _audiences(partition, heard.owners, in_items, changes)
+    return _over(partition, out)
+
+
+def _counted(follows: Follows) -> Follows:
+    """Those that count for their target."""
+    at = np.flatnonzero(follows.counts)
+    if len(at) == len(follows.time):
+        return follows
+    return Follows(
+        follows.owners,
+        follows.owner[at],
+        follows.other.take(at),
+        follows.key.take(at),
+        follows.time[at],
+        follows.carried[at],
+        follows.counts[at],
+    )
+
+
+def _over(partition: Partition, follows: Follows) -> list[At]:
+    """The days on which owners have more follows than their reach."""
+    reach = partition.reach[_FOLLOW]
+    if not reach:
+        return []
+    days, count = np.unique(follows.owner << 32 | follows.time // ledger.DAY, return_counts=True)
+    return [
+        (follows.owners[day >> 32].decode(), _FOLLOW, day & 0xFFFFFFFF)
+        for day in days[count > reach].tolist()
+        if day & 0xFFFFFFFF > oldest(partition.watermark)
+    ]
 
 
 def _follows(items: list[Item]) -> Follows:
@@ -168,7 +210,8 @@ def _follows(items: list[Item]) -> Follows:
     present = np.flatnonzero((sizes >= _STATE) & (values["head"] & 1 == 0))
     values = values[present]
     carried = np.stack([values["language"], values["country"]], axis=1).astype(np.int64)
-    carried[(sizes[present] < _FULL) | ~carried.any(axis=1)] = -1
+    withheld = (sizes[present] >= _FULL) & (carried == _WITHHELD).all(axis=1)
+    carried[(sizes[present] < _FULL) | ~carried.any(axis=1) | withheld] = -1
     kept = rows[present]
     return Follows(
         names.dictionary.to_pylist(),
@@ -177,6 +220,7 @@ def _follows(items: list[Item]) -> Follows:
         keys.take(kept),
         (values["head"] >> 1 & _TIME_BITS).astype(np.int64),
         carried,
+        ~withheld,
     )
 
 

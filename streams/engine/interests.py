@@ -39,39 +39,43 @@ class Interests:
         """Bring follows into the interests of their actors, in the order of the log."""
         if moves and self._partition.slots:
             for actor, offset in self._moved(moves, batch).items():
-                self._carry(actor, offset, batch)
+                self.carry(actor, offset, batch)
+                self._partition.resend(actor, batch)
 
     def changed(self, account: str, offset: int, batch: Batch) -> None:
         """Take note that what the account tells of itself was changed by the event at an offset."""
-        self._carry(account, offset, batch, resend=self._partition.follows(account))
+        self.carry(account, offset, batch)
+        if self._partition.follows(account):
+            self._partition.resend(account, batch)
 
     def void(self, followees: Iterable[tuple[str, str, int]], batch: Batch) -> None:
         """Take deleted followees out: (actor, followee, -1 if the follow stood, else 0), at no offset."""
         partition = self._partition
-        if not partition.slots:
-            return
         followees = list(followees)
         applied = partition.applied
-        self._moved([Move(actor, followee, by, applied) for actor, followee, by in followees], batch)
+        if partition.slots:
+            self._moved([Move(actor, followee, by, applied) for actor, followee, by in followees], batch)
         carriers = partition.load_carriers({actor for actor, _, _ in followees})
         for actor, followee, _ in followees:
             carrier = carriers[actor]
             carrier.void(partition.fingerprint(followee))
-            carrier.counted_at(applied)
-            self._keep(actor, carrier, batch)
-            partition.resend(actor, batch)
+            if partition.slots or carrier.place:
+                carrier.counted_at(applied)
+                partition.resend(actor, batch)
+            self.keep(actor, carrier, batch)
 
     def refused(self, follows: Iterable[tuple[str, str, int]], batch: Batch) -> None:
         """Take note of follows of deleted accounts: (actor, followee, offset); see `communities.carried`."""
         partition = self._partition
-        for actor, followee, offset in follows if partition.slots else ():
+        for actor, followee, offset in follows:
             if partition.is_deleted(actor):  # by an event behind the follow
                 continue
             carrier = partition.load_carriers([actor])[actor]
             if carrier.void(partition.fingerprint(followee)):
-                carrier.changed_at(offset)
-                self._keep(actor, carrier, batch)
-                partition.resend(actor, batch)
+                if partition.slots or carrier.place:
+                    carrier.changed_at(offset)
+                    partition.resend(actor, batch)
+                self.keep(actor, carrier, batch)
 
     def delete(self, account: str, batch: Batch) -> None:
         """Forget what an account was interested in, and its own audience's communities."""
@@ -178,19 +182,25 @@ class Interests:
         if known or carrier.place or carrier.voided:
             carrier.counted_at(partition.applied)
             carrier.floor = follows[newest - 1] if len(follows) > newest else None
-            self._keep(account, carrier, batch)
+            self.keep(account, carrier, batch)
             partition.resend(account, batch, filling=filling)
         batch.touched.add(account)
         return len(follows) + 1
 
-    def _carry(self, account: str, offset: int, batch: Batch, *, resend: bool = True) -> None:
+    def carry(self, account: str, offset: int, batch: Batch) -> None:
+        """Move an account's revision behind the event at an offset."""
         carrier = self._partition.load_carriers([account])[account]
         carrier.changed_at(offset)
-        self._keep(account, carrier, batch)
-        if resend:
-            self._partition.resend(account, batch)
+        self.keep(account, carrier, batch)
 
-    def _keep(self, account: str, carrier: Carrier, batch: Batch) -> None:
+    def count(self, account: str, batch: Batch) -> None:
+        """Move an account's revision to what is applied."""
+        carrier = self._partition.load_carriers([account])[account]
+        carrier.counted_at(self._partition.applied)
+        self.keep(account, carrier, batch)
+
+    def keep(self, account: str, carrier: Carrier, batch: Batch) -> None:
+        """Write what an account's revision is made of."""
         batch.changes[Column.ROWS][CARRIER + account.encode()] = dump(carrier)
 
 

@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from kithstream.streams.communities import carried
-from kithstream.streams.communities.carried import Carrier, Contribution, share
+from kithstream.streams.communities.carried import Carrier, Contribution, is_withheld, share
 from kithstream.streams.communities.cells import read
 from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.config import EngineConfig
@@ -25,6 +25,7 @@ from kithstream.streams.state.counters import Kind
 from kithstream.streams.state.ledger import DAY, MINUTE
 from kithstream.streams.state.profiles import Profile
 from kithstream.streams.state.protocol import Column, Dropped, Store
+from kithstream.streams.state.reach import REACH
 from kithstream.streams.state.recent import NEIGHBOURS, Recent, Size
 
 FORMAT: Final = 2
@@ -49,6 +50,7 @@ ROW_LETTERS: Final[tuple[bytes, ...]] = (
 APPLIED, WATERMARK, LAYOUT, SALT = b"applied", b"watermark", b"layout", b"salt"
 OUTBOX, DELETED, RETRACTED, JOB, RECOUNT = b"O", b"X", b"R", b"J", b"U"
 HEARD, EDGES, DIRTY = b"H", b"edges", b"Y"  # progress by source; next offset of frames; changed accounts
+BEYOND, LEVEL = b"N", b"W"  # days beyond the reach, by actor; those to be sent again: behind which key
 LEAVING, BOOK = b"Z", b"B"  # accounts being deleted; address books to be gone over: behind which key
 DEPARTED: Final = (
     b"\1"  # the value of a tombstone that an event of this partition's log made; others are told
@@ -65,6 +67,8 @@ SIZES: Final = {  # of the lists of newest; an impression is read to see what wa
 }
 NEWEST_OF: Final = tuple(signal.newest for signal in by_family())
 _CAPS: Final = tuple(signal.cap for signal in by_family())
+_NO_BOUND: Final = 1 << 62
+_UNBOUNDED: Final = (_NO_BOUND,) * len(_CAPS)
 _V = TypeVar("_V")
 
 
@@ -167,6 +171,12 @@ class Partition:
         self.uncompacted: list[str] = []  # and those that the store's files may still hold
         self.recounts = {key[1:].decode(): None for key, _ in store.scan(Column.META, RECOUNT)}
         self.limits = limits or Limits()
+        most = self.limits.reach
+        self.reach = REACH if most is None else tuple(reach and most for reach in REACH)  # by family
+        self.half_reach = tuple(reach // 2 if reach else _NO_BOUND for reach in self.reach)
+        decode = msgspec.msgpack.Decoder(dict[int, tuple[int, int]]).decode
+        self.beyond = {key[1:].decode(): decode(value) for key, value in store.scan(Column.META, BEYOND)}
+        self.levels = {key[1:]: value for key, value in store.scan(Column.META, LEVEL)}
         self.carriers: ReadCache[Carrier] = ReadCache(config.row_cache)
         self._shares: ReadCache[bytes] = ReadCache(config.row_cache)  # by the keys of interests
         self.slots: list[Slot] = []
@@ -177,7 +187,7 @@ class Partition:
     @property
     def working(self) -> bool:
         """True if background work waits."""
-        if self.jobs or self.leaving or self.books or self.recounts:
+        if self.jobs or self.levels or self.leaving or self.books or self.recounts:
             return True
         return not all(slot.counted for slot in self.slots)
 
@@ -478,6 +488,7 @@ class Batch:
         # (day, target, family, actor) -> changes (minute of the day, by)
         self.pairs: dict[tuple[int, str, int, str], list[tuple[int, int]]] = {}
         self.touched: set[str] = set()  # accounts whose rows changed
+        self.busy: set[str] = set()  # actors with more than half a reach of something of a batch, of any day
         self.dropped: list[Dropped] = []
 
     def edge(self, account: str, family: int, before: int, after: int) -> None:
@@ -499,7 +510,10 @@ class Batch:
             self.listed.setdefault(kind, []).append(change)
 
     def got(self, target: str, family: int, before: int, after: int, actor: str) -> None:
-        """Count an edge or occurrence in its target's row, up to the signal's cap for one actor and day."""
+        """Count an edge or occurrence in its target's row, up to the signal's cap for one actor and day.
+
+        Times are -1 also for what is withheld.
+        """
         if not _CAPS[family]:
             self.edge(target, family, before, after)
             return
@@ -531,7 +545,8 @@ class Batch:
     def _pair(self, day: int, target: str, family: int, actor: str) -> dict[int, int]:
         """What the in-ledger holds of a pair on a day beyond the horizon, where state edges alone can still move."""
         prefix = f"{target}\0{chr(65 + family)}{actor}\0".encode()
-        times = [ledger.since(value) for _, value in self.partition.store.scan(Column.IN, prefix)]
+        values = (value for _, value in self.partition.store.scan(Column.IN, prefix))
+        times = [ledger.since(value) for value in values if not is_withheld(value)]
         return pairs.moved(
             {}, [(t // MINUTE % pairs.DAY_MINUTES, 1) for t in times if t >= 0 and t // DAY == day]
         )
@@ -547,9 +562,13 @@ class Batch:
         keys = {account: row_prefix + account.encode() for account, _, _ in self.counts}
         rows = partition.load_rows({*keys.values(), *(key for key, _ in self.cells)})
         count_at, bump_first = counters.count_at, counters.bump_first
+        bounds = partition.half_reach if row_prefix == ROW_OUT else _UNBOUNDED
         for (account, family, minute), by in self.counts.items():
             if by:
-                count_at(rows[keys[account]], family, minute, by, now_minute)
+                if count_at(rows[keys[account]], family, minute, by, now_minute) > bounds[family]:
+                    self.busy.add(account)
+            elif bounds[family] < _NO_BOUND:
+                self.busy.add(account)  # one went, another came
         for (key, name), by in self.cells.items():
             if by:
                 bump_first(rows[key], name, by)

@@ -36,10 +36,11 @@ class ReadStore(Protocol):
 
 
 class Limits(NamedTuple):
-    """Bounds of an interest; smaller ones are for tests."""
+    """Bounds of an interest, and of what an actor moves in a day; smaller ones are for tests."""
 
     most: int = MOST  # communities of one account
     newest: int = NEWEST  # follows of one account that count
+    reach: int | None = None  # of every signal that has one, 0 for no bound; None for each signal's own
 
 
 class Record(msgspec.Struct, array_like=True):

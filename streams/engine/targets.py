@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from kithstream.streams.communities.carried import CODES
+from kithstream.streams.communities.carried import CODES, WITHHELD
 from kithstream.streams.engine import frames
 from kithstream.streams.engine.audiences import Audiences
 from kithstream.streams.engine.frames import Frame
@@ -23,6 +23,7 @@ from kithstream.streams.engine.partition import (
     Batch,
     Partition,
 )
+from kithstream.streams.engine.reach import Reach, Step
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.events.signals import SIGNALS
 from kithstream.streams.events.signals import Kind as KindOfSignal
@@ -33,6 +34,7 @@ from kithstream.streams.state.protocol import Column
 
 _FOLLOW: Final = 0
 _FOLLOW_LETTER: Final = 65 + _FOLLOW
+_STATE: Final = EPOCH + STAMP  # bytes of an occurrence's value that carries nothing
 _CODES: Final = slice(EPOCH + STAMP + CODES.start, EPOCH + STAMP + CODES.stop)
 
 
@@ -50,6 +52,7 @@ class Targets:
         self._partition = partition
         self._route = route
         self._interests = Interests(partition)
+        self._reach = Reach(partition, self._interests)
         self._audiences = Audiences(partition)
 
     def apply(self, received: Sequence[Frame], next_offset: int = 0) -> Heard:
@@ -114,21 +117,24 @@ class Targets:
                 continue
             staged[key] = new if new != frames.GONE else None  # the salted hash keeps it out from here on
             before, after = since(old), since(new)
-            if before != after:
-                batch.got(target, family, before, after, actor)
+            # What counts: nothing of an edge that is withheld.
+            was = old if old is not None and before >= 0 and old[_CODES] != WITHHELD else b""
+            now = new if after >= 0 and new[_CODES] != WITHHELD else b""
+            counted, counts = before if was else -1, after if now else -1
+            if counted != counts:
+                batch.got(target, family, counted, counts, actor)
             if (before >= 0) != (after >= 0):
                 changed.append((target, actor, family, after >= 0))
             if family != _FOLLOW:
                 continue
-            was, now = old if old is not None and before >= 0 else b"", new if after >= 0 else b""
             self._audience(batch, target_bytes, was, now)
             self._audiences.move(key, target_bytes, was, now)
+            if (counted >= 0) != (counts >= 0):
+                batch.sketched.append((target, actor, 1 if now else -1))
             if before != after:
                 batch.recents.append((target, before, after, actor))
             if (before >= 0) != (after >= 0):
-                by = 1 if after >= 0 else -1
-                batch.sketched.append((target, actor, by))
-                flips.append((target, actor, by))
+                flips.append((target, actor, 1 if after >= 0 else -1))
         batch.fold_mutual(flips, Column.OUT)
 
     def _audience(self, batch: Batch, target: bytes, old: bytes, new: bytes) -> None:
@@ -147,6 +153,7 @@ class Targets:
         heard = _greatest(frame.heard for frame in received)
         staged = batch.changes[Column.HEARD]
         stored = partition.store.get(Column.HEARD, list(heard))
+        oldest = day_prefix(held_days(partition.watermark).start)
         for (key, new), old in zip(heard.items(), stored, strict=True):
             if old is not None and new <= old:
                 continue
@@ -158,8 +165,13 @@ class Targets:
                 if new != frames.GONE:
                     self._reply(replies, actor, target).unsaid.append(said_of(key))
                 continue
+            if len(new) > _STATE and key[: len(oldest)] < oldest:
+                continue  # a level that comes when the day has left the ledger changes nothing
             staged[key] = new if new != frames.GONE else None
-            batch.got(target, letter_actor[0] - 65, since(old), since(new), actor)
+            counted = -1 if old is None or old[_CODES] == WITHHELD else since(old)
+            counts = -1 if new[_CODES] == WITHHELD else since(new)
+            if counted != counts:
+                batch.got(target, letter_actor[0] - 65, counted, counts, actor)
 
     def work(self) -> int:
         """Take some of the in-ledger into audiences that are being filled; 0 when nothing is left."""
@@ -187,34 +199,45 @@ class Targets:
         void = list(dict.fromkeys(key for frame in received for key in frame.void))
         said_about: dict[bytes, set[bytes]] = {}  # actor -> targets
         followees: list[tuple[str, str, int]] = []
+        others: list[tuple[str, str]] = []  # (actor, target)
+        steps: list[Step] = []
         for key, value in zip(void, partition.store.get(Column.OUT, void), strict=True):
             actor, letter_target, _ = key.split(b"\0")
             said_about.setdefault(actor, set()).add(letter_target[1:])
             if value is None:
                 continue
-            before, family = since(value), letter_target[0] - 65
             batch.changes[Column.OUT][key] = None
-            if family == _FOLLOW and not partition.is_deleted(actor.decode()):
-                followees.append((actor.decode(), letter_target[1:].decode(), -1 if before >= 0 else 0))
-            if before >= 0 and not partition.is_deleted(actor.decode()):
-                batch.made(actor.decode(), family, before, -1, letter_target[1:].decode())
+            if partition.is_deleted(name := actor.decode()):
+                continue
+            before, family, target = since(value), letter_target[0] - 65, letter_target[1:].decode()
+            if family == _FOLLOW:
+                followees.append((name, target, -1 if before >= 0 else 0))
+            elif partition.reach[family]:
+                others.append((name, target))
+            if before >= 0:
+                steps.append(Step(name, family, before, -1, partition.applied))
+                batch.made(name, family, before, -1, target)
                 if family == _FOLLOW:
-                    batch.recents.append((actor.decode(), before, -1, letter_target[1:].decode()))
-                    batch.sketched.append((actor.decode(), letter_target[1:].decode(), -1))
-                    batch.fold_mutual([(actor.decode(), letter_target[1:].decode(), -1)], Column.IN)
+                    batch.recents.append((name, before, -1, target))
+                    batch.sketched.append((name, target, -1))
+                    batch.fold_mutual([(name, target, -1)], Column.IN)
         for actor, targets in said_about.items():
             batch.changes[Column.SAID].update((key, None) for key in self._said(actor, targets))
-        self._interests.void(followees, batch)
         unsaid = list(dict.fromkeys(key for frame in received for key in frame.unsaid))
         for key, value in zip(unsaid, partition.store.get(Column.SAID, unsaid), strict=True):
             if value is None:
                 continue
             actor, _, letter_target, _ = key[4:].split(b"\0")
             batch.changes[Column.SAID][key] = None
-            if not partition.is_deleted(actor.decode()):
-                family, target = letter_target[0] - 65, letter_target[1:].decode()
-                batch.made(actor.decode(), family, since(value), -1, target)
+            if not partition.is_deleted(name := actor.decode()):
+                before, family, target = since(value), letter_target[0] - 65, letter_target[1:].decode()
+                batch.made(name, family, before, -1, target)
+                if partition.reach[family]:
+                    others.append((name, target))
+                    steps.append(Step(name, family, before, -1, partition.applied))
+        self._interests.void(followees, batch)
         batch.fold_rows(ROW_OUT)
+        self._reach.void(steps, others, batch)
         batch.fold_recents(FOLLOWEES, Column.OUT)
         batch.fold_newest()
         batch.fold_sketches(FOLLOWING)

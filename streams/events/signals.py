@@ -52,6 +52,7 @@ class Signal(NamedTuple):
     public: bool = False  # others can see it on the product: it may be told as a reason
     newest: Newest | None = None  # the list of the actor's newest in which it stands
     cap: int = 0  # most of one actor that count for one target in a day; 0 where a pair has one edge at most
+    reach: int = 0  # about how many of one actor count in a day, whomever they are about; 0 for all
     hidden: int = 0  # days for which the target is no candidate for the actor
     fading: int = 0  # days after these over which the target comes back
     private: bool = (
@@ -60,13 +61,28 @@ class Signal(NamedTuple):
 
 
 _STATE, _ONCE, _CONTROL = Kind.STATE, Kind.OCCURRENCE, Kind.CONTROL
+# Above what a busy hand does in a day, below what a machine does: follows are few, refusals fewer.
+# An impression is the product's doing, and long sessions have thousands of them: those are not bounded.
+_FOLLOWS, _DEEDS, _REFUSALS = 500, 1000, 200
 _ENGAGED, _AVOIDED, _SHOWN = Newest
 
 SIGNALS: Final[tuple[Signal, ...]] = (
-    Signal("follow", 0, _STATE, Group.FOLLOW, undo="unfollow", trace=True, follows=True, public=True),
-    Signal("unfollow", 1, _ONCE, Group.NEGATIVE, cap=2),
-    Signal("mute", 2, _STATE, Group.NEGATIVE, undo="unmute", excludes=True, newest=_AVOIDED),
-    Signal("block", 3, _STATE, Group.NEGATIVE, undo="unblock", excludes=True, newest=_AVOIDED),
+    Signal(
+        "follow",
+        0,
+        _STATE,
+        Group.FOLLOW,
+        undo="unfollow",
+        trace=True,
+        follows=True,
+        public=True,
+        reach=_FOLLOWS,
+    ),
+    Signal("unfollow", 1, _ONCE, Group.NEGATIVE, cap=2, reach=_FOLLOWS),
+    Signal("mute", 2, _STATE, Group.NEGATIVE, undo="unmute", excludes=True, newest=_AVOIDED, reach=_REFUSALS),
+    Signal(
+        "block", 3, _STATE, Group.NEGATIVE, undo="unblock", excludes=True, newest=_AVOIDED, reach=_REFUSALS
+    ),
     Signal(
         "like",
         4,
@@ -78,17 +94,37 @@ SIGNALS: Final[tuple[Signal, ...]] = (
         public=True,
         newest=_ENGAGED,
         cap=10,
+        reach=_DEEDS,
     ),
-    Signal("unlike", 5, _ONCE, Group.SILENT, cap=10),
+    Signal("unlike", 5, _ONCE, Group.SILENT, cap=10, reach=_DEEDS),
     Signal(
-        "repost", 6, _STATE, Group.ENGAGE, undo="unrepost", item=True, public=True, newest=_ENGAGED, cap=10
+        "repost",
+        6,
+        _STATE,
+        Group.ENGAGE,
+        undo="unrepost",
+        item=True,
+        public=True,
+        newest=_ENGAGED,
+        cap=10,
+        reach=_DEEDS,
     ),
-    Signal("quote", 7, _ONCE, Group.ENGAGE, public=True, newest=_ENGAGED, cap=10),
-    Signal("reply", 8, _ONCE, Group.ENGAGE, public=True, newest=_ENGAGED, cap=10),
-    Signal("share", 9, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10),
-    Signal("bookmark", 10, _STATE, Group.ENGAGE, undo="unbookmark", item=True, newest=_ENGAGED, cap=10),
-    Signal("click", 11, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10),
-    Signal("video_watch", 12, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10),
+    Signal("quote", 7, _ONCE, Group.ENGAGE, public=True, newest=_ENGAGED, cap=10, reach=_DEEDS),
+    Signal("reply", 8, _ONCE, Group.ENGAGE, public=True, newest=_ENGAGED, cap=10, reach=_DEEDS),
+    Signal("share", 9, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10, reach=_DEEDS),
+    Signal(
+        "bookmark",
+        10,
+        _STATE,
+        Group.ENGAGE,
+        undo="unbookmark",
+        item=True,
+        newest=_ENGAGED,
+        cap=10,
+        reach=_DEEDS,
+    ),
+    Signal("click", 11, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10, reach=_DEEDS),
+    Signal("video_watch", 12, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10, reach=_DEEDS),
     Signal(
         "not_interested",
         13,
@@ -98,12 +134,22 @@ SIGNALS: Final[tuple[Signal, ...]] = (
         item=True,
         newest=_AVOIDED,
         cap=2,
+        reach=_REFUSALS,
         hidden=14,
         fading=140,
     ),
-    Signal("report", 14, _STATE, Group.NEGATIVE, undo="withdraw_report", excludes=True, newest=_AVOIDED),
-    Signal("notification_open", 15, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10),
-    Signal("notification_tab_click", 16, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10),
+    Signal(
+        "report",
+        14,
+        _STATE,
+        Group.NEGATIVE,
+        undo="withdraw_report",
+        excludes=True,
+        newest=_AVOIDED,
+        reach=_REFUSALS,
+    ),
+    Signal("notification_open", 15, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10, reach=_DEEDS),
+    Signal("notification_tab_click", 16, _ONCE, Group.ENGAGE, newest=_ENGAGED, cap=10, reach=_DEEDS),
     Signal("address_book", 17, _STATE, Group.SILENT, undo="address_book_remove", private=True),
     Signal("impression", 18, _ONCE, Group.SILENT, newest=_SHOWN, cap=10),
 )

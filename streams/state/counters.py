@@ -91,7 +91,7 @@ ALONE: Final = tuple(group < Group.SILENT and GROUP_OF_FAMILY.count(group) == 1 
 
 
 class TimeCells(dict[tuple[int, int], tuple[bytes, ...]]):
-    """(family, minute since 1970) to its cells, coarsest first; a cache that is dropped when it is full."""
+    """(family, minute since 1970) to its cells, finest first; a cache that is dropped when it is full."""
 
     def __missing__(self, at: tuple[int, int]) -> tuple[bytes, ...]:
         family, minute = at
@@ -99,11 +99,11 @@ class TimeCells(dict[tuple[int, int], tuple[bytes, ...]]):
             self.clear()
         group = MINUTE_FAMILY[family]
         names = self[at] = (
-            cell(family, Kind.TOTAL, 0),
-            cell(family, Kind.DAY, minute // 1440),
-            cell(family, Kind.HOUR, minute // 60),
-            *([cell(group, Kind.MINUTE, minute)] if group >= 0 else ()),
             *([] if ALONE[family] else [cell(family, Kind.TEN, minute // 10)]),
+            *([cell(group, Kind.MINUTE, minute)] if group >= 0 else ()),
+            cell(family, Kind.HOUR, minute // 60),
+            cell(family, Kind.DAY, minute // 1440),
+            cell(family, Kind.TOTAL, 0),
         )
         return names
 
@@ -111,15 +111,16 @@ class TimeCells(dict[tuple[int, int], tuple[bytes, ...]]):
 _time_cells = TimeCells()
 
 
-def count_at(row: bytearray, family: int, minute: int, by: int, now_minute: int) -> None:
-    """Count `by` events of a family at a minute; `now_minute` is the watermark's minute.
+def count_at(row: bytearray, family: int, minute: int, by: int, now_minute: int) -> int:
+    """Count `by` events of a family at a minute and return its total; `now_minute` is the watermark's minute.
 
     Cells outside their window at the watermark are left alone by do and undo alike: they are never read.
     """
     names = _time_cells[family, minute]
     age = now_minute - minute
     if age >= MINUTES_HELD:
-        names = names[:3] if age < HOURS_HELD * 60 else names[:2] if age < DAYS_HELD * 1440 else names[:1]
+        names = names[-3:] if age < HOURS_HELD * 60 else names[-2:] if age < DAYS_HELD * 1440 else names[-1:]
+    total = 0
     find = row.rfind  # from the end: what is new was appended last
     for name in names:  # `bump`, without its call: this is the busiest loop of the fold
         at = find(name)
@@ -127,10 +128,12 @@ def count_at(row: bytearray, family: int, minute: int, by: int, now_minute: int)
             at = find(name, 0, at + 3)
         if at < 0:
             row += name + (_ONE if by == 1 else _count(by))
+            total = by
         elif total := _read(row, at + 4)[0] + by:
             _write(row, at + 4, total)
         else:
             del row[at : at + CELL]
+    return total
 
 
 def bump_first(row: bytearray, name: bytes, by: int) -> None:
