@@ -136,11 +136,14 @@ class OnlineTrainer:
         self.producers.write(features)
 
     def expire(self, before: int) -> int:
-        """Forgets accounts that nothing was read of since a time; returns how many. Raises `model.step` by one.
+        """Forgets accounts that nothing was read of since a time; returns how many.
+
+        Raises `model.step` by one if any was.
 
         Features made before hold rows that may be given to others: drop them.
         """
-        return self._drop(self.model.ids.expire(before))
+        expired = self.model.ids.expire(before)
+        return self._drop(expired) if expired else 0
 
     def forget(self, accounts: Sequence[str]) -> int:
         """Forgets accounts at once; returns how many were known. Raises `model.step` by one if any was.
