@@ -98,6 +98,13 @@ def read(path: Path, schema_hash: str) -> Checkpoint:
     return Checkpoint(_header(path, metadata, schema_hash), arrays)
 
 
+def names(path: Path, schema_hash: str) -> frozenset[str]:
+    """Return the names of a checkpoint's arrays; refused if it was written for another schema."""
+    read_header(path, schema_hash)
+    with safe_open(path, framework="np") as file:
+        return frozenset(file.keys())
+
+
 def read_header(path: Path, schema_hash: str) -> Header:
     """Reads what a checkpoint says about itself, and none of its arrays."""
     try:

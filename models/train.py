@@ -205,6 +205,11 @@ class OnlineTrainer:
         }
         checkpoint.write(Path(path), self.model.header(), arrays)
 
+    @staticmethod
+    def saved(path: Path | str) -> bool:
+        """True if a checkpoint holds what training goes on from, and not a model alone. Raises CheckpointError."""
+        return "rng" in checkpoint.names(Path(path), SCHEMA.hash)
+
     @classmethod
     def load(cls, path: Path | str, config: TrainerConfig) -> Self:
         """Goes on from what `save` wrote, random numbers included."""

@@ -879,13 +879,49 @@ def models() -> None:
     """Lineages of models: which were published, which one is served."""
 
 
-@models.command("list", epilog=example("kithstream models list -o kafka.servers=127.0.0.1:9092"))
-@settings
-@as_json
-def list_models(config_file: Path | None, options: tuple[str, ...], machine: bool) -> None:
-    """Show the lineages that were published, oldest first, and which one is to be served."""
+def _runtime(command: F) -> F:
+    """Add --path."""
+    return click.option(
+        "--path",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="A runtime's directory, in use or not, in place of Kafka.",
+    )(command)
+
+
+def _list_of_runtime(path: Path, machine: bool) -> None:
     import msgspec
 
+    from kithstream.streams.serve.lineages import Lineages
+
+    with told():
+        folder = Lineages(path)
+        state, wanted = folder.state, folder.wanted
+    if machine:
+        click.echo(msgspec.json.encode({**msgspec.structs.asdict(state), "wanted": wanted}))
+        return
+    for one in state.known:
+        served = "  (served)" if one.lineage == state.serving else ""
+        click.echo(f"{one.lineage}  {one.dim} dims, published at step {one.step}{served}")
+    if not state.serving or all(one.lineage != state.serving for one in state.known):
+        click.echo(f"{state.serving or 'the first'}  (served)")
+    if wanted is not None:
+        click.echo(f"{wanted.lineage}  is asked for")
+
+
+@models.command("list", epilog=example("kithstream models list -o kafka.servers=127.0.0.1:9092"))
+@_runtime
+@settings
+@as_json
+def list_models(path: Path | None, config_file: Path | None, options: tuple[str, ...], machine: bool) -> None:
+    """Show the lineages that were published, oldest first, and which one is to be served.
+
+    On the brokers of kafka.servers, or with --path of a runtime in one process.
+    """
+    import msgspec
+
+    if path is not None:
+        _list_of_runtime(path, machine)
+        return
     from kithstream.streams.kafka import registry
 
     with told():
@@ -906,14 +942,25 @@ def list_models(config_file: Path | None, options: tuple[str, ...], machine: boo
     "publish", epilog=example("kithstream models publish model.safetensors -o kafka.servers=127.0.0.1:9092")
 )
 @click.argument("file", type=_ONE_FILE)
+@_runtime
 @settings
 @as_json
-def publish_model(file: Path, config_file: Path | None, options: tuple[str, ...], machine: bool) -> None:
+def publish_model(
+    file: Path, path: Path | None, config_file: Path | None, options: tuple[str, ...], machine: bool
+) -> None:
     """Serve a checkpoint's model from now on, without stopping.
 
     Workers encode every account with it beside the model that they serve, switch when all is there, and let the other
-    go after worker.former_seconds. No answer mixes the two. Needs the rights to make topics.
+    go after worker.former_seconds. No answer mixes the two. Needs the rights to make topics. With --path a runtime in
+    one process does the same: within a second if it runs, or when it is opened next.
     """
+    if path is not None:
+        from kithstream.streams.serve.lineages import Lineages
+
+        with told():
+            wanted = Lineages(path).publish(file)
+        show({"lineage": wanted.lineage, "former": Lineages(path).state.serving}, machine)
+        return
     from kithstream.streams.events.stamp import wall_clock
     from kithstream.streams.kafka import registry
 
@@ -926,10 +973,20 @@ def publish_model(file: Path, config_file: Path | None, options: tuple[str, ...]
 @click.option(
     "--to", "lineage", default="", help="Any lineage that was published.  [default: the former one]"
 )
+@_runtime
 @settings
 @as_json
-def roll_back(lineage: str, config_file: Path | None, options: tuple[str, ...], machine: bool) -> None:
+def roll_back(
+    lineage: str, path: Path | None, config_file: Path | None, options: tuple[str, ...], machine: bool
+) -> None:
     """Serve the lineage again that was served before, in the same way."""
+    if path is not None:
+        from kithstream.streams.serve.lineages import Lineages
+
+        with told():
+            wanted = Lineages(path).point(lineage)
+        show({"lineage": wanted.lineage, "former": Lineages(path).state.serving}, machine)
+        return
     from kithstream.streams.events.stamp import wall_clock
     from kithstream.streams.kafka import registry
 

@@ -55,14 +55,16 @@ class Candidates:
         index: LiveIndex,
         config: ModelConfig,
         ranking: RankingConfig,
+        *,
+        lock: threading.Lock | None = None,
     ) -> None:
+        """`lock` is that of another chain over the same engine."""
         self.engine = engine
         self.model = model
         self.trainer = trainer
         self.index = index
-        self.lock = (
-            threading.Lock()
-        )  # over stores, caches, model: held for a batch, or for one question's rows
+        # Over stores, caches, model: held for a batch, or for one question's rows.
+        self.lock = lock or threading.Lock()
         self._waiting: set[int] = set()  # threads with a question
         self.exclusions = Exclusions(engine, engine.config.row_cache, used_to_follow=ranking.used_to_follow)
         self.whole: Whole | None = None  # where pairs are ranked, or learned
@@ -200,6 +202,12 @@ class Candidates:
         if self.whole is not None:
             self._link(every_account(self.engine))
         return self.vectors.rebuild(as_of)
+
+    def fill(self, accounts: Collection[str], as_of: int) -> Encoded:
+        """Encode accounts, changed or not: a part of `rebuild`."""
+        self._link(accounts)
+        self.vectors.advance(as_of)
+        return self.vectors.encode(sorted(accounts), changed=True)
 
     def _link(self, accounts: Collection[str]) -> None:
         """Let the facts hold the newest neighbours of accounts."""

@@ -13,6 +13,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 import secrets
 import shutil
@@ -29,13 +31,15 @@ import numpy as np
 
 from kithstream.index.config import IndexConfig
 from kithstream.index.live import LiveIndex
+from kithstream.models.checkpoint import CheckpointError, read_header
+from kithstream.models.features import SCHEMA
 from kithstream.models.model import Model
 from kithstream.models.train import OnlineTrainer, TrainerConfig
 from kithstream.streams.communities import folder
 from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.config import Config
 from kithstream.streams.engine.actors import DeadLetter, Record
-from kithstream.streams.engine.engine import Engine
+from kithstream.streams.engine.engine import Engine, Settled
 from kithstream.streams.engine.log import Log
 from kithstream.streams.errors import GapInLog, NotYet, StoreRefused, WrongLayout
 from kithstream.streams.events import stamp
@@ -52,13 +56,19 @@ from kithstream.streams.serve.answers import (
     check_id,
 )
 from kithstream.streams.serve.candidates import Candidates
+from kithstream.streams.serve.lineages import Lineages, Wanted
+from kithstream.streams.serve.vectors import every_account
 from kithstream.streams.serve.why import CONSIDERED
 from kithstream.streams.sources import graph
 from kithstream.streams.state.ledger import HOUR
 from kithstream.streams.state.store import RocksStore
 
+_log = logging.getLogger(__name__)
+
 LAYOUT: Final = "layout.json"
 MODEL: Final = "model.safetensors"
+LOOKING: Final = 1.0  # seconds between two looks for another model to serve
+FILLED: Final = 1024  # accounts that a round encodes for it
 ALL: Final = 1 << 30  # no bound on what is encoded again: where nobody waits for an answer
 
 
@@ -74,6 +84,14 @@ class Pumped(NamedTuple):
     times: Sequence[int]  # event times of the accepted records, microseconds
     folding: float  # seconds in the two stages
     encoding: float  # seconds in towers and index
+
+
+class Turn(NamedTuple):
+    """A change of lineage under way."""
+
+    wanted: Wanted
+    chain: Candidates
+    waiting: list[str]  # accounts that have no vector of it yet
 
 
 class _Layout(msgspec.Struct, frozen=True):
@@ -95,6 +113,7 @@ class Embedded:
         self.clock = clock
         layout = _layout(path, config.engine.partitions)
         self.partitions = layout.partitions
+        self.lineages = Lineages(path)
         numbers = range(layout.partitions)
         with ExitStack() as undo:
             stores: list[RocksStore] = []
@@ -113,16 +132,9 @@ class Embedded:
                 self.engine.adopt(served)
             model, trainer = self._open_model()
             undo.pop_all()
-        index = LiveIndex(
-            IndexConfig(
-                dim=model.dim,
-                bound=model.norm_bound,
-                hot_capacity=config.index.hot_capacity,
-                exact_rows=config.index.exact_rows,
-                ef=config.index.ef,
-            )
-        )
-        self.chain = Candidates(self.engine, model, trainer, index, config.model, config.ranking)
+        self.chain = self._chain(model, trainer)
+        self._turn: Turn | None = None  # of lineages
+        self._looked = -math.inf  # monotonic: when somebody last looked for a request
         self._visible = [partition.applied for partition in self.engine.partitions]
         self._arrived = threading.Condition()
         self._appending = threading.Lock()
@@ -134,7 +146,8 @@ class Embedded:
         finish(self.engine)
         self.chain.forget_deleted()
         self.chain.rebuild(self.as_of)
-        self._start_index()
+        if config.index.background:
+            self.chain.index.start()
 
     # -- publishing ------------------------------------------------------------------------------------------
 
@@ -176,26 +189,31 @@ class Embedded:
         dead: list[DeadLetter] = []
         appended: list[int] = []
         times: list[int] = []
+        asked = self._asked()
         started = time.perf_counter()
         with chain.lock:
+            if asked is not None:
+                self._begin_turn(*asked)
             for number, log in enumerate(self._logs):
                 first = engine.partitions[number].applied
                 batch = log.read(first, limit)
                 if not batch:
                     continue
                 acted = engine.apply(number, batch, first, chain.before)
-                chain.acted(acted)
+                for one in self._chains:
+                    one.acted(acted)
                 records += len(batch)
                 accepted += acted.accepted
                 dead += acted.dead
                 appended += [record.appended for record in batch]
                 times += acted.times
             learned = chain.learn()
-            chain.settled(engine.exchange())
+            self._settled(engine.exchange())
             self._work()
-            chain.forget(engine.take_left())
+            chain.forget(left := engine.take_left())
             folded = time.perf_counter()
             encoded = chain.flush(self.as_of, self.config.model.aged_rows if aged is None else aged)
+            self._go_on_turning(left)
             done = time.perf_counter()
             with self._arrived:
                 self._visible = [partition.applied for partition in engine.partitions]
@@ -219,21 +237,114 @@ class Embedded:
 
     def _work(self) -> None:
         """A bounded piece of background work; when another version of communities is read, everyone is read anew."""
-        engine, chain = self.engine, self.chain
+        engine = self.engine
         read = engine.communities
         if engine.work():
-            chain.settled(engine.exchange())
+            self._settled(engine.exchange())
         if engine.communities != read:
-            chain.reread(self.as_of)
+            for chain in self._chains:
+                chain.reread(self.as_of)
             held = {slot.known.version for partition in engine.partitions for slot in partition.slots}
             folder.forget_others(self.path / folder.NAME, held)
 
     def _settle(self) -> None:
         """Bring the state to rest, with all that waits in the background."""
         read = self.engine.communities
-        self.chain.settled(self.engine.settle())
+        self._settled(self.engine.settle())
         if self.engine.communities != read:
-            self.chain.reread(self.as_of)
+            for chain in self._chains:
+                chain.reread(self.as_of)
+
+    @property
+    def _chains(self) -> list[Candidates]:
+        """The chain that answers, and the one that is being filled."""
+        return [self.chain] if self._turn is None else [self.chain, self._turn.chain]
+
+    def _settled(self, settled: Settled) -> None:
+        for chain in self._chains:
+            chain.settled(settled)
+
+    # -- lineages --------------------------------------------------------------------------------------------
+
+    def publish_model(self, file: str | Path) -> str:
+        """Serve a checkpoint's model from now on, without a stop; return its lineage, named by the file's content.
+
+        Every account is encoded with it in the background, by `pump`, beside the model that answers; then it answers,
+        and no answer mixes the two. Raises CheckpointError, and StoreRefused where it cannot be.
+        """
+        self._refuse_pinned()
+        wanted = self.lineages.publish(Path(file))
+        self._wake()
+        return wanted.lineage
+
+    def roll_back(self, lineage: str = "") -> str:
+        """Serve in the same way the lineage that was served before, or any that was; return it.
+
+        It goes on with what it had learned when the other took its place. Raises StoreRefused.
+        """
+        self._refuse_pinned()
+        wanted = self.lineages.point(lineage)
+        self._wake()
+        return wanted.lineage
+
+    def turn(self) -> None:
+        """Pump until what was published last is served."""
+        self._wake()
+        while self._turn is not None or self.lineages.wanted is not None:
+            self.pump()
+
+    def _wake(self) -> None:
+        self._raise_failure()
+        self._looked = -math.inf
+        with self._arrived:
+            self._arrived.notify_all()
+
+    def _refuse_pinned(self) -> None:
+        if self.config.model.path:
+            raise StoreRefused(f"model.path is {self.config.model.path!r}: the settings say what is served")
+
+    def _asked(self) -> tuple[Wanted, Model, OnlineTrainer | None] | None:
+        """Look for a request, and load what it asks for; while a turn is under way requests wait."""
+        if self._turn is not None or self.config.model.path or time.monotonic() - self._looked < LOOKING:
+            return None
+        self._looked = time.monotonic()
+        wanted = self.lineages.wanted
+        if wanted is None:
+            return None
+        try:
+            model, trainer = self._load_model(self.lineages.file(wanted.lineage))
+        except (CheckpointError, OSError) as error:
+            _log.error("lineage %s cannot be served: %s", wanted.lineage, error)
+            self.lineages.refuse(wanted)
+            return None
+        model.lineage = wanted.lineage
+        return wanted, model, trainer
+
+    def _begin_turn(self, wanted: Wanted, model: Model, trainer: OnlineTrainer | None) -> None:
+        chain = self._chain(model, trainer, lock=self.chain.lock)
+        chain.forget_deleted()
+        self._turn = Turn(wanted, chain, sorted(every_account(self.engine)))
+
+    def _go_on_turning(self, left: Sequence[str]) -> None:
+        """Encode some accounts with the other model; when it has all of them it answers."""
+        turn = self._turn
+        if turn is None:
+            return
+        turn.chain.forget(left)
+        turn.chain.flush(self.as_of, self.config.model.aged_rows)
+        turn.chain.fill([turn.waiting.pop() for _ in range(min(FILLED, len(turn.waiting)))], self.as_of)
+        if turn.waiting:
+            return
+        former = self.chain
+        if self.config.index.background:
+            turn.chain.index.start()
+        self._save_model(former, self.lineages.file(former.model.lineage))
+        self.lineages.take(turn.wanted, former.model.lineage)
+        self.chain, self._turn = (
+            turn.chain,
+            None,
+        )  # questions under way end with the chain that they began with
+        former.index.close()
 
     def communities(self, path: str | Path) -> str:
         """Adopt a version of communities from a file, which is copied into the directory; return the version.
@@ -366,12 +477,13 @@ class Embedded:
         self._wait(tokens.read(question.after, self.partitions), deadline)
         visible = self._visible
         as_of = self.as_of
-        ranked = self.chain.rank(question, as_of)
+        chain = self.chain
+        ranked = chain.rank(question, as_of)
         return Answer(
             account=question.account,
             candidates=ranked.candidates,
             as_of=as_of,
-            model=self.chain.model.lineage,
+            model=chain.model.lineage,
             step=ranked.step,
             tick=ranked.tick,
             token=tokens.write(dict(enumerate(visible))),
@@ -400,7 +512,8 @@ class Embedded:
         self._wait(tokens.read(after, self.partitions), deadline)
         visible = self._visible
         as_of = self.as_of
-        found = self.chain.why(account, candidate, as_of, most)
+        chain = self.chain
+        found = chain.why(account, candidate, as_of, most)
         standing = found.standing
         return Explanation(
             account=account,
@@ -412,7 +525,7 @@ class Embedded:
             because=() if standing is None else standing.because,
             considered=0 if standing is None else found.considered,
             as_of=as_of,
-            model=self.chain.model.lineage,
+            model=chain.model.lineage,
             step=found.step,
             tick=found.tick,
             token=tokens.write(dict(enumerate(visible))),
@@ -455,7 +568,7 @@ class Embedded:
             while not self._stopping:
                 pumped = self.pump()
                 self.chain.give_way()
-                if pumped.records or self.engine.working:
+                if pumped.records or self.engine.working or self._turn is not None:
                     continue
                 waits = self.engine.working
                 pause = 0.01 if pumped.upserted or waits else 1.0
@@ -480,11 +593,14 @@ class Embedded:
         """Write towers, id vectors and training state as one checkpoint; return its path."""
         path = path or self.path / MODEL
         with self.chain.lock:
-            if self.chain.trainer is not None:
-                self.chain.trainer.save(path)
-            else:
-                self.chain.model.save(path)
+            self._save_model(self.chain, path)
         return path
+
+    def _save_model(self, chain: Candidates, path: Path) -> None:
+        if chain.trainer is not None:
+            chain.trainer.save(path)
+        else:
+            chain.model.save(path)
 
     def checkpoint(self, path: Path) -> None:
         """Write a consistent copy of all state into a new directory: stores, layout, model; not the log."""
@@ -492,8 +608,10 @@ class Embedded:
         shutil.rmtree(temporary, ignore_errors=True)
         (temporary / "state").mkdir(parents=True)
         with self.chain.lock:
-            self.chain.settled(self.engine.settle())
-            self.chain.forget(self.engine.take_left())  # the model's file is not to name them
+            self._settled(self.engine.settle())
+            left = self.engine.take_left()
+            for chain in self._chains:
+                chain.forget(left)  # the model's file is not to name them
         self.save_model(temporary / MODEL)
         with self.chain.lock:
             self._settle()
@@ -514,7 +632,8 @@ class Embedded:
                 self._arrived.notify_all()
             self._thread.join()
             self._thread = None
-        self.chain.index.close()
+        for chain in self._chains:
+            chain.index.close()
         if self.chain.trainer is not None and not self.failed:
             self.save_model()
         self.engine.close()
@@ -546,21 +665,46 @@ class Embedded:
 
     def _open_model(self) -> tuple[Model, OnlineTrainer | None]:
         section = self.config.model
-        saved = Path(section.path) if section.path else self.path / MODEL
-        settings = TrainerConfig()
-        if section.path or saved.exists():
-            if section.learn:
-                trainer = OnlineTrainer.load(saved, settings)
-                return trainer.model, trainer
-            return Model.load(saved), None
-        model = Model.day_zero(section.seed)
+        if section.path:
+            return self._load_model(Path(section.path))
+        saved, serving = self.path / MODEL, self.lineages.state.serving
+        if serving and not (saved.exists() and read_header(saved, SCHEMA.hash).lineage == serving):
+            model, trainer = self._load_model(self.lineages.file(serving))  # killed before it was saved
+            model.lineage = serving
+            return model, trainer
+        return self._load_model(saved) if saved.exists() else self._taught(Model.day_zero(section.seed))
+
+    def _load_model(self, path: Path) -> tuple[Model, OnlineTrainer | None]:
+        """Open a checkpoint; where nothing can be learned on from, learning begins with its weights."""
+        if self.config.model.learn and OnlineTrainer.saved(path):
+            trainer = OnlineTrainer.load(path, TrainerConfig())
+            return trainer.model, trainer
+        return self._taught(Model.load(path))
+
+    def _taught(self, model: Model) -> tuple[Model, OnlineTrainer | None]:
+        section = self.config.model
         if not section.learn:
             return model, None
-        return model, OnlineTrainer(model, settings, np.random.Generator(np.random.PCG64(section.seed)))
+        return model, OnlineTrainer(
+            model, TrainerConfig(), np.random.Generator(np.random.PCG64(section.seed))
+        )
 
-    def _start_index(self) -> None:
-        if self.config.index.background:
-            self.chain.index.start()
+    def _chain(
+        self, model: Model, trainer: OnlineTrainer | None, *, lock: threading.Lock | None = None
+    ) -> Candidates:
+        section = self.config.index
+        index = LiveIndex(
+            IndexConfig(
+                dim=model.dim,
+                bound=model.norm_bound,
+                hot_capacity=section.hot_capacity,
+                exact_rows=section.exact_rows,
+                ef=section.ef,
+            )
+        )
+        return Candidates(
+            self.engine, model, trainer, index, self.config.model, self.config.ranking, lock=lock
+        )
 
 
 def _layout(path: Path, partitions: int) -> _Layout:
