@@ -22,6 +22,23 @@ VIEW: Final[dict[str, float]] = {
     "negative_in_604800s": -0.6,
     "bias": 1.0,
 }
+# What is added to that by a consumer of whom little is known (see `PSI`): fame and language tell more, and that
+# somebody acts tells less, than to one whose habits are known. Chosen on the simulator (`bench/cold.py`, seed 3).
+NEWCOMER: Final[dict[str, dict[str, float]]] = {
+    "out_empty": {
+        "follow_in_ever": 1.2,
+        "follow_in_604800s": 0.6,
+        "age_out": 1.2,
+        "follow_out_3600s": -0.5,
+        "follow_out_86400s": -0.5,
+    },
+    "near_zero": {
+        "follow_in_ever": 0.8,
+        "age_out": 1.0,
+        "follow_out_3600s": -0.4,
+        "follow_out_86400s": -0.4,
+    },
+}
 # What it makes of each view of a candidate's quality, and by what the columns of `QUALITY` begin that make the view
 # up; they weigh alike, and those that begin with a minus count against it.
 QUALITIES: Final[dict[str, tuple[float, tuple[str, ...]]]] = {
@@ -48,7 +65,8 @@ RECIPROCITY: Final = 6.0  # the newest who follows and is not followed back
 RECIPROCITY_STEP: Final = 0.3  # less for each one before
 RECIPROCITY_AGE: Final = 0.15  # less for each doubling of its age in minutes
 LANGUAGE: Final = 1.0
-STRANGER: Final = 0.8  # more of its own language for whoever follows nobody
+STRANGER: Final = 4.0  # more of its own language for whoever follows nobody
+BEGINNER: Final = 2.0  # and for whoever has done little
 # One engagement with the candidate, by its kind: what it costs to do, as rankers of feeds weigh it (recsys.md 4.1).
 ENGAGED: Final[dict[str, float]] = {
     "reply": 1.2,
@@ -86,6 +104,9 @@ def set_day_zero(tower: Tower) -> None:
             parameter.zero_()
         for name, weight in VIEW.items():
             tower.attention[DENSE.index(name), one] = weight
+        for who, table in NEWCOMER.items():
+            for name, weight in table.items():
+                tower.attention[DENSE.index(name), PSI.index(who)] = weight
         for view, (weight, prefixes) in QUALITIES.items():
             row = VIEWS.index(view)
             tower.demand[row, one] = weight
@@ -104,6 +125,7 @@ def set_day_zero(tower: Tower) -> None:
         tower.pooling.fill_(0.5)
         tower.language[one] = LANGUAGE
         tower.language[PSI.index("out_empty")] = STRANGER
+        tower.language[PSI.index("near_zero")] = BEGINNER
         tower.country.fill_(COUNTRY)
         tower.community.copy_(torch.tensor([INTEREST, PEERS, DISTASTE]))
         tower.sketch.copy_(torch.tensor([SKETCHED, SKETCHED_OF_FOLLOWEES, SKETCHED]) ** 0.5)
