@@ -88,6 +88,13 @@ def among(table: VectorTable, request: Request, allow: Collection[str]) -> Found
     return _found(table, view, request, slots, products, "allowed")
 
 
+def _scanned(table: VectorTable) -> Callable[[Request], Found]:
+    def find(request: Request) -> Found:
+        return scan(table, request) if request.allow is None else among(table, request, request.allow)
+
+    return find
+
+
 def wanted(labels: Labels, these: frozenset[int]) -> Bools:
     """Which labels (n,) are among a few."""
     mask = np.zeros(len(labels), np.bool_)
@@ -259,6 +266,19 @@ class Reading:
 
     def __init__(self, table: VectorTable) -> None:
         self._table = table
+
+    def scan(
+        self,
+        vector: Floats,
+        k: int,
+        *,
+        exclude: Collection[str] = (),
+        allow: Collection[str] | None = None,
+        labels: Collection[int] | None = None,
+    ) -> Hits:
+        """`query` by the exact plan; see `Queryable`."""
+        request = Request.of(vector, k, self._table.dim, exclude, allow, labels)
+        return answer(self._table, request, _scanned(self._table))
 
     def scores(self, vector: Floats, ids: Sequence[str]) -> Floats:
         """The score of each id, NaN for an unknown one."""

@@ -57,6 +57,18 @@ class Queryable(Protocol):
         """The k best by dot product; `exclude` wins over `allow`, unknown ids in either are ignored."""
         ...
 
+    def scan(
+        self,
+        vector: Floats,
+        k: int,
+        *,
+        exclude: Collection[str] = (),
+        allow: Collection[str] | None = None,
+        labels: Collection[int] | None = None,
+    ) -> Hits:
+        """`query` by a pass over all rows, whatever that costs: the same ids however the index was merged."""
+        ...
+
     def scores(self, vector: Floats, ids: Sequence[str]) -> Floats:
         """The score of each id, NaN for an unknown one."""
         ...

@@ -46,6 +46,7 @@ class Header(msgspec.Struct, frozen=True):
     seed: int
     created_by: str
     format: int = FORMAT
+    ranker_hash: str = ""  # schema of the ranker's weights; empty in a checkpoint without a ranker
 
 
 class Checkpoint(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kithstream.models.features import SCHEMA
+from kithstream.models.ranker import PAIRS
 
 
 class DeltaError(ValueError):
@@ -12,7 +13,7 @@ class DeltaError(ValueError):
 
 
 class Delta(msgspec.Struct, frozen=True):
-    """The way from one step of a lineage to a later one. Numbers are float32, little endian.
+    """The way from one step of a lineage to a later one. Numbers are float32, the ranker's float64, little endian.
 
     `expired` accounts are forgotten before the others are set.
     """
@@ -25,6 +26,8 @@ class Delta(msgspec.Struct, frozen=True):
     accounts: tuple[str, ...]
     target: bytes  # (accounts, id_dim)
     source: bytes  # (accounts, id_dim)
+    ranker: bytes  # `Ranker.packed`
+    ranker_hash: str
     expired: tuple[str, ...] = ()
 
     def check(self, lineage: str, step: int) -> None:
@@ -33,5 +36,9 @@ class Delta(msgspec.Struct, frozen=True):
             raise DeltaError(f"the delta is of lineage {self.lineage}, the model of {lineage}")
         if self.schema_hash != SCHEMA.hash:
             raise DeltaError(f"the delta is for schema {self.schema_hash}, this build has {SCHEMA.hash}")
+        if self.ranker_hash != PAIRS.hash:
+            raise DeltaError(
+                f"the delta's ranker is for schema {self.ranker_hash}, this build has {PAIRS.hash}"
+            )
         if self.since != step:
             raise DeltaError(f"the delta starts at step {self.since}, the model is at step {step}")

@@ -25,6 +25,7 @@ from kithstream.models.features import (
 )
 from kithstream.models.ids import IdVectors
 from kithstream.models.lineage import DIM, day_zero_lineage
+from kithstream.models.ranker import PACKED, PAIRS, Ranker
 from kithstream.models.tower import Tower, TowerConfig
 
 
@@ -45,13 +46,16 @@ class Consumers(NamedTuple):
 
 
 class Model:
-    """Towers and id vectors of one lineage. Not safe for threads.
+    """Towers, id vectors and ranker of one lineage. Not safe for threads.
 
     A vector is a function of (rows, step) alone: it does not depend on what was encoded before.
     """
 
-    def __init__(self, tower: Tower, ids: IdVectors, lineage: str, step: int) -> None:
+    def __init__(
+        self, tower: Tower, ids: IdVectors, lineage: str, step: int, ranker: Ranker | None = None
+    ) -> None:
         self.tower = tower
+        self.ranker = ranker or Ranker()
         self.ids = ids
         self.lineage = lineage
         self.step = step
@@ -94,7 +98,7 @@ class Model:
             squares=saved.array("ids.squares", (rows, 2), np.float32),  # type: ignore[arg-type]  # checked
             used=saved.array("ids.used", (rows,), np.int64),  # type: ignore[arg-type]  # checked
         )
-        return cls(tower, ids, saved.header.lineage, saved.header.step)
+        return cls(tower, ids, saved.header.lineage, saved.header.step, Ranker.restored(saved))
 
     def save(self, path: Path | str) -> None:
         """Writes weights and id vectors; a round trip is bit-equal."""
@@ -108,6 +112,7 @@ class Model:
             tower=self.tower.config,
             seed=self.ids.seed,
             created_by=f"kithstream {version('kithstream')}",
+            ranker_hash=PAIRS.hash,
         )
 
     def arrays(self) -> dict[str, Array]:
@@ -122,6 +127,7 @@ class Model:
             "ids.source": self.ids.source[:rows],
             "ids.squares": self.ids.squares[:rows],
             "ids.used": self.ids.used[:rows],
+            **self.ranker.arrays(),
         }
 
     def apply(self, delta: Delta) -> None:
@@ -134,6 +140,8 @@ class Model:
         sizes = {name: 4 * parameter.numel() for name, parameter in parameters.items()}
         if {name: len(data) for name, data in delta.weights.items()} != sizes:
             raise DeltaError("the weights of the delta have other names or sizes than the model's")
+        if len(delta.ranker) != PACKED:
+            raise DeltaError(f"the delta's ranker has {len(delta.ranker)} bytes, expected {PACKED}")
         shape = (len(delta.accounts), self.ids.dim)
         if not len(delta.target) == len(delta.source) == 4 * shape[0] * shape[1]:
             raise DeltaError(f"the delta's id vectors do not have the shape {shape}")
@@ -141,6 +149,7 @@ class Model:
             for name, parameter in parameters.items():
                 values = np.frombuffer(delta.weights[name], "<f4").reshape(parameter.shape)
                 parameter.copy_(torch.from_numpy(values.copy()))
+        self.ranker.unpack(delta.ranker)
         self.ids.forget(delta.expired)
         rows = self.ids.rows_of(delta.accounts)
         self.ids.target[rows] = np.frombuffer(delta.target, "<f4").reshape(shape)

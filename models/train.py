@@ -32,6 +32,7 @@ from kithstream.models.ids import NOBODY, IdTables
 from kithstream.models.losses import sampled_softmax
 from kithstream.models.model import Model
 from kithstream.models.producers import ProducerTable
+from kithstream.models.ranker import PAIRS, Ranked
 from kithstream.models.sampling import Negatives, Sample, SamplingConfig
 from kithstream.models.tower import ConsumerBatch, ProducerBatch
 
@@ -102,8 +103,12 @@ class OnlineTrainer:
         self._changed = np.zeros(1024, np.bool_)  # rows trained since then
         self._expired: list[str] = []
 
-    def observe(self, examples: Examples) -> StepResult:
-        """One step on a micro-batch, 32 to 64 examples are cheapest. Raises `model.step` by one."""
+    def observe(self, examples: Examples, ranked: Sequence[Ranked] = ()) -> StepResult:
+        """One step on a micro-batch, 32 to 64 examples are cheapest. Raises `model.step` by one.
+
+        `ranked` is what would have been answered before some of these follows: what the ranker learns from.
+        """
+        self.model.ranker.observe(ranked)
         ids = self.model.ids
         sources = examples.consumers.rows
         targets = ids.rows_of(examples.targets)
@@ -162,6 +167,8 @@ class OnlineTrainer:
             accounts=tuple(name for name, _ in named),
             target=ids.target[order].tobytes(),
             source=ids.source[order].tobytes(),
+            ranker=model.ranker.packed(),
+            ranker_hash=PAIRS.hash,
             expired=tuple(self._expired),
         )
         self._published = model.step

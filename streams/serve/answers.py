@@ -59,6 +59,9 @@ class Candidate(msgspec.Struct, frozen=True):
     score: float
     reasons: Sequence[str] = ()
     because: Sequence[Because] | UnsetType = UNSET  # only where it was asked for, most carrying first
+    sources: Sequence[str] | UnsetType = (
+        UNSET  # who named it, beside that and where more than the towers rank
+    )
 
 
 class Explanation(msgspec.Struct, frozen=True):

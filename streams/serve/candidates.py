@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -13,18 +13,22 @@ import numpy as np
 from kithstream.index.live import LiveIndex
 from kithstream.models.features import Rows, concatenate, consumer_features
 from kithstream.models.model import Model, Producers
+from kithstream.models.ranker import Ranked as RankedExample
 from kithstream.models.train import Examples, OnlineTrainer
 from kithstream.streams.config import ModelConfig, RankingConfig
 from kithstream.streams.engine.engine import Acted, Change, Engine, Settled
 from kithstream.streams.events.wire import Event
 from kithstream.streams.serve.answers import Question
 from kithstream.streams.serve.exclusions import FOLLOW, Exclusions
+from kithstream.streams.serve.facts import Facts
 from kithstream.streams.serve.ranking import NO_CANDIDATE, Ranked, Ranker
 from kithstream.streams.serve.vectors import Encoded, Vectors, every_account
+from kithstream.streams.serve.whole import Whole, neighbours
 from kithstream.streams.serve.why import Allowed, Standing
 from kithstream.streams.state.reader import Glance
 
 GIVEN_WAY: Final = 0.0005  # seconds
+LINKED: Final = 4096  # accounts whose neighbours are read at a time
 
 
 class Why(NamedTuple):
@@ -35,6 +39,14 @@ class Why(NamedTuple):
     considered: int  # deeds
     step: int
     tick: int
+
+
+class _Captured(NamedTuple):
+    """Follows of one batch as they were before it."""
+
+    examples: Examples  # n
+    actors: list[str]  # n
+    looked: list[RankedExample | None]  # n, for the ranker
 
 
 class Candidates:
@@ -58,12 +70,16 @@ class Candidates:
         )  # over stores, caches, model: held for a batch, or for one question's rows
         self._waiting: set[int] = set()  # threads with a question
         self.exclusions = Exclusions(engine, engine.config.row_cache, used_to_follow=ranking.used_to_follow)
-        self.vectors = Vectors(engine, model, config, _IndexSink(index, trainer))
+        self.whole: Whole | None = None  # where pairs are ranked, or learned
+        if ranking.ranker and (trainer is not None or model.ranker.ready):
+            self.whole = Whole(Facts(), ranking, config.seed)
+        facts = None if self.whole is None else self.whole.facts
+        self.vectors = Vectors(engine, model, config, _IndexSink(index, trainer, facts))
         self._config = config
         self._reader = self.vectors.reader
-        self._ranker = Ranker(engine, self._reader, self.exclusions, model, index, ranking)
+        self._ranker = Ranker(engine, self._reader, self.exclusions, model, index, ranking, self.whole)
         self._changes: list[Change] = []  # since the first of the captured
-        self._captured: list[tuple[Examples, list[str]]] = []
+        self._captured: list[_Captured] = []
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -94,7 +110,18 @@ class Candidates:
         actors, times = [e.actor for e in follows], [e.time for e in follows]
         rows = self._reader.read(actors, times, unreciprocated=True)
         features = consumer_features(rows, self.model.ids)
-        self._captured.append((Examples(features, [e.target for e in follows], max(times)), actors))
+        examples = Examples(features, [e.target for e in follows], max(times))
+        self._captured.append(_Captured(examples, actors, self._looked(follows)))
+
+    def _looked(self, follows: Sequence[Event]) -> list[RankedExample | None]:
+        """For some of the follows, everybody who would have been ranked before it; None for the others."""
+        looked: list[RankedExample | None] = [None] * len(follows)
+        if self.whole is not None:
+            chosen = [at for at, event in enumerate(follows) if self.whole.learns_from(event.id)]
+            for at in chosen[: self.whole.config.train_most]:
+                event = follows[at]
+                looked[at] = self._ranker.example(event.actor, event.target, event.time)
+        return looked
 
     def acted(self, acted: Acted) -> None:
         """Take note of what the actors' stage did."""
@@ -122,6 +149,8 @@ class Candidates:
             self.trainer.forget(accounts)
         else:
             self.model.ids.forget(accounts)
+        if self.whole is not None:
+            self.whole.facts.forget(accounts)
 
     def forget_deleted(self) -> None:
         """Forget what the model still knows of deleted accounts, if it was saved before they were removed."""
@@ -136,17 +165,18 @@ class Candidates:
             for account in accounts:
                 self.exclusions.drop(account)
 
-    def _learn(self, captured: Sequence[tuple[Examples, list[str]]], changes: Iterable[Change]) -> int:
+    def _learn(self, captured: Sequence[_Captured], changes: Iterable[Change]) -> int:
         """One step on the follows that really came about, oldest first."""
         assert self.trainer is not None
         came = {(c.actor, c.target) for c in changes if c.family == FOLLOW and c.before < 0 <= c.after}
-        kept, targets, as_of = [], [], 0
-        for examples, actors in captured:
+        kept, targets, looked, as_of = [], [], [], 0
+        for examples, actors, some in captured:
             mask = np.array([pair in came for pair in zip(actors, examples.targets, strict=True)])
             came.difference_update(zip(actors, examples.targets, strict=True))
             if mask.any():
                 kept.append(type(examples.consumers)._make(a[mask] for a in examples.consumers))
                 targets += [t for t, keep in zip(examples.targets, mask, strict=True) if keep]
+                looked += [one for one, keep in zip(some, mask, strict=True) if keep]
                 as_of = max(as_of, examples.as_of)
         if not kept:
             return 0
@@ -154,7 +184,8 @@ class Candidates:
         size = self._config.example_batch
         for first in range(0, len(targets), size):
             part = type(consumers)._make(a[first : first + size] for a in consumers)
-            self.trainer.observe(Examples(part, targets[first : first + size], as_of))
+            ranked = [one for one in looked[first : first + size] if one is not None]
+            self.trainer.observe(Examples(part, targets[first : first + size], as_of), ranked)
         return len(targets)
 
     # -- vectors ---------------------------------------------------------------------------------------------
@@ -166,11 +197,28 @@ class Candidates:
 
     def flush(self, as_of: int, most_aged: int) -> Encoded:
         """Encode what changed, and at most so many of what has aged, into the index."""
+        self._link(self.vectors.dirty)
         return self.vectors.flush(as_of, most_aged)
 
     def rebuild(self, as_of: int) -> Encoded:
         """Encode every account of the stores: what a restart or another model needs."""
+        if self.whole is not None:
+            self._link(every_account(self.engine))
         return self.vectors.rebuild(as_of)
+
+    def _link(self, accounts: Collection[str]) -> None:
+        """Let the facts hold the newest neighbours of accounts."""
+        if self.whole is None or not accounts:
+            return
+        route = self.engine.route
+        by_partition: dict[int, list[str]] = {}
+        for account in sorted(accounts):
+            by_partition.setdefault(route[account], []).append(account)
+        for number, those in by_partition.items():
+            partition = self.engine.at(number)
+            for first in range(0, len(those), LINKED):
+                part = those[first : first + LINKED]
+                self.whole.facts.link(part, neighbours(partition, part))
 
     def reread(self, as_of: int) -> Encoded:
         """Forget every row and exclusion, and encode every account: what a bulk load needs."""
@@ -213,19 +261,24 @@ class Candidates:
 
 
 class _IndexSink:
-    """Vectors into the index, features to where the trainer reads them."""
+    """Vectors into the index, features to where the trainer reads them, facts to where pairs are ranked."""
 
-    def __init__(self, index: LiveIndex, trainer: OnlineTrainer | None) -> None:
+    def __init__(self, index: LiveIndex, trainer: OnlineTrainer | None, facts: Facts | None) -> None:
         self._index = index
         self._trainer = trainer
+        self._facts = facts
 
     def write(self, rows: Rows, encoded: Producers, tick: int) -> None:
         if self._trainer is not None:
             self._trainer.producers.write(encoded.features)
+        if self._facts is not None:
+            self._facts.write(rows)
         self._index.upsert(rows.accounts, encoded.vectors, labels=rows.languages, sequence=tick)
 
     def delete(self, accounts: Sequence[str]) -> None:
         self._index.delete(accounts)
+        if self._facts is not None:
+            self._facts.drop(accounts)
 
     def __contains__(self, account: object) -> bool:
         return account in self._index

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kithstream.index.protocol import Queryable
+from kithstream.index.protocol import Hits, Queryable
 from kithstream.models.features import Rows
 from kithstream.models.model import Model
+from kithstream.models.ranker import SOURCES, Weights
+from kithstream.models.ranker import Ranked as Example
 from kithstream.streams.config import RankingConfig
 from kithstream.streams.engine.shard import Reads
 from kithstream.streams.errors import Unanswerable
@@ -19,6 +21,8 @@ from kithstream.streams.events.signals import Newest
 from kithstream.streams.serve.answers import BECAUSES, FULLY, Because, Candidate, Question
 from kithstream.streams.serve.exclusions import Exclusions
 from kithstream.streams.serve.fading import tiredness
+from kithstream.streams.serve.nominators import Neighbourhood
+from kithstream.streams.serve.whole import Nominated, Whole, neighbourhood, pooled
 from kithstream.streams.serve.why import Allowed, Group, Standing, Thinking, standings
 from kithstream.streams.state import profiles
 from kithstream.streams.state.reader import Glance, Reader
@@ -40,6 +44,16 @@ class Asking(NamedTuple):
     contact: Callable[[str], bool] | None = None  # whether somebody is in the address book, if there is one
     groups: Sequence[Group] = ()  # n, of what it did, newest first; if it was asked for
     without: NDArray[np.float32] | None = None  # (n, dim) its vector without each group
+    around: Neighbourhood | None = None  # its newest neighbours, where pairs are ranked
+    weights: Weights | None = None  # what ranks pairs; None: the towers alone rank
+
+
+class _Found(NamedTuple):
+    """Candidates with the towers' scores: the index's hits first, best first, then others."""
+
+    hits: Hits
+    scored: list[tuple[str, float]]
+    nominated: Nominated | None
 
 
 class Ranked(NamedTuple):
@@ -63,8 +77,11 @@ class Ranker:
         model: Model,
         index: Queryable,
         config: RankingConfig,
+        whole: Whole | None = None,
     ) -> None:
+        """Without the `whole`, candidates are the index's and the towers alone rank them."""
         self._reads = reads
+        self._whole = whole
         self._config = config
         self._reader = reader
         self._exclusions = exclusions
@@ -99,7 +116,12 @@ class Ranker:
             groups, rows = (), self._reader.read([account], as_of, unreciprocated=True)
         vectors, step, _ = self._model.encode_consumers(rows)
         without = vectors[1:] if fully else None
-        return Asking(rows, vectors[0], step, exclude, followed, losses, contact, groups, without)
+        around = None if self._whole is None else neighbourhood(partition, account)
+        ranker = self._model.ranker
+        weights = ranker.weights if around is not None and ranker.ready else None
+        return Asking(
+            rows, vectors[0], step, exclude, followed, losses, contact, groups, without, around, weights
+        )
 
     def _losses(self, account: str, exclude: set[str], as_of: int) -> dict[str, float]:
         """What scores are lowered by; adds to `exclude` whom the account is not to be shown for a while."""
@@ -117,43 +139,104 @@ class Ranker:
         return {other: loss for other, loss in losses.items() if other not in exclude}
 
     def rank(self, question: Question, asking: Asking, as_of: int, tick: int, glances: Glances) -> Ranked:
-        """Rank candidates for a question. Takes no lock; `glances` tells what reasons are made of."""
+        """Rank candidates for a question. Takes no lock of the state; `glances` tells what reasons are made of."""
         exclude = asking.exclude
         exclude.update(question.exclude)
         labels = {profiles.code(tag.split("-", 1)[0]) for tag in question.languages} or None
+        limits = Allowed(exclude, question.allow, labels)
         losses = {other: loss for other, loss in asking.losses.items() if other not in exclude}
         # An address book holds hashes, so those in it are looked for among more than are asked for.
         wanted = question.k if asking.contact is None else 4 * question.k + 100
-        hits = self._index.query(
-            asking.vector, wanted, exclude=exclude | losses.keys(), allow=question.allow, labels=labels
-        )
-        scored = list(zip(hits.ids, hits.scores.tolist(), strict=True))
-        if losses:  # few, and scored one by one, so that the answer is exact whoever is lowered by how much
-            allow = losses.keys() if question.allow is None else losses.keys() & set(question.allow)
-            lowered = self._index.query(
-                asking.vector, len(losses), exclude=exclude, allow=allow, labels=labels
-            )
-            scored += [
-                (name, score + losses[name])
-                for name, score in zip(lowered.ids, lowered.scores.tolist(), strict=True)
-            ]
+        if asking.weights is not None:
+            wanted = max(wanted, self._config.considered)
+        found = self._find(asking, limits, losses, wanted, self._index.query, asking.weights is not None)
+        hits, scored, nominated = found
+        if asking.weights is not None:
+            scored = self._whole_scores(asking, asking.weights, found, as_of)
+        if losses:
+            scored = [(name, score + losses[name] if name in losses else score) for name, score in scored]
         if asking.contact is not None:
             gain = self._config.contact
             scored = [(name, score + gain * asking.contact(name)) for name, score in scored]
-        if losses or asking.contact is not None:
+        if losses or asking.contact is not None or asking.weights is not None:
             scored.sort(key=lambda one: (-one[1], one[0]))
             del scored[question.k :]
         reasoned = [name for name, _ in scored[: question.reasons]]
         candidates = _explained(scored, asking, glances(reasoned, as_of))
         if asking.without is not None:
             most = min(FULLY, question.reasons)
-            limits = Allowed(exclude, question.allow, labels)
             told = self.standings(asking, reasoned[:most], limits, BECAUSES)
             for at, standing in enumerate(told):
                 because: Sequence[Because] = standing.because if standing is not None else ()
                 candidates[at] = msgspec.structs.replace(candidates[at], because=because)
+                if nominated is not None:
+                    sources = _sources(candidates[at].account, hits, nominated)
+                    candidates[at] = msgspec.structs.replace(candidates[at], sources=sources)
         short = hits.short if len(scored) < question.k else None
+        if short is not None and asking.weights is not None:
+            short = f"{len(scored)} of {question.k}: no more are allowed"
         return Ranked(candidates, hits.plan, short, asking.step, tick)
+
+    def example(self, account: str, target: str, as_of: int) -> Example | None:
+        """Return what would be ranked for an account if it asked, one of whom is the target it is about to follow.
+
+        None if the target is not among them, or the account would get no answer. The caller holds the state.
+        """
+        if self._whole is None:
+            return None
+        try:
+            asking = self.read(account, as_of)
+        except Unanswerable:
+            return None
+        assert asking.around is not None
+        limits = Allowed(asking.exclude)
+        found = self._find(asking, limits, asking.losses, self._config.considered, self._index.scan, True)
+        assert found.nominated is not None
+        pool = pooled(found.scored, len(found.hits.ids), found.nominated.sources)
+        if target not in pool.names:
+            return None
+        features = self._whole.features(pool, asking.around, asking.rows, found.nominated.hops, as_of)
+        return Example(pool.scores, features, pool.names.index(target))
+
+    def _find(
+        self,
+        asking: Asking,
+        limits: Allowed,
+        losses: Collection[str],
+        wanted: int,
+        query: Callable[..., Hits],
+        nominating: bool,
+    ) -> _Found:
+        """The best of the index, those whose scores are lowered, and who is nominated; nobody who is forbidden."""
+        exclude, allow, labels = limits
+        hits = query(asking.vector, wanted, exclude={*exclude, *losses}, allow=allow, labels=labels)
+        scored = list(zip(hits.ids, hits.scores.tolist(), strict=True))
+        others = set(
+            losses
+        )  # few, and scored one by one, so that the answer is exact whoever is lowered by how much
+        nominated = None
+        if nominating and self._whole is not None and asking.around is not None:
+            nominated = self._whole.nominate(asking.around, asking.rows, labels or (), exclude)
+            others.update(nominated.sources)
+            others.difference_update(hits.ids)
+        if allow is not None:
+            others.intersection_update(allow)
+        if others:
+            beside = self._index.query(
+                asking.vector, len(others), exclude=exclude, allow=others, labels=labels
+            )
+            scored += zip(beside.ids, beside.scores.tolist(), strict=True)
+        return _Found(hits, scored, nominated)
+
+    def _whole_scores(
+        self, asking: Asking, weights: Weights, found: _Found, as_of: int
+    ) -> list[tuple[str, float]]:
+        assert self._whole is not None
+        assert asking.around is not None
+        assert found.nominated is not None
+        pool = pooled(found.scored, len(found.hits.ids), found.nominated.sources)
+        scores = self._whole.scored(weights, pool, asking.around, asking.rows, found.nominated.hops, as_of)
+        return list(zip(pool.names, scores, strict=True))
 
     def standings(
         self, asking: Asking, candidates: Sequence[str], allowed: Allowed, most: int
@@ -182,6 +265,12 @@ class Ranker:
         if candidate in asking.exclude or candidate not in self._index:
             return NO_CANDIDATE
         return None
+
+
+def _sources(account: str, hits: Hits, nominated: Nominated) -> list[str]:
+    """Who named an account, in the order of `SOURCES`."""
+    named = [SOURCES[at] for at in sorted(nominated.sources.get(account, ()))]
+    return ["towers", *named] if account in hits.ids else named
 
 
 def _explained(

@@ -1,0 +1,150 @@
+"""Who else might be followed, beside whom the index names: from what is known anyway, without a model and a scan.
+
+A nominator names accounts and decides nothing: what it names is looked up in the index with the question's own
+exclusions and filters, as the index's hits are, and one learned score ranks all of them (`whole`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kithstream.streams.serve.facts import Facts, Hops, Numbers
+
+FOLLOWEES: Final = 30  # newest followees gone out from
+FOLLOWERS: Final = 32  # newest followers
+
+
+class Neighbourhood(NamedTuple):
+    """The newest neighbours of the account that asks, newest first, with the times since which they are."""
+
+    followers: Sequence[tuple[int, str]]  # microseconds
+    followees: Sequence[str]
+
+
+class Around(NamedTuple):
+    """The account that asks, as nominators see it. Good while the facts' lock is held."""
+
+    followers: Sequence[str]
+    followees: Numbers
+    hops: tuple[Hops, Hops, Hops]  # co-followed, followed by followees, followed by followers
+    languages: Collection[int]  # those that candidates are to have: its own, or those it asks for
+    interests: Sequence[tuple[int, float]]  # communities, largest first
+    hidden: Collection[str]  # whom no answer may hold; told to spare places
+
+
+class Nominator(Protocol):
+    """Names accounts for one that asks."""
+
+    def nominate(self, around: Around, k: int) -> Sequence[str]:
+        """At most `k` accounts, best first, none of them hidden; the facts' lock is held."""
+        ...
+
+
+class Popular:
+    """Whoever is followed most lately, by several half-lives in turn: of its languages, and of all."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+
+    def nominate(self, around: Around, k: int) -> Sequence[str]:
+        tops = [top for language in sorted(around.languages) for top in self._facts.most(language)]
+        lists = [top.best(top.kept) for top in (*tops, *self._facts.popular)]
+        return _first(_in_turn([_shown(names, around.hidden) for names in lists]), k)
+
+
+class TwoHop:
+    """Whom those follow that follow what the account follows; then whom its followees follow, and its followers.
+
+    Over its newest 30 followees x, the newest 32 followers y of each x, and the newest 20 followees z of each y: z
+    gains 1 / sqrt(1 + number of followees of y) (`streams.yardsticks.TwoHop`, whose lists are a little longer).
+    """
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+
+    def nominate(self, around: Around, k: int) -> Sequence[str]:
+        most = k + len(around.hidden)
+        return _first(_in_turn([_shown(self._best(hops, most), around.hidden) for hops in around.hops]), k)
+
+    def _best(self, hops: Hops, most: int) -> Iterator[str]:
+        """The candidates that gained most; of equals, whoever was met first."""
+        numbers, gained = hops
+        listed = self._facts.listed(numbers)
+        numbers, gained = numbers[listed], gained[listed]
+        if len(numbers) > most:
+            least = np.partition(gained, len(gained) - most)[len(gained) - most]
+            numbers, gained = numbers[gained >= least], gained[gained >= least]
+        names = self._facts.names
+        return (names[number] for number in numbers[np.argsort(-gained, kind="stable")].tolist())
+
+
+class Reciprocal:
+    """Whoever follows the account and is not followed by it, newest first."""
+
+    def nominate(self, around: Around, k: int) -> Sequence[str]:
+        return _first(_shown(around.followers, around.hidden), k)
+
+
+class Communities:
+    """Whoever is known best in the communities of the account's interest."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+
+    def nominate(self, around: Around, k: int) -> Sequence[str]:
+        tops = [
+            self._facts.community[number] for number, _ in around.interests if number in self._facts.community
+        ]
+        return _first(_in_turn([_shown(top.best(top.kept), around.hidden) for top in tops]), k)
+
+
+def made(names: Iterable[str], facts: Facts) -> dict[str, Nominator]:
+    """The nominators of these names, in this order; raises ValueError for an unknown one."""
+    known: dict[str, Nominator] = {
+        "popular": Popular(facts),
+        "two_hop": TwoHop(facts),
+        "reciprocal": Reciprocal(),
+        "communities": Communities(facts),
+    }
+    chosen: dict[str, Nominator] = {}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"ranking.nominators has {name!r}, expected some of {', '.join(known)}")
+        chosen[name] = known[name]
+    return chosen
+
+
+def match(
+    interests: Sequence[tuple[int, float]], communities: NDArray[np.int32], weights: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """(n,) Interest in communities times what n candidates' audiences are of them, both (n, communities)."""
+    total = np.zeros(len(communities))
+    for number, weight in interests:
+        total += weight * np.where(communities == number, weights, 0.0).sum(axis=1)
+    return total
+
+
+def _shown(names: Iterable[str], hidden: Collection[str]) -> Iterator[str]:
+    return (name for name in names if name not in hidden)
+
+
+def _in_turn(lists: Sequence[Iterator[str]]) -> Iterator[str]:
+    """The first of each, the second of each, and so on."""
+    waiting = list(lists)
+    while waiting:
+        met = [(one, next(one, None)) for one in waiting]
+        yield from (name for _, name in met if name is not None)
+        waiting = [one for one, name in met if name is not None]
+
+
+def _first(names: Iterable[str], k: int) -> list[str]:
+    found: dict[str, None] = {}
+    for name in names:
+        found[name] = None
+        if len(found) == k:
+            break
+    return list(found)

@@ -1,0 +1,184 @@
+"""The whole: candidates of the index and of the nominators, ranked by one learned score of towers and pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kithstream.models.features import OUT, Rows
+from kithstream.models.ranker import SOURCES, Asker, PairFeatures, Pairs, Weights, pair_features
+from kithstream.streams.config import RankingConfig
+from kithstream.streams.engine.partition import FOLLOWEES as FOLLOWEE_LIST
+from kithstream.streams.engine.partition import FOLLOWERS as FOLLOWER_LIST
+from kithstream.streams.engine.partition import ROW_OUT
+from kithstream.streams.engine.shard import Readable
+from kithstream.streams.serve import facts, nominators
+from kithstream.streams.serve.facts import Facts, Hops, Neighbours
+from kithstream.streams.serve.nominators import Around, Neighbourhood, match
+from kithstream.streams.state import counters
+from kithstream.streams.state.counters import Kind
+
+_FOLLOWEES_TOTAL: Final = counters.cell(0, Kind.TOTAL, 0)  # of the row of what an account did
+_TOWERS: Final = SOURCES.index("towers")
+
+
+class Pool(NamedTuple):
+    """Everybody who is ranked for one account."""
+
+    names: Sequence[str]  # n
+    scores: NDArray[np.float32]  # (n,) of the towers
+    places: NDArray[np.int64]  # (n,) among the index's hits; their number for all others
+    sources: NDArray[np.bool_]  # (n, len(SOURCES))
+
+
+class Nominated(NamedTuple):
+    """Who was named beside the index, and what was found on the way."""
+
+    sources: Mapping[str, Sequence[int]]  # by account: places in SOURCES
+    hops: tuple[Hops, Hops, Hops]
+
+
+class Whole:
+    """Names candidates for an account and tells the ranker about pairs. Any thread may ask."""
+
+    def __init__(self, facts: Facts, config: RankingConfig, seed: int) -> None:
+        """Raises ValueError for a nominator that there is not."""
+        self.facts = facts
+        self.config = config
+        self._nominators = nominators.made(config.nominators, facts)
+        self._person = seed.to_bytes(8, "little", signed=True)
+
+    def learns_from(self, event: str) -> bool:
+        """Whether the ranker learns from a follow: a function of its id and the seed, for `train_share` of them."""
+        digest = blake2b(event.encode(), digest_size=8, person=self._person).digest()
+        return int.from_bytes(digest, "little") < self.config.train_share * 2.0**64
+
+    def nominate(
+        self, around: Neighbourhood, rows: Rows, languages: Collection[int], hidden: Collection[str]
+    ) -> Nominated:
+        """Name accounts for one that asks, whose rows and neighbours are given."""
+        held = self.facts
+        own = int(rows.languages[0])
+        interests = _interests(rows)
+        with held.lock:
+            followees = _known(held, around.followees)
+            followers = _known(held, [name for _, name in around.followers[: nominators.FOLLOWERS]])
+            hops = held.co_followed(followees), held.followed_by(followees), held.followed_by(followers)
+            told = Around(
+                [name for _, name in around.followers],
+                followees,
+                hops,
+                languages or ({own} if own else ()),
+                interests,
+                hidden,
+            )
+            sources: dict[str, list[int]] = {}
+            for source, nominator in self._nominators.items():
+                for name in nominator.nominate(told, self.config.nominated):
+                    sources.setdefault(name, []).append(SOURCES.index(source))
+        return Nominated(sources, hops)
+
+    def features(
+        self, pool: Pool, around: Neighbourhood, rows: Rows, hops: tuple[Hops, Hops, Hops], as_of: int
+    ) -> PairFeatures:
+        """What the ranker reads of a pool, as of a time in microseconds."""
+        held = self.facts
+        with held.lock:
+            numbers = held.numbers_of(pool.names)
+            seen = held.seen(numbers, as_of)
+            counted = [held.gained(one, numbers) for one in hops]
+            counted.append(held.common_followers(_known(held, around.followees), numbers))
+        n = len(pool.names)
+        since = {name: max(as_of - time, 0) / 1e6 for time, name in around.followers}
+        latest: dict[str, float] = {}
+        often: dict[str, int] = {}
+        for name, age in zip(rows.engaged[0], rows.engaged_ages[0].tolist(), strict=False):
+            latest[name] = min(age, latest.get(name, np.inf))
+            often[name] = often.get(name, 0) + 1
+        followers, followees, mutual = rows.degrees[0].tolist()
+        return pair_features(
+            Pairs(
+                asker=Asker(followers, followees, mutual, float(rows.last[0, OUT])),
+                scores=pool.scores,
+                places=pool.places,
+                sources=pool.sources,
+                counts=seen.counts,
+                engaged_counts=seen.engaged_counts,
+                ages=seen.ages,
+                degrees=seen.degrees,
+                hops=np.stack(counted, axis=1),
+                follows_you=np.fromiter((since.get(name, np.inf) for name in pool.names), np.float64, n),
+                engaged=np.fromiter((latest.get(name, np.inf) for name in pool.names), np.float64, n),
+                engagements=np.fromiter((often.get(name, 0) for name in pool.names), np.int64, n),
+                community=match(_interests(rows), seen.communities, seen.weights),
+                known_for=(seen.known_for == rows.known_for[0]) & (seen.known_for >= 0),
+                language=(seen.languages == rows.languages[0]) & (seen.languages > 0),
+            )
+        )
+
+    def scored(
+        self,
+        weights: Weights,
+        pool: Pool,
+        around: Neighbourhood,
+        rows: Rows,
+        hops: tuple[Hops, Hops, Hops],
+        as_of: int,
+    ) -> list[float]:
+        """The one score of each of a pool: a logit, as the towers' is."""
+        extra = weights.extra(self.features(pool, around, rows, hops, as_of))
+        whole: list[float] = (pool.scores + extra).astype(np.float32).tolist()
+        return whole
+
+
+def neighbourhood(partition: Readable, account: str) -> Neighbourhood:
+    """Read an account's newest neighbours."""
+    name = account.encode()
+    keys = FOLLOWER_LIST + name, FOLLOWEE_LIST + name
+    lists = partition.load_recents(keys)
+    followers, followees = (lists[key].entries for key in keys)
+    return Neighbourhood(
+        [(-time, other) for time, other in followers[: nominators.FOLLOWERS]],
+        [other for _, other in followees[: nominators.FOLLOWEES]],
+    )
+
+
+def neighbours(partition: Readable, accounts: Sequence[str]) -> Neighbours:
+    """Read the newest neighbours of accounts of a partition, as facts hold them."""
+    names = [account.encode() for account in accounts]
+    lists = partition.load_recents(
+        [letter + name for name in names for letter in (FOLLOWER_LIST, FOLLOWEE_LIST)]
+    )
+    rows = partition.load_rows([ROW_OUT + name for name in names])
+    return Neighbours(
+        [[other for _, other in lists[FOLLOWER_LIST + name].entries[: facts.FOLLOWERS]] for name in names],
+        [[other for _, other in lists[FOLLOWEE_LIST + name].entries[: facts.FOLLOWEES]] for name in names],
+        [counters.count_of(rows[ROW_OUT + name], _FOLLOWEES_TOTAL) for name in names],
+    )
+
+
+def pooled(scored: Sequence[tuple[str, float]], hits: int, nominated: Mapping[str, Sequence[int]]) -> Pool:
+    """A pool of accounts with the towers' scores, of whom the first are the index's hits, best first."""
+    scores = np.array([score for _, score in scored], np.float32)
+    sources = np.zeros((len(scored), len(SOURCES)), np.bool_)
+    sources[:hits, _TOWERS] = True
+    for at, (name, _) in enumerate(scored):
+        if name in nominated:
+            sources[at, nominated[name]] = True
+    places = np.arange(len(scored))
+    places[hits:] = np.searchsorted(-scores[:hits], -scores[hits:])
+    return Pool([name for name, _ in scored], scores, places, sources)
+
+
+def _interests(rows: Rows) -> list[tuple[int, float]]:
+    pairs = zip(rows.interests[0].tolist(), rows.interest_weights[0].tolist(), strict=True)
+    return [(number, weight) for number, weight in pairs if number >= 0]
+
+
+def _known(held: Facts, names: Sequence[str]) -> NDArray[np.int32]:
+    numbers = held.numbers_of(names)
+    return numbers[numbers > 0]
