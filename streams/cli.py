@@ -453,6 +453,9 @@ def evaluate(
     from kithstream.streams.evaluation import evaluate as measure
     from kithstream.streams.progress import Progress
 
+    for out in (machine, page):
+        if out is not None and not Path(out).parent.is_dir():
+            raise Refused(f"{Path(out).parent} is no folder, {Path(out).name} cannot be written there")
     config = read_settings(config_file, (*_EVALUATING, "engine.partitions=1", *_started(model), *options))
     lengths = tuple(sorted(set(ks)))
     sampling = Sampling(ks=lengths, tests=tests, window_seconds=window, seed=seed)
@@ -472,8 +475,8 @@ def evaluate(
             progress=progress.reach,
         )
     if machine is not None:
-        with click.open_file(machine, "wb") as out:
-            out.write(to_json(report) + b"\n")
+        with click.open_file(machine, "wb") as written:
+            written.write(to_json(report) + b"\n")
     if page is not None:
         page.write_text(as_page(report), encoding="utf-8")
     if machine != "-":

@@ -531,6 +531,7 @@ def test_what_cannot_be_evaluated_is_refused(tmp_path: Path) -> None:
     few.write_text("1 2 1300000000\n")
     assert "none to ask for" in refused(run("evaluate", few, "--format", "pairs"))
     assert "does not exist" in refused(run("evaluate", tmp_path / "nothing.jsonl"))
+    assert "is no folder" in refused(run("evaluate", few, "--report", tmp_path / "missing" / "page.html"))
     few.write_text("1 2\n")
     assert "few.txt, line 1" in refused(run("evaluate", few, "--format", "pairs"))
     broken = tmp_path / "model.safetensors"

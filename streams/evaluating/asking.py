@@ -147,9 +147,13 @@ def ask_all(
             for name, asker in askers.items():
                 answers[name].ask_slate(number, plan, asker)
 
+    def reach(done: int, _: int) -> None:
+        if progress is not None:
+            progress(done, plan.events)
+
     with ProcessPoolExecutor(1, get_context("spawn")) as beside:
         rules = beside.submit(ask_yardsticks, plan, k, seed)
-        replayed = interleave(live, clock, events, follows.keys() | slates.keys(), ask, progress)
+        replayed = interleave(live, clock, events, follows.keys() | slates.keys(), ask, reach)
         chosen, others = rules.result()
     return answers | others, chosen, replayed
 

@@ -84,6 +84,7 @@ class SlateAsked(NamedTuple):
 class Plan(NamedTuple):
     """All questions in the order of the stream, and what measures need to know of accounts."""
 
+    events: int  # of the stream
     pairs: Pairs
     follows: Sequence[FollowAsked]
     slates: Sequence[SlateAsked]
@@ -172,7 +173,9 @@ class _Planning:
         first, last = min([*self.tests, *self.slates]), max([*self.tests, *self.slates])
         popularity: Counter[int] = Counter()
         candidates: list[int] = []
+        total = 0
         for number, event in enumerate(events):
+            total = number + 1
             if number == first:
                 popularity = self.followers.copy()
             if (row := self.tests.get(number)) is not None:
@@ -190,6 +193,7 @@ class _Planning:
         held = np.array([followers for followers in popularity.values() if followers > 0] or [0])
         torso, head = np.quantile(held, [TORSO, HEAD])
         return Plan(
+            total,
             self.pairs,
             asked,
             [self._closed(slate, answered) for slate in shown if slate.shown],

@@ -80,6 +80,8 @@ def test_nobody_is_answered_whom_the_account_follows_and_the_asked_follow_is_not
 def test_scores_order_accounts_as_lists_do(done: Pass) -> None:
     compared = 0
     for method, answers in done.answers.items():
+        if method == WHOLE:
+            continue  # it may score an account by who stands beside it
         for number, one in enumerate(done.plan.follows):
             places = {account: place for place, account in enumerate(answers.lists[number].tolist())}
             scored = [(one.target, answers.followed[number])]
@@ -90,7 +92,7 @@ def test_scores_order_accounts_as_lists_do(done: Pass) -> None:
             assert not np.isnan(scores).any()
             assert scores == sorted(scores, reverse=True), (method, number)
             compared += len(scores)
-    assert compared > 200
+    assert compared > 150
 
 
 def test_the_yardsticks_stand_where_the_protocol_puts_them(done: Pass) -> None:

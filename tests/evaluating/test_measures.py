@@ -36,7 +36,9 @@ def plan_of(follows: int = 30, slates: int = 6, languages: bool = True) -> Plan:
         seen.append(SlateAsked(number, number, number, number % 3, shown, engaged, counts, 0))
     language = np.arange(ACCOUNTS) % 2 if languages else np.full(ACCOUNTS, -1)
     names = [f"a{number}" for number in range(ACCOUNTS)]
-    return Plan(first_pairs([]), asked, seen, 0, names, language, np.arange(10, ACCOUNTS), FOLLOWERS, 12, 18)
+    return Plan(
+        follows, first_pairs([]), asked, seen, 0, names, language, np.arange(10, ACCOUNTS), FOLLOWERS, 12, 18
+    )
 
 
 def answered(plan: Plan, lists: NDArray[np.int64], good: float) -> Answers:

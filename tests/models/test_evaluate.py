@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from kithstream.models import evaluate
 from kithstream.models.evaluate import (
     bootstrap,
+    bootstrap_columns,
     ndcg_at,
     recall_at,
     reciprocal_rank,
     roc_auc,
+    roc_auc_each,
     roc_auc_per_user,
 )
 
@@ -43,11 +45,12 @@ def test_auc_per_user_is_the_mean_of_users_that_have_one(pairs: list[tuple[int, 
     users, scores, labels = (np.array(column) for column in zip(*pairs, strict=True))
     each = [
         by_pairs([p[1] for p in pairs if p[0] == user], [p[2] for p in pairs if p[0] == user])
-        for user in {p[0] for p in pairs}
+        for user in sorted({p[0] for p in pairs})
     ]
     measured = [auc for auc in each if not math.isnan(auc)]
     found = roc_auc_per_user(users, scores.astype(float), labels)
     assert found.coverage == pytest.approx(len(measured) / len(each))
+    assert roc_auc_each(users, scores.astype(float), labels) == pytest.approx(each, nan_ok=True)
     assert found.mean == pytest.approx(np.mean(measured) if measured else math.nan, nan_ok=True)
 
 
@@ -67,6 +70,21 @@ def test_the_interval_is_that_of_a_mean() -> None:
     assert interval.high == pytest.approx(interval.mean + half, abs=0.003)
     with pytest.raises(ValueError, match="empty"):
         bootstrap(np.zeros(0), np.random.default_rng(0))
+
+
+def test_columns_are_resampled_together_and_as_one_is() -> None:
+    draw = np.random.default_rng(0)
+    values = (draw.random((2000, 2)) < [0.3, 0.6]).astype(float)
+    values = np.column_stack([values, values[:, 0] + values[:, 1]])
+    first, second, both = bootstrap_columns(values, np.random.default_rng(1), draws=5000)
+    alone = bootstrap(values[:, 0], np.random.default_rng(1), draws=5000)
+    assert first.mean == alone.mean
+    assert first[1:] == pytest.approx(alone[1:], abs=0.002)  # of 5,000 draws each
+    assert both.mean == pytest.approx(first.mean + second.mean)
+    wide = math.hypot(first.high - first.low, second.high - second.low)  # the columns are independent
+    assert both.high - both.low == pytest.approx(wide, rel=0.1)
+    with pytest.raises(ValueError, match="empty"):
+        bootstrap_columns(np.zeros((0, 2)), draw)
 
 
 def test_the_printed_example_holds() -> None:
