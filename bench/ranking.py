@@ -16,11 +16,11 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: as a server has it
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -101,7 +101,8 @@ def main() -> None:
         known = prequential.first_pairs(events)
     tests = prequential.choose_tests(known, given.seed, given.limit)
     wanted = {int(row): number for number, row in enumerate(tests)}
-    ranking = RankingConfig(nominators=tuple(given.nominators), train_share=given.share)
+    section = {"nominators": given.nominators, "train_share": given.share}
+    ranking = msgspec.convert(section, RankingConfig)
     config = Config(engine=EngineConfig(), ranking=ranking)
     clock = StreamClock()
     positions = {name: np.full(len(tests), MISSED) for name in ("whole", "towers")}

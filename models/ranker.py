@@ -174,7 +174,9 @@ def pair_features(pairs: Pairs) -> PairFeatures:
     for at, column in enumerate(columns):
         dense[:, at] = column
     crossed = dense[:, _CROSSED_AT]
-    dense[:, len(columns) :] = (crossed[:, :, None] * np.array(circumstances, np.float32)).reshape(n, -1)
+    dense[:, len(columns) :] = (crossed[:, :, None] * np.array(circumstances, np.float32)).reshape(
+        n, len(_CROSSED) * len(_CIRCUMSTANCES)
+    )
     return PairFeatures(dense, _buckets(pairs, follows))
 
 

@@ -44,11 +44,19 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aged_rows: int = 512  # most of those between two batches of live events
 
 
+Nominator = Literal["popular", "two_hop", "reciprocal", "communities"]
+
+
 class RankingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the scores of the towers are corrected by, and who is ranked beside the index's hits."""
 
     ranker: bool = True  # once it has learned, one score of towers and pairs ranks; False: the towers alone
-    nominators: tuple[str, ...] = ("popular", "two_hop", "reciprocal", "communities")  # beside the index
+    nominators: tuple[Nominator, ...] = (
+        "popular",
+        "two_hop",
+        "reciprocal",
+        "communities",
+    )  # beside the index
     considered: int = 200  # the index's best that the ranker ranks
     nominated: int = 50  # accounts that each nominator adds at most
     train_share: float = 0.2  # of the follows from which the ranker learns

@@ -30,3 +30,10 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     file.write_text("[index\n")
     with pytest.raises(ValueError, match=r"k\.toml"):
         load(file, environment={})
+
+
+def test_an_unknown_nominator_is_refused_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "k.toml"
+    file.write_text('[ranking]\nnominators = ["popular", "friends"]\n')
+    with pytest.raises(ValueError, match=r"'friends' - at `\$\.ranking\.nominators\[1\]`"):
+        load(file, environment={})

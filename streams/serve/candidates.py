@@ -216,8 +216,10 @@ class Candidates:
             by_partition.setdefault(route[account], []).append(account)
         for number, those in by_partition.items():
             partition = self.engine.at(number)
-            for first in range(0, len(those), LINKED):
-                part = those[first : first + LINKED]
+            gone = partition.deleted_of(those)  # not to be named again
+            living = [account for account in those if account not in gone]
+            for first in range(0, len(living), LINKED):
+                part = living[first : first + LINKED]
                 self.whole.facts.link(part, neighbours(partition, part))
 
     def reread(self, as_of: int) -> Encoded:

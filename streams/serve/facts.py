@@ -1,8 +1,8 @@
 """What nominators and the ranker read of accounts: arrays by account, written where vectors are written.
 
 A decayed count is held as log2(count) + time / half-life, which stays as it is however much time goes by, so nothing is
-refreshed; ages are held as times. Neighbour lists hold numbers of accounts in place of names. About 550 bytes an account,
-for every account that the stores know, and a name; the number of an account that was deleted is given to nobody else.
+refreshed; ages are held as times. Neighbour lists hold numbers of accounts in place of names. About 550 bytes and a
+name for every account that the stores know; the number of one that was deleted is given to nobody else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kithstream.models.features import HALF_LIVES, IN, OUT, Rows
+from kithstream.models.features import HALF_LIVES, IN, Rows
 from kithstream.streams.serve.tops import NEVER, Top
 
 FOLLOWERS: Final = 32  # newest followers held of an account: as many as the state keeps exact under undo

@@ -46,10 +46,9 @@ class Whole:
     """Names candidates for an account and tells the ranker about pairs. Any thread may ask."""
 
     def __init__(self, facts: Facts, config: RankingConfig, seed: int) -> None:
-        """Raises ValueError for a nominator that there is not."""
         self.facts = facts
         self.config = config
-        self._nominators = nominators.made(config.nominators, facts)
+        self.nominators = nominators.made(config.nominators, facts)
         self._person = seed.to_bytes(8, "little", signed=True)
 
     def learns_from(self, event: str) -> bool:
@@ -77,7 +76,7 @@ class Whole:
                 hidden,
             )
             sources: dict[str, list[int]] = {}
-            for source, nominator in self._nominators.items():
+            for source, nominator in self.nominators.items():
                 for name in nominator.nominate(told, self.config.nominated):
                     sources.setdefault(name, []).append(SOURCES.index(source))
         return Nominated(sources, hops)

@@ -84,6 +84,11 @@ def test_features_are_finite_and_bounded() -> None:
     assert (np.diff(buckets[0]) > 0).all()  # each in its own table
 
 
+def test_nobody_to_rank_is_no_error() -> None:
+    dense, buckets = pair_features(some_pairs(0, 1))
+    assert len(dense) == len(buckets) == 0
+
+
 def test_an_untrained_ranker_adds_nothing_and_does_not_rank() -> None:
     ranker = Ranker()
     assert not ranker.weights.extra(pair_features(some_pairs(50, 2))).any()

@@ -1,0 +1,310 @@
+"""Nominators and the one learned score: what they may show, and that it is a function of state and model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec import UNSET, structs
+from promises import expected, held
+from soup import ACCOUNTS, DAY, START, soup
+
+from kithstream.models.ages import TICK
+from kithstream.models.model import Model
+from kithstream.models.ranker import DENSE, Weights
+from kithstream.streams.config import Config, IndexSection, ModelConfig, RankingConfig
+from kithstream.streams.events.wire import Event
+from kithstream.streams.serve.embedded import Embedded
+from kithstream.streams.serve.facts import FOLLOWEES, Facts
+from kithstream.streams.serve.nominators import Around
+from kithstream.streams.serve.tops import NEVER, Top
+from kithstream.streams.serve.whole import Whole
+from kithstream.streams.state import profiles
+
+SLOW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+LEARNING = Config(index=IndexSection(background=False), ranking=RankingConfig(train_share=1.0))
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = START + 7 * DAY
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def model(path: Path, weights: Callable[[Model], Weights]) -> ModelConfig:
+    """A model that does not learn, whose ranker ranks by these weights."""
+    made = Model.day_zero(seed=0)
+    made.ranker.weights = weights(made)
+    made.ranker.examples, made.ranker.gain = 10_000, 0.01
+    made.save(path / "given.safetensors")
+    return ModelConfig(path=str(path / "given.safetensors"), learn=False)
+
+
+def anything(made: Model) -> Weights:
+    rng = np.random.default_rng(3)
+    return Weights(*(rng.normal(size=w.shape) for w in made.ranker.weights))
+
+
+def least_followed(made: Model) -> Weights:
+    dense = np.zeros(len(DENSE))
+    dense[DENSE.index("followers")] = -100.0
+    return Weights(dense, made.ranker.weights.tables)
+
+
+@pytest.fixture(scope="module")
+def given_model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+    return model(tmp_path_factory.mktemp("model"), anything)
+
+
+def whole(given: ModelConfig, **ranking: object) -> Config:
+    section = RankingConfig(**ranking)  # type: ignore[arg-type]  # named fields
+    return Config(model=given, index=IndexSection(background=False), ranking=section)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Callable[[Config], Embedded]]:
+    live: list[Embedded] = []
+
+    def one_more(config: Config) -> Embedded:
+        live.append(Embedded(tmp_path / str(len(live)), config, clock=Clock()))
+        return live[-1]
+
+    yield one_more
+    for left in live:
+        left.close()
+
+
+def follow(actor: str, target: str, time: int = START + 6 * DAY) -> Event:
+    return Event(f"{actor}>{target}", "follow", actor, time, target=target)
+
+
+def told(live: Embedded, *events: Event) -> Embedded:
+    live.publish(events)
+    live.catch_up()
+    return live
+
+
+def names(live: Embedded, account: str, k: int = 10) -> list[str]:
+    return [c.account for c in live.candidates(account, k).candidates]
+
+
+class Everyone:
+    """Nominates all it ever heard of, forbidden or not."""
+
+    def nominate(self, around: Around, k: int) -> Sequence[str]:
+        return (*ACCOUNTS, "nobody")
+
+
+def the_whole(live: Embedded) -> Whole:
+    assert live.chain.whole is not None
+    return live.chain.whole
+
+
+@SLOW
+@given(soup())
+def test_whoever_nominates_no_answer_holds_a_forbidden_account(
+    tmp_path_factory: pytest.TempPathFactory, given_model: ModelConfig, events: list[Event]
+) -> None:
+    config = whole(given_model, considered=1)
+    with Embedded(tmp_path_factory.mktemp("live"), config, clock=Clock()) as live:
+        the_whole(live).nominators["popular"] = Everyone()
+        for count in range(0, len(events), 6):
+            token = live.publish(events[count : count + 6])
+            edges = expected(events[: count + 6], START + 7 * DAY).edges
+            for account in ACCOUNTS[:3]:
+                forbidden = {account, "eve"}
+                for actor, family, target, _ in edges:
+                    if actor == account and family in ("follow", "block", "mute", "report"):
+                        forbidden.add(target)
+                    if target == account and family in ("block", "mute", "report"):
+                        forbidden.add(actor)
+                answer = live.candidates(account, after=token, exclude=["eve"])
+                shown = {c.account for c in answer.candidates}
+                assert not forbidden & shown
+                listed = live.chain.index
+                assert all(name in listed for name in shown)
+                allowed = {c.account for c in live.candidates(account, allow=["bob", "cyd"]).candidates}
+                assert allowed <= {"bob", "cyd"} - (forbidden - {"eve"})
+                code = profiles.code("en")
+                for c in live.candidates(account, languages=["en"]).candidates:
+                    assert live.chain.inspect(c.account, live.as_of).languages[0] == code
+
+
+@SLOW
+@given(soup(), st.randoms(use_true_random=False))
+def test_the_whole_is_a_function_of_state_and_model(
+    tmp_path_factory: pytest.TempPathFactory,
+    given_model: ModelConfig,
+    events: list[Event],
+    rng: random.Random,
+) -> None:
+    """However events were batched, undone and aged, answers are those of one batch at the end."""
+    config, clock = whole(given_model, considered=2, nominated=2), Clock()
+    with (
+        Embedded(tmp_path_factory.mktemp("live"), config, clock=clock) as live,
+        Embedded(tmp_path_factory.mktemp("batch"), config, clock=clock) as batch,
+    ):
+        for first in range(0, len(events), 5):
+            live.publish(events[first : first + 5])
+            live.pump(rng.randrange(1, 4))
+            clock.now += rng.choice((0, TICK, 3 * TICK))
+        live.catch_up()
+        told(batch, *events)
+        for one in (live, batch):
+            one.chain.rebuild(clock.now)
+        for account in (*ACCOUNTS, "new"):
+            assert live.candidates(account).candidates == batch.candidates(account).candidates
+
+
+@SLOW
+@given(soup())
+def test_two_hop_counts_are_those_of_the_present_lists(
+    tmp_path_factory: pytest.TempPathFactory, given_model: ModelConfig, events: list[Event]
+) -> None:
+    with Embedded(tmp_path_factory.mktemp("live"), whole(given_model), clock=Clock()) as live:
+        for first in range(0, len(events), 9):
+            told(live, *events[first : first + 9])
+        state, facts = held(live.engine), the_whole(live).facts
+        everyone = sorted({*state.followees, *state.followers, *ACCOUNTS})
+        for account in ACCOUNTS:
+            followees = state.followees.get(account, [])
+            co, theirs = dict.fromkeys(everyone, 0.0), dict.fromkeys(everyone, 0.0)
+            for x in followees:
+                for y in state.followers.get(x, []):
+                    of_y = state.followees.get(y, [])
+                    for z in of_y[:FOLLOWEES]:
+                        co[z] += 1 / (1 + len(of_y)) ** 0.5
+                for z in state.followees.get(x, [])[:FOLLOWEES]:
+                    theirs[z] += 1
+            with facts.lock:
+                numbers, from_here = facts.numbers_of(everyone), facts.numbers_of(followees)
+                found = facts.gained(facts.co_followed(from_here), numbers)
+                by_them = facts.gained(facts.followed_by(from_here), numbers)
+                common = facts.common_followers(from_here, numbers)
+            np.testing.assert_allclose(found, [co[z] for z in everyone], rtol=1e-12)
+            assert by_them.tolist() == [theirs[z] for z in everyone]
+            both = [len({*state.followers.get(z, [])} & {*followees}) for z in everyone]
+            assert common.tolist() == both
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.sampled_from([NEVER, *range(6)])), max_size=200),
+    st.integers(1, 9),
+)
+def test_the_best_are_those_of_a_sort_whatever_falls(puts: list[tuple[int, float]], k: int) -> None:
+    keys: dict[str, float] = {}
+    top = Top(3, lambda: list(keys.items()))
+    for number, (account, key) in enumerate(puts):
+        keys[f"a{account}"] = key
+        top.put(f"a{account}", key)
+        if number % 3 == 0:
+            order = sorted(
+                (name for name in keys if keys[name] > NEVER), key=lambda name: (-keys[name], name)
+            )
+            assert top.best(k) == order[: min(k, 3)]
+
+
+CROWD = [follow(a, b) for a in ACCOUNTS for b in ACCOUNTS[:3] if a != b]
+
+
+def test_an_untrained_ranker_leaves_the_answers_of_the_towers_as_they_are(
+    opened: Callable[[Config], Embedded],
+) -> None:
+    alone = structs.replace(LEARNING, ranking=structs.replace(LEARNING.ranking, ranker=False))
+    towers, both = (told(opened(config), *CROWD) for config in (alone, LEARNING))
+    assert towers.chain.whole is None
+    assert the_whole(both).facts.numbers_of(["ann"])[0] > 0
+    for account in (*ACCOUNTS, "new"):
+        for k in (1, 3, 10):
+            assert towers.candidates(account, k).candidates == both.candidates(account, k).candidates
+
+
+def test_the_ranker_learns_beside_the_towers_and_takes_no_part_in_them(
+    opened: Callable[[Config], Embedded],
+) -> None:
+    alone = structs.replace(LEARNING, ranking=structs.replace(LEARNING.ranking, ranker=False))
+    runs = [opened(config) for config in (alone, LEARNING, LEARNING)]
+    for day in range(5):
+        more = [
+            follow(f"u{n}", a, START + 6 * DAY + day) for n in range(4 * day, 4 * day + 4) for a in ACCOUNTS
+        ]
+        for live in runs:
+            told(live, *more, *[follow(e.target, e.actor, e.time + 9) for e in more[::3]])
+    models = [live.chain.model for live in runs]
+    arrays = [made.arrays() for made in models]
+    assert models[0].ranker.examples == 0
+    assert models[1].ranker.examples > 20
+    for name, array in arrays[1].items():
+        np.testing.assert_array_equal(array, arrays[2][name], err_msg=name)
+        if not name.startswith("ranker."):
+            np.testing.assert_array_equal(array, arrays[0][name], err_msg=name)
+
+
+class Far:
+    """Nominates one account."""
+
+    def nominate(self, around: Around, k: int) -> Sequence[str]:
+        return ["far"]
+
+
+def test_whoever_is_nominated_is_ranked_however_far_down_the_index_it_is(
+    opened: Callable[[Config], Embedded], tmp_path: Path
+) -> None:
+    config = whole(model(tmp_path, least_followed), considered=1, nominators=())
+    live = told(opened(config), *(follow(f"x{n}", f"y{m}") for n in range(6) for m in range(6)))
+    told(live, follow("x0", "far", START))
+    assert names(live, "ann", 1) != ["far"]
+    the_whole(live).nominators["popular"] = Far()
+    assert names(live, "ann", 1) == ["far"]
+
+
+def test_a_full_answer_tells_who_named_a_candidate(
+    opened: Callable[[Config], Embedded], given_model: ModelConfig
+) -> None:
+    live = told(opened(whole(given_model)), *CROWD, follow("new", "dan"), follow("bob", "new"))
+    named = {c.account: c.sources for c in live.candidates("new", explain="full").candidates}
+    assert named["bob"] == ["towers", "popular", "two_hop", "reciprocal"]
+    assert {c.sources for c in live.candidates("new").candidates} == {UNSET}
+
+
+def test_the_popular_are_kept_by_language_and_leave_with_their_followers(
+    opened: Callable[[Config], Embedded], given_model: ModelConfig
+) -> None:
+    live = told(
+        opened(whole(given_model)),
+        *(Event(f"p{a}", "profile", a, START, language=tag) for a, tag in (("bob", "de"), ("cyd", "en"))),
+        *CROWD,
+    )
+    facts = the_whole(live).facts
+    assert [top.best(5) for top in facts.most(profiles.code("de"))] == [["bob"]] * 3
+    assert facts.popular[0].best(1) == ["ann"]  # all three were followed by six; the least name comes first
+    told(
+        live, *(Event(f"u{a}", "unfollow", a, START + 7 * DAY, target="bob") for a in ACCOUNTS if a != "bob")
+    )
+    assert [top.best(5) for top in facts.most(profiles.code("de"))] == [[]] * 3
+
+
+def test_a_deleted_account_is_named_no_more(
+    opened: Callable[[Config], Embedded], given_model: ModelConfig
+) -> None:
+    live = told(opened(whole(given_model)), *CROWD)
+    told(live, Event("d", "account_delete", "bob", START + 7 * DAY))
+    facts = the_whole(live).facts
+    assert facts.numbers_of(["bob"]).tolist() == [0]
+    assert "bob" not in facts.names
+    assert all("bob" not in top.best(9) for top in facts.popular)
+    assert "bob" not in names(live, "gus")
+
+
+def test_the_ranker_learns_from_a_share_of_follows_by_their_ids() -> None:
+    chosen = [Whole(Facts(), RankingConfig(train_share=0.2), seed) for seed in (0, 0, 1)]
+    picked = [[one.learns_from(f"e{n}") for n in range(5000)] for one in chosen]
+    assert picked[0] == picked[1] != picked[2]
+    assert 0.18 < np.mean(picked[0]) < 0.22
