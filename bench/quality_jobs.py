@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -90,7 +91,7 @@ class Found(NamedTuple):
     asked: dict[str, Asked]
     setting: str = ""
     fit_seconds: float = 0.0
-    recalls: dict[str, float] = {}
+    recalls: Mapping[str, float] = MappingProxyType({})
     refused: int = 0
 
 
@@ -135,7 +136,7 @@ def do(key: str, given: Given) -> Part:
         rows=found.rows.tolist(),
         positions={name: asked.positions for name, asked in found.asked.items()},
         query_ms={name: [round(ms, 3) for ms in asked.milliseconds] for name, asked in found.asked.items()},
-        recalls=found.recalls,
+        recalls=dict(found.recalls),
         setting=found.setting,
         fit_seconds=round(found.fit_seconds, 3),
         refused=found.refused,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -201,7 +202,7 @@ def kept_up(
     """Asks a model that is told the last fifth in tenths, each after its tests; and the seconds of telling."""
     asked, seconds = Asked([], []), 0.0
     borders = segments(known)
-    for start, end in zip(borders, borders[1:], strict=False):
+    for start, end in pairwise(borders):
         part = ask(scanned(model), known, history, tests[(tests >= start) & (tests < end)])
         asked.positions.extend(part.positions)
         asked.milliseconds.extend(part.milliseconds)
