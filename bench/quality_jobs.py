@@ -19,7 +19,7 @@ from bench import quality_peers as peers
 from bench.machine import machine
 from bench.quality_part import Part, best_setting, trials
 from bench.quality_peers import SEGMENTS, TRIALS, Asked
-from bench.quality_streams import History, kept_pairs, read
+from bench.quality_streams import SIMULATOR, History, kept_pairs, read
 from kithstream.streams import prequential
 from kithstream.streams.prequential import MISSED, K, Pairs, border
 from kithstream.streams.yardsticks import GRID, DecayedPopularity, HandRule, TwoHop, Yardstick
@@ -37,23 +37,24 @@ METHODS: Final = (
     "live_events",
 )
 PAIRS: Final = "pairs"  # the job that reads a stream
-# Core seconds of one job on 100,000 pairs: their order in a pool.
+# Core seconds of one job on 100,000 pairs, about; of the last, on 100,000 events. They order the jobs of a pool.
 WEIGHTS: Final = {
-    "two_hop": 10.0,
-    "popularity": 10.0,
-    "hand_rule": 15.0,
-    "als": 20.0,
-    "als_fold_in": 40.0,
-    "als_refit": 20.0,
-    "bpr": 15.0,
-    "bpr_refit": 15.0,
-    "warp": 20.0,
-    "warp_partial": 25.0,
-    "day_zero": 100.0,
-    "frozen": 150.0,
-    "live": 160.0,
-    "live_events": 300.0,
+    "two_hop": 5.0,
+    "popularity": 3.0,
+    "hand_rule": 10.0,
+    "als": 8.0,
+    "als_fold_in": 20.0,
+    "als_refit": 6.0,
+    "bpr": 8.0,
+    "bpr_refit": 5.0,
+    "warp": 8.0,
+    "warp_partial": 8.0,
+    "day_zero": 60.0,
+    "frozen": 110.0,
+    "live": 130.0,
+    "live_events": 120.0,
 }
+SIZES: Final = {"btc": (0.3, 0.4), "college": (0.2, 0.6), "higgs": (4.6, 5.6), SIMULATOR: (0.5, 4.0)}
 _FINALS: Final = {  # of methods that have settings to choose from: what is measured with the best of them
     "popularity": ("popularity",),
     "hand_rule": ("hand_rule",),
@@ -71,7 +72,7 @@ class Job(NamedTuple):
 
     key: str  # stream/job
     needs: Sequence[str]  # keys that are to be settled before
-    weight: float  # core seconds at 100,000 pairs, with those of what waits for it
+    weight: float  # core seconds, about, with those of the dearest that waits for it
 
 
 class Given(NamedTuple):
@@ -98,19 +99,22 @@ class Found(NamedTuple):
 def jobs(stream: str, methods: Sequence[str]) -> list[Job]:
     """Returns all jobs of some methods on a stream."""
     read_first = f"{stream}/{PAIRS}"
-    made = [Job(read_first, (), 1e9)]
+    of_pairs, of_events = SIZES[stream]
+    cost = {name: weight * of_pairs for name, weight in WEIGHTS.items()}
+    cost["live_events"] = WEIGHTS["live_events"] * of_events
+    made = []
     for method in methods:
         if method not in _FINALS:
-            made.append(Job(f"{stream}/{method}", (read_first,), WEIGHTS[method]))
+            made.append(Job(f"{stream}/{method}", (read_first,), cost[method]))
             continue
         finals = _FINALS[method]
         tried = [f"{stream}/{method}/trial-{number}" for number in range(TRIALS)]
-        dearest = max(WEIGHTS[final] for final in finals)
-        made += [Job(key, (read_first,), dearest + WEIGHTS[method]) for key in tried]
+        dearest = max(cost[final] for final in finals)
+        made += [Job(key, (read_first,), dearest + cost[method]) for key in tried]
         for final in finals:
             parts = [f"/segment-{number}" for number in range(SEGMENTS)] if final in _REFITTED else [""]
-            made += [Job(f"{stream}/{final}{part}", (read_first, *tried), WEIGHTS[final]) for part in parts]
-    return made
+            made += [Job(f"{stream}/{final}{part}", (read_first, *tried), cost[final]) for part in parts]
+    return [Job(read_first, (), max(job.weight for job in made) + of_events), *made]
 
 
 def do(key: str, given: Given) -> Part:

@@ -88,7 +88,8 @@ def matrix(known: Pairs, rows: slice) -> Any:
 
 def segments(known: Pairs) -> list[int]:
     """Returns the rows between which a model that is kept up to date is not: from 80 % to the end."""
-    return np.linspace(border(known), len(known.source), SEGMENTS + 1).astype(int).tolist()
+    first, end = border(known), len(known.source)
+    return [first + (end - first) * number // SEGMENTS for number in range(SEGMENTS + 1)]
 
 
 # -- implicit ------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from kithstream.streams.simulate import SimulationConfig, simulate
 from kithstream.streams.sources import bitcoin, higgs, pairs
 
 SIMULATOR: Final = "simulator"
-ACCOUNTS, EVENTS = 10_000, 600_000  # of the simulated world, at most
+ACCOUNTS, EVENTS = 10_000, 400_000  # of the simulated world, at most
 
 READERS: Final[dict[str, tuple[str, Callable[[Path], Iterable[Record]]]]] = {
     "btc": ("soc-sign-bitcoinotc.csv.gz", bitcoin.read),

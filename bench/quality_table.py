@@ -96,7 +96,7 @@ def summed_up(parts: Mapping[str, Part], seed: int = 0) -> list[Row | Ratio]:
         own = [part for part in parts.values() if part.stream == stream]
         methods = _methods(own)
         longest = max((method.rows for method in methods), key=len, default=[])
-        tried = defaultdict(int)
+        tried: defaultdict[str, int] = defaultdict(int)
         for part in own:
             for name in part.recalls:
                 tried[name] += 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -20,6 +22,7 @@ from kithstream.streams import prequential
 from kithstream.streams.prequential import MISSED, Pairs, border
 from kithstream.streams.yardsticks import TwoHop
 
+ROOT = Path(quality_part.__file__).parents[1]
 FOLLOWS = st.lists(
     st.tuples(st.integers(0, 5), st.integers(0, 5)).filter(lambda pair: pair[0] != pair[1]),
     max_size=30,
@@ -246,3 +249,46 @@ def test_the_simulator_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyP
     known = kept_pairs(SIMULATOR, Path("nowhere"), 3, None, tmp_path)
     assert len(known.source) > 500
     assert known.accounts == kept_pairs(SIMULATOR, Path("nowhere"), 3, None, tmp_path).accounts
+
+
+# -- the pool ------------------------------------------------------------------------------------------------
+
+
+def compared(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """The comparison of one rule on a small file, as it is started by hand."""
+    with gzip.open(folder / "CollegeMsg.txt.gz", "wt") as rows:
+        draw = np.random.default_rng(0)
+        for time, (a, b) in enumerate(draw.integers(0, 12, (300, 2)).tolist()):
+            rows.write(f"{a} {b} {1000 * time}\n")
+    command = [sys.executable, "-m", "bench.quality", "--data", str(folder), "--out", str(folder / "out")]
+    command += ["--streams", "college", "--methods", "two_hop", "--tests", "20", *more]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+
+
+def test_a_pool_does_what_is_not_done_yet(tmp_path: Path) -> None:
+    late = compared(tmp_path, "--seconds", "0")
+    assert late.returncode == 1
+    assert "not done: college/two_hop: out of time" in late.stderr
+    done = compared(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "| 2-hop co-follow, live |" in done.stdout
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*.part.json")}
+    assert {file.name for file in files} == {"college.pairs.part.json", "college.two_hop.part.json"}
+    again = compared(tmp_path)
+    assert again.stdout == done.stdout
+    assert {file: file.stat().st_mtime_ns for file in files} == files
+
+
+def test_a_job_that_fails_says_why(tmp_path: Path) -> None:
+    compared(tmp_path, "--seconds", "0")
+    (tmp_path / "CollegeMsg.txt.gz").unlink()
+    command = [sys.executable, "-m", "bench.quality", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    told = subprocess.run(
+        [*command, "--streams", "college", "--methods", "two_hop"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+    )
+    assert told.returncode == 1
+    assert "college/pairs: FileNotFoundError" in told.stderr
