@@ -187,6 +187,7 @@ def run(stream: str, given: argparse.Namespace) -> list[dict[str, object]]:
         found = ask_stale(live, clock, events, tests, known, tuple(DELAYS.values()), progress)
     rows = told(stream, found, DELAYS, given.seed)
     about = {"events": len(events), "pairs": len(known.source), "tests": len(tests), "seed": given.seed}
+    about |= {"cut": stream in FILES and given.events > 0}
     about |= {"wall_seconds": round(time.perf_counter() - began)}
     return [{**row, **about} for row in rows]
 
@@ -197,7 +198,10 @@ def drawn(rows: Iterable[Mapping[str, object]]) -> str:
     for row in rows:
         value = row["recall@20"]
         assert isinstance(value, list)
-        series[TITLES[str(row["stream"])]][list(DELAYS).index(str(row["stale_by"]))] = Interval(*value)
+        first = f", first {row['events']}" if row.get("cut") else ""
+        series[TITLES[str(row["stream"])] + first][list(DELAYS).index(str(row["stale_by"]))] = Interval(
+            *value
+        )
     return lines("recall@20 when everything is stale", list(DELAYS), series, "stale by")
 
 
