@@ -18,6 +18,7 @@ NAMES = (
     "communities",
     "quality",
     "quality_lab",
+    "ranking",
     "ablation",
     "freshness_value",
     "signals",

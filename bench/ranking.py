@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--format", choices=sorted(READERS), required=True)
     parser.add_argument("--slice", choices=("validation", "test"), default="test")
     parser.add_argument("--most", type=int, default=1 << 40, help="First pairs read.")
+    parser.add_argument("--repeats", action="store_true", help="Read what comes after a first pair, too.")
     parser.add_argument("--limit", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--nominators", nargs="*", default=RankingConfig().nominators)
@@ -94,7 +95,7 @@ def main() -> None:
     given = parser.parse_args()
     ready()
     torch.set_num_threads(1)
-    events = list(cut(iter(READERS[given.format](given.file)), given.most))
+    events = list(cut(iter(READERS[given.format](given.file, given.repeats)), given.most))
     known = prequential.first_pairs(events)
     if given.slice == "validation":
         events = list(cut(iter(events), int(len(known.source) * SHARE)))

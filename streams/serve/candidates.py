@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from kithstream.index.live import LiveIndex
-from kithstream.models.features import Rows, concatenate, consumer_features
+from kithstream.models.encode import encode_consumers
+from kithstream.models.features import ConsumerFeatures, Rows, concatenate, consumer_features
 from kithstream.models.model import Model, Producers
 from kithstream.models.ranker import Ranked as RankedExample
 from kithstream.models.train import Examples, OnlineTrainer
@@ -22,6 +23,7 @@ from kithstream.streams.serve.answers import Question
 from kithstream.streams.serve.exclusions import FOLLOW, Exclusions
 from kithstream.streams.serve.facts import Facts
 from kithstream.streams.serve.ranking import NO_CANDIDATE, Ranked, Ranker
+from kithstream.streams.serve.ranking import Encoded as Asker
 from kithstream.streams.serve.vectors import Encoded, Vectors, every_account
 from kithstream.streams.serve.whole import Whole, neighbours
 from kithstream.streams.serve.why import Allowed, Standing
@@ -111,16 +113,25 @@ class Candidates:
         rows = self._reader.read(actors, times, unreciprocated=True)
         features = consumer_features(rows, self.model.ids)
         examples = Examples(features, [e.target for e in follows], max(times))
-        self._captured.append(_Captured(examples, actors, self._looked(follows)))
+        self._captured.append(_Captured(examples, actors, self._looked(follows, rows, features)))
 
-    def _looked(self, follows: Sequence[Event]) -> list[RankedExample | None]:
+    def _looked(
+        self, follows: Sequence[Event], rows: Rows, features: ConsumerFeatures
+    ) -> list[RankedExample | None]:
         """For some of the follows, everybody who would have been ranked before it; None for the others."""
         looked: list[RankedExample | None] = [None] * len(follows)
         if self.whole is not None:
             chosen = [at for at, event in enumerate(follows) if self.whole.learns_from(event.id)]
-            for at in chosen[: self.whole.config.train_most]:
-                event = follows[at]
-                looked[at] = self._ranker.example(event.actor, event.target, event.time)
+            del chosen[self.whole.config.train_most :]
+            if not chosen:
+                return looked
+            model = self.model
+            vectors = encode_consumers(
+                model.tower, model.ids.tables, type(features)._make(part[chosen] for part in features)
+            )
+            for place, at in enumerate(chosen):
+                one = Asker(_one(rows, at), vectors[place : place + 1], model.step)
+                looked[at] = self._ranker.example(one, follows[at].target, follows[at].time)
         return looked
 
     def acted(self, acted: Acted) -> None:
@@ -260,6 +271,11 @@ class Candidates:
         """Return an account's rows as the towers read them."""
         with self.reading():
             return self._reader.read([account], as_of, unreciprocated=True)
+
+
+def _one(rows: Rows, at: int) -> Rows:
+    """The rows of one account; `as_of` stays that of all."""
+    return Rows._make(field if isinstance(field, int) else field[at : at + 1] for field in rows)
 
 
 class _IndexSink:

@@ -7,6 +7,7 @@ exclusions and filters, as the index's hits are, and one learned score ranks all
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice, zip_longest
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -53,7 +54,7 @@ class Popular:
     def nominate(self, around: Around, k: int) -> Sequence[str]:
         tops = [top for language in sorted(around.languages) for top in self._facts.most(language)]
         lists = [top.best(top.kept) for top in (*tops, *self._facts.popular)]
-        return _first(_in_turn([_shown(names, around.hidden) for names in lists]), k)
+        return _first(_in_turn((_shown(names, around.hidden) for names in lists), k), k)
 
 
 class TwoHop:
@@ -68,7 +69,7 @@ class TwoHop:
 
     def nominate(self, around: Around, k: int) -> Sequence[str]:
         most = k + len(around.hidden)
-        return _first(_in_turn([_shown(self._best(hops, most), around.hidden) for hops in around.hops]), k)
+        return _first(_in_turn((_shown(self._best(hops, most), around.hidden) for hops in around.hops), k), k)
 
     def _best(self, hops: Hops, most: int) -> Iterator[str]:
         """The candidates that gained most; of equals, whoever was met first."""
@@ -99,7 +100,7 @@ class Communities:
         tops = [
             self._facts.community[number] for number, _ in around.interests if number in self._facts.community
         ]
-        return _first(_in_turn([_shown(top.best(top.kept), around.hidden) for top in tops]), k)
+        return _first(_in_turn((_shown(top.best(top.kept), around.hidden) for top in tops), k), k)
 
 
 def made(names: Iterable[str], facts: Facts) -> dict[str, Nominator]:
@@ -127,13 +128,10 @@ def _shown(names: Iterable[str], hidden: Collection[str]) -> Iterator[str]:
     return (name for name in names if name not in hidden)
 
 
-def _in_turn(lists: Sequence[Iterator[str]]) -> Iterator[str]:
-    """The first of each, the second of each, and so on."""
-    waiting = list(lists)
-    while waiting:
-        met = [(one, next(one, None)) for one in waiting]
-        yield from (name for _, name in met if name is not None)
-        waiting = [one for one, name in met if name is not None]
+def _in_turn(lists: Iterable[Iterator[str]], k: int) -> Iterator[str]:
+    """The first of each, the second of each, and so on, of the first `k` of each."""
+    turns = zip_longest(*(list(islice(one, k)) for one in lists))
+    return (name for turn in turns for name in turn if name is not None)
 
 
 def _first(names: Iterable[str], k: int) -> list[str]:

@@ -48,6 +48,14 @@ class Asking(NamedTuple):
     weights: Weights | None = None  # what ranks pairs; None: the towers alone rank
 
 
+class Encoded(NamedTuple):
+    """An account that was read and encoded already."""
+
+    rows: Rows  # of the account alone
+    vectors: NDArray[np.float32]  # (1, dim)
+    step: int
+
+
 class _Found(NamedTuple):
     """Candidates with the towers' scores: the index's hits first, best first, then others."""
 
@@ -89,7 +97,9 @@ class Ranker:
         self._index = index
         self._thinking = Thinking(reads, reader)
 
-    def read(self, account: str, as_of: int, *, fully: bool = False) -> Asking:
+    def read(
+        self, account: str, as_of: int, *, fully: bool = False, encoded: Encoded | None = None
+    ) -> Asking:
         """Return what is known of an account. The caller sees to it that all of it belongs to one state.
 
         `fully` adds what it would be without what it did.
@@ -110,11 +120,15 @@ class Ranker:
         losses = self._losses(account, exclude, as_of)
         book, fingerprint = partition.contacts(account), partition.fingerprint
         contact = (lambda other: fingerprint(other) in book) if book else None
-        if fully:
-            groups, rows = self._thinking.read(account, as_of, unnamed)
+        groups: Sequence[Group] = ()
+        if encoded is None:
+            if fully:
+                groups, rows = self._thinking.read(account, as_of, unnamed)
+            else:
+                rows = self._reader.read([account], as_of, unreciprocated=True)
+            vectors, step, _ = self._model.encode_consumers(rows)
         else:
-            groups, rows = (), self._reader.read([account], as_of, unreciprocated=True)
-        vectors, step, _ = self._model.encode_consumers(rows)
+            rows, vectors, step = encoded
         without = vectors[1:] if fully else None
         around = None if self._whole is None else neighbourhood(partition, account)
         ranker = self._model.ranker
@@ -177,7 +191,7 @@ class Ranker:
             short = f"{len(scored)} of {question.k}: no more are allowed"
         return Ranked(candidates, hits.plan, short, asking.step, tick)
 
-    def example(self, account: str, target: str, as_of: int) -> Example | None:
+    def example(self, encoded: Encoded, target: str, as_of: int) -> Example | None:
         """Return what would be ranked for an account if it asked, one of whom is the target it is about to follow.
 
         None if the target is not among them, or the account would get no answer. The caller holds the state.
@@ -185,7 +199,7 @@ class Ranker:
         if self._whole is None:
             return None
         try:
-            asking = self.read(account, as_of)
+            asking = self.read(encoded.rows.accounts[0], as_of, encoded=encoded)
         except Unanswerable:
             return None
         assert asking.around is not None
