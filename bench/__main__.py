@@ -16,6 +16,7 @@ NAMES = (
     "why",
     "yardsticks",
     "communities",
+    "quality",
     "quality_lab",
     "ranking",
     "ablation",
