@@ -68,16 +68,20 @@ class SamplingConfig(msgspec.Struct, frozen=True):
     uniform: share of the pool that is uniform over the corpus; the rest are targets of the batch.
     ratio: negatives of a row, 0 for the whole pool.
     correction: weights by the negatives' popularity; None for equal ones.
+    known: whether whom a consumer follows is among its negatives where drawn, as in the paper, and only the row's
+        own target is not. Left out of a pool by frequency, follows bring popularity back: the popular are left out
+        most often.
     """
 
     pool: int = 0
     uniform: float = 0.0
     ratio: int = 0
     correction: Correction | None = None
+    known: bool = False
 
 
 class Contrasts:
-    """Batches of follows. Whom a consumer follows is none of its negatives. Cut to whole batches."""
+    """Batches of follows. Cut to whole batches."""
 
     def __init__(
         self,
@@ -111,7 +115,9 @@ class Contrasts:
     def _batch(self, consumers: Ints, targets: Ints, rng: np.random.Generator) -> Contrast:
         config, count = self.config, self.config.pool or len(targets)
         pool = negatives.mixed(targets, self.corpus, count, config.uniform, self.shares, rng)
-        used = ~self.known.among(consumers, pool.accounts) & (pool.accounts != targets[:, None])
+        used = pool.accounts != targets[:, None]
+        if not config.known:
+            used &= ~self.known.among(consumers, pool.accounts)
         if config.ratio:
             used &= negatives.window(len(targets), count, config.ratio)
         blind = round(count * config.uniform)

@@ -89,6 +89,11 @@ def test_a_batch_says_of_its_pool_what_is_so(uniform: float) -> None:
     np.testing.assert_allclose(batch.weights, batches(config).weights[batch.pool], rtol=1e-6)
 
 
+def test_follows_stay_among_the_negatives_where_asked() -> None:
+    batch = next(batches(SamplingConfig(known=True)).epoch(0, 0))
+    assert batch.used.equal(batch.pool != batch.targets.unsqueeze(1))
+
+
 def hand() -> Contrast:
     return Contrast(
         consumers=torch.tensor([0, 1]),
