@@ -120,20 +120,24 @@ def measured(given: argparse.Namespace, parts: Path) -> Results:
         Job(f"tune-{place}", partial(settings, config, budget, loss)) for place, loss in enumerate(LOSSES)
     ]
     choice = {one.loss: one for part in run(chosen, given.workers, parts) for one in part.chosen}
-    jobs = []
-    for seed in range(given.seeds):
-        jobs += [
+    seeds = range(given.seeds)
+    jobs = [
+        job
+        for seed in seeds
+        for job in (
             Job(f"pairs-{seed}", partial(pairs, config, budget, choice, seed)),
             Job(f"pools-{seed}", partial(pools, config, budget, seed)),
             Job(f"tunings-{seed}", partial(tunings, config, budget, choice, seed)),
+        )
+    ]
+    if given.movies:
+        jobs += [Job(f"movies-{seed}", partial(movies, given.movies, seed)) for seed in seeds]
+    if given.data:
+        jobs += [
+            Job(f"{stream}-{seed}", partial(streamed, stream, given.data, budget, seed))
+            for stream in STREAMS
+            for seed in seeds
         ]
-        if given.movies:
-            jobs.append(Job(f"movies-{seed}", partial(movies, given.movies, seed)))
-        if given.data:
-            jobs += [
-                Job(f"{stream}-{seed}", partial(streamed, stream, given.data, budget, seed))
-                for stream in STREAMS
-            ]
     found = list(run(jobs, given.workers, parts))
     options = "".join(f" --{name} FOLDER" for name in ("data", "movies") if getattr(given, name))
     return Results(

@@ -53,11 +53,12 @@ def batches() -> Contrasts:
 
 def in_taste(towers: Towers) -> float:
     """The share of consumers whose first account has their taste."""
-    scores = towers.consumers(torch.arange(CONSUMERS)) @ towers.producers(torch.arange(ACCOUNTS)).T
-    return float((scores.argmax(dim=1) % TASTES == torch.arange(CONSUMERS) % TASTES).float().mean())
+    consumers, accounts = (torch.arange(n, device=towers.c.device) for n in (CONSUMERS, ACCOUNTS))
+    scores = towers.consumers(consumers) @ towers.producers(accounts).T
+    return float((scores.argmax(dim=1) % TASTES == consumers % TASTES).float().mean())
 
 
-def train(path: Path | None, die_at: int = -1) -> tuple[Towers, Fitted]:
+def train(path: Path | None, die_at: int = -1, device: str = "cpu") -> tuple[Towers, Fitted]:
     """The training, whole or as far as it comes."""
     towers = Towers()
     told: list[Progress] = []
@@ -68,9 +69,16 @@ def train(path: Path | None, die_at: int = -1) -> tuple[Towers, Fitted]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     fitted = fit(
-        towers, Triplets(), batches(), CONFIG, validate=in_taste, path=path, task="tastes",
+        towers,
+        Triplets(),
+        batches(),
+        CONFIG,
+        validate=in_taste,
+        device=device,
         on_progress=on_progress,
-    )  # fmt: skip
+        path=path,
+        task="tastes",
+    )
     return towers, fitted
 
 

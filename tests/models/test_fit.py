@@ -76,6 +76,25 @@ def test_a_killed_training_goes_on_to_the_same_bytes(tmp_path: Path, die_at: int
     assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes() != left
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_device_trains_resumes_and_hands_over(tmp_path: Path) -> None:
+    """What was begun on the device goes on there from its file, and its weights are read on the CPU."""
+    towers, fitted = train(tmp_path / "file", device="cuda")
+    assert towers.c.is_cuda
+    assert in_taste(towers) > 0.75
+    short = msgspec.structs.replace(CONFIG, epochs=1)
+    begun, whole = Towers(), Towers()
+    for network, path in ((begun, tmp_path / "begun"), (whole, None)):
+        fit(network, Triplets(), batches(), short, path=path, device="cuda")
+    on_cpu = Towers(seed=5)
+    fit(on_cpu, Triplets(), batches(), short, path=tmp_path / "begun")
+    assert weights(on_cpu) == weights(begun.cpu())
+    torch.testing.assert_close(begun.state_dict(), whole.cpu().state_dict())
+    again, resumed = train(tmp_path / "file", device="cuda")
+    assert resumed == fitted
+    assert weights(again.cpu()) == weights(towers.cpu())
+
+
 def test_a_complete_training_is_read(tmp_path: Path) -> None:
     whole, fitted = train(tmp_path / "file")
     written = (tmp_path / "file").read_bytes()
