@@ -15,6 +15,7 @@ NAMES = (
     "recall",
     "why",
     "yardsticks",
+    "paper",
     "communities",
     "quality",
     "quality_lab",

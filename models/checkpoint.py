@@ -73,7 +73,11 @@ class Checkpoint(msgspec.Struct, frozen=True):
 def write(path: Path, header: Header, arrays: Mapping[str, Array]) -> None:
     """Writes aside, syncs, renames: a reader sees the old file or the new one, whole."""
     metadata = {"kithstream": msgspec.json.encode(header).decode()}
-    data = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata=metadata)
+    replace(path, save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata=metadata))
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Puts bytes in the place of a file, as `write` does."""
     aside = path.with_name(f"{path.name}.tmp")
     with open(aside, "wb") as file:
         file.write(data)

@@ -22,18 +22,47 @@ def sampled_softmax(
     return torch.logsumexp(logits, dim=1) - first.squeeze(1)
 
 
-def cross_entropy(similarity: Tensor, followed: Tensor) -> Tensor:
-    """(n,) losses -y ln s(x) - (1 - y) ln(1 - s(x)), s the logistic function, x the pair's similarity.
+def in_batch_softmax(
+    scores: Tensor,  # (n, n) of each row's account with the target of each row
+    log_q: Tensor,  # (n,) log of the targets' expected counts in such a batch
+    excluded: Tensor,  # (n, n) bool: what is no negative of a row, as a target that it follows too
+) -> Tensor:
+    """(n,) losses of `sampled_softmax` with the other targets of the batch as negatives.
 
-    The cross-entropy arm of the IRS 2020 who-to-follow paper.
+    Yi et al., RecSys 2019, section 3. What is excluded on the diagonal stays: it is the positive.
     """
-    return F.binary_cross_entropy_with_logits(similarity, followed, reduction="none")
+    own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    negatives = scores.masked_fill(excluded | own, -torch.inf)
+    return sampled_softmax(scores.diagonal(), log_q, negatives, log_q)
+
+
+def cross_entropy(similarity: Tensor, followed: Tensor, temperature: float = 1.0) -> Tensor:
+    """Losses -y ln s(x) - (1 - y) ln(1 - s(x)), s the logistic function, x the pair's similarity / temperature.
+
+    The cross-entropy arm of the IRS 2020 who-to-follow paper. A cosine lies within -1 and 1, where s stays
+    between 0.27 and 0.73: without a temperature well below 1 no pair is ever told apart.
+    """
+    return F.binary_cross_entropy_with_logits(similarity / temperature, followed, reduction="none")
+
+
+def cosine_distance(consumers: Tensor, producers: Tensor) -> Tensor:
+    """(n, m) distances 1 - cos of rows (n, dim) and rows (m, dim): 0 to 2; 1 from a row of zeros."""
+    return 1.0 - F.normalize(consumers, dim=-1) @ F.normalize(producers, dim=-1).T
 
 
 def triplet(positive: Tensor, negative: Tensor, margin: float) -> Tensor:
-    """(n,) losses max(0, d+ - d- + margin) on distances. Schroff et al. 2015 (arXiv:1503.03832), equation 3.
+    """Losses max(0, d+ - d- + margin) on distances. Schroff et al. 2015 (arXiv:1503.03832), equation 3.
 
     >>> triplet(torch.tensor([0.2]), torch.tensor([0.5]), margin=0.5)
     tensor([0.2000])
     """
     return (positive - negative + margin).clamp(min=0.0)
+
+
+def weighted_mean(losses: Tensor, weights: Tensor, used: Tensor) -> Tensor:
+    """Mean of weighted losses (n, m) over the entries that are used (n, m) bool; 0 if none is.
+
+    The divisor is the number of entries, not their weights' sum: weights of mean 1 leave the rate alone.
+    """
+    total = (losses * weights).masked_fill(~used, 0.0).sum()
+    return total / used.sum().clamp(min=1)
