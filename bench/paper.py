@@ -51,6 +51,7 @@ class Part(msgspec.Struct, frozen=True):
     rows: list[Row] = []
     taus: list[Tau] = []
     online: list[Online] = []
+    cpu_seconds: float | None = None
 
 
 class Job(NamedTuple):
@@ -96,13 +97,21 @@ def streamed(stream: str, folder: Path, budget: Budget, seed: int) -> Part:
     return Part(rows=list(in_stream(stream, folder, seed, budget)))
 
 
+def timed(make: Callable[[], Part]) -> Part:
+    """A part, and what it cost."""
+    began = time.process_time()
+    return msgspec.structs.replace(make(), cpu_seconds=time.process_time() - began)
+
+
 def run(jobs: list[Job], workers: int, parts: Path) -> Iterator[Part]:
     """What jobs came to, in their order; kept in a folder, and read from there if it is in it."""
     with ProcessPoolExecutor(
         workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
         waiting = {
-            job.name: pool.submit(job.make) for job in jobs if not (parts / f"{job.name}.json").exists()
+            job.name: pool.submit(timed, job.make)
+            for job in jobs
+            if not (parts / f"{job.name}.json").exists()
         }
         for job in jobs:
             file = parts / f"{job.name}.json"
@@ -115,11 +124,11 @@ def run(jobs: list[Job], workers: int, parts: Path) -> Iterator[Part]:
 def measured(given: argparse.Namespace, parts: Path) -> Results:
     """Everything, measured."""
     config, budget = QUICK if given.quick else (WorldConfig(), Budget())
-    began = time.monotonic()
     chosen = [
         Job(f"tune-{place}", partial(settings, config, budget, loss)) for place, loss in enumerate(LOSSES)
     ]
-    choice = {one.loss: one for part in run(chosen, given.workers, parts) for one in part.chosen}
+    found = list(run(chosen, given.workers, parts))
+    choice = {one.loss: one for part in found for one in part.chosen}
     seeds = range(given.seeds)
     jobs = [
         job
@@ -138,13 +147,14 @@ def measured(given: argparse.Namespace, parts: Path) -> Results:
             for stream in STREAMS
             for seed in seeds
         ]
-    found = list(run(jobs, given.workers, parts))
+    found += run(jobs, given.workers, parts)
+    costs = [part.cpu_seconds for part in found if part.cpu_seconds is not None]
     options = "".join(f" --{name} FOLDER" for name in ("data", "movies") if getattr(given, name))
     return Results(
         f"python -m bench.paper --out docs/paper{' --quick' if given.quick else ''}{options}",
         machine(),
         given.seeds,
-        time.monotonic() - began,
+        sum(costs) if len(costs) == len(found) else None,
         choice,
         [row for part in found for row in part.rows],
         [tau for part in found for tau in part.taus],
@@ -173,7 +183,7 @@ def main() -> None:
             parts = given.parts or Path(folder)
             parts.mkdir(parents=True, exist_ok=True)
             results = measured(given, parts)
-        file.write_bytes(msgspec.json.format(msgspec.json.encode(_rounded(results)), indent=0))
+        file.write_bytes(msgspec.json.encode(_rounded(results)))
     results = msgspec.json.decode(file.read_bytes(), type=Results)
     paper_pictures.draw(results, given.out)
     paper_report.write(given.out.with_suffix(".md"), paper_report.tables(results))

@@ -138,7 +138,7 @@ def _recalls(axes: Sequence[Axes], results: Results) -> None:
     for told, truth in by_recall(results.rows):
         axes[0].plot(told, truth, ".", markersize=4)
     axes[0].set(
-        xlabel="recall@20 of held-out engaged impressions",
+        xlabel="recall@20, served",
         ylabel="true p of the twenty",
         title="an arm on a seed each",
     )

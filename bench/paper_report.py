@@ -38,6 +38,8 @@ TITLES: Final = {
 }
 SERVED: Final = tuple(f"served.{name}" for name in Served.__struct_fields__ if name != "users")
 NEAREST: Final = tuple(f"nearest.{name}" for name in Nearest.__struct_fields__)
+OLD: Final = ("", "strong ")  # old rankers
+TUNED: Final = ("implicit", "random", "fine-tuned")
 KEYS: Final = ("mismatch", "prpc", "coverage", "truth", "recall")  # of the neighbours, where not all are told
 
 
@@ -51,12 +53,12 @@ def tables(results: Results) -> dict[str, str]:
         "E2": table(arms, {f"E2 {ratio}": str(ratio) for ratio in RATIOS}),
         "E3": table(arms, {f"E3 {loss}": loss for loss in LOSSES}),
         "E4": table(arms, {arm: arm[3:] for arm in arms.rows if arm.startswith("E4 ")}, nearest=NEAREST),
-        "E6": table(arms, {f"E6 {t}": f"{t} p90" for t in (*(f"{s:g}" for s in SCALES), "inf")}),
-        "E7": table(arms, {arm: arm for arm in arms.rows if arm.startswith("E7 ")}, nearest=NEAREST),
+        "E6": table(arms, {**{f"E6 {t:g}": f"t = {t:g} p90" for t in SCALES}, "E6 inf": "no weights"}),
+        "E7": table(arms, {f"E7 {old}{arm}": f"{old}{arm}" for old in OLD for arm in TUNED}, nearest=NEAREST),
         "E8": table(
             arms,
             {
-                f"E8 {place} {length}": f"{share:.3g} of the rate, {length} epochs"
+                f"E8 {place} {length}": f"{share:.3g} of the rate, epochs {length}"
                 for place, share in enumerate(SHARES)
                 for length in LENGTHS
             },
@@ -127,8 +129,9 @@ def run(results: Results) -> str:
         f"{loss}: {_fields(LOSSES[loss][one.place])}, rate {one.rate:g}"
         for loss, one in results.choice.items()
     )
+    cost = "" if results.cpu_seconds is None else f", {results.cpu_seconds / 60:.0f} minutes of one core"
     return (
-        f"`{results.command}`, {results.seeds} seeds from 0, {results.seconds / 60:.0f} minutes on {results.machine}.\n"
+        f"`{results.command}`, {results.seeds} seeds from 0{cost}, on {results.machine}.\n"
         f"Settings chosen in the world of seed {TUNING}: {chosen}."
     )
 
@@ -166,7 +169,7 @@ def _fields(setting: msgspec.Struct) -> str:
 
 
 def _title(claim: str) -> str:
-    for name, title in TITLES.items():
+    for name, title in sorted(TITLES.items(), key=lambda item: -len(item[0])):  # a name may begin another
         claim = claim.replace(name, title)
     return claim
 

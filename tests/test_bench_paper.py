@@ -19,6 +19,7 @@ from bench.paper_tau import Rows, classified, in_movies, in_world
 from bench.paper_tuning import engagement, heuristics, old_rankers, tuning
 from bench.paper_world import LANGUAGES, World, WorldConfig, build
 
+ROOT = Path(paper.__file__).parents[1]
 CONFIG = WorldConfig(users=80, accounts=60, follows=8, served=12)
 LARGER = WorldConfig(users=400, accounts=200, follows=20, served=20)
 BUDGET = Budget(served_epochs=2, served_size=32, follow_epochs=2, follow_size=64, most_epochs=3)
@@ -232,6 +233,14 @@ def test_arms_are_those_that_the_checks_read() -> None:
     assert scales["1"] is not None
     assert scales["1"].t == pytest.approx(90.0)
     assert scales["inf"] is None
+
+
+def test_the_page_tells_what_its_results_tell() -> None:
+    page, file = ROOT / "docs/paper.md", ROOT / "docs/paper/results.json"
+    found = paper_report.tables(msgspec.json.decode(file.read_bytes(), type=Results))
+    assert paper_report.filled(page.read_text(), found) == page.read_text()
+    for picture in (ROOT / "docs/paper").glob("*.svg"):
+        assert f"paper/{picture.name}" in page.read_text()
 
 
 def test_the_printed_example_holds() -> None:
