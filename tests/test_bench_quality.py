@@ -94,7 +94,6 @@ def test_answers_are_judged_without_the_asker_and_whom_it_follows() -> None:
 
 
 def test_follows_become_a_matrix_of_all_accounts() -> None:
-    pytest.importorskip("scipy", reason="scipy comes with the peers: pip install -e '.[peers]'")
     filled = quality_peers.matrix(made([(0, 1), (4, 2), (2, 0)]), slice(2)).toarray()
     assert np.argwhere(filled).tolist() == [[0, 1], [4, 2]]
 
