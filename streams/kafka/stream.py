@@ -662,6 +662,9 @@ class Stream:
         for partition in partitions:
             partition.switch()
             self._touch(partition.listable())
+            if partition.communities is not None:
+                version = partition.communities.known.version
+                _log.info("partition %d reads communities %s", partition.number, version)
         self._due.set()
 
     def _save(self, partition: Partition) -> None:

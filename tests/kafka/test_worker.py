@@ -11,12 +11,14 @@ from itertools import count, pairwise
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from kafka import KafkaProducer
 from workers import Worker, ends_of, holds, publish
 
 from kithstream.models.lineage import day_zero_lineage
 from kithstream.streams.clients import CandidateConsumer, EventPublisher, RetrievalClient
+from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.config import Config, EngineConfig, KafkaConfig
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.errors import InvalidEvent, NotYet, Unanswerable, Unavailable
@@ -337,3 +339,27 @@ def test_a_password_reaches_every_client_and_no_log(guarded: LocalKafka, tmp_pat
                 assert b"horse" not in Path(f"/proc/{pid}/cmdline").read_bytes()
         one.stop()
         assert "horse" not in one.log()
+
+
+def test_workers_read_a_version_of_communities_and_then_another(town: KafkaConfig, tmp_path: Path) -> None:
+    """Filled beside events, exact in every row; of the first version nothing is left."""
+    names = [f"u{number}" for number in range(60)]
+    norms = np.array([4.0, 3.0, 5.0], np.float32)
+    one, other = ({name: (at + by) % 3 for at, name in enumerate(names[:40])} for by in (0, 1))
+    versions = {}
+    for number, known in enumerate((one, other)):
+        made = KnownFor.of_accounts(known, norms)
+        made.save(tmp_path / f"{number}.safetensors")
+        versions[made.version] = made
+    given = crowd(5, 400, wall_clock())
+    for number, version in enumerate(versions):
+        option = f"engine.communities={tmp_path / f'{number}.safetensors'}"
+        with Worker(town, tmp_path / "one", PARTITIONS, [option]) as worker:
+            worker.ready()
+            publish(town, given[200:] if number else given[:200], PARTITIONS)
+            settled(worker, town)
+            line = f"reads communities {version}"
+            worker.until(lambda worker=worker, line=line: worker.log().count(line) >= PARTITIONS, line)  # type: ignore[misc]
+            settled(worker, town)
+            worker.stop()
+    holds([tmp_path / "one"], given, PARTITIONS, other, versions)

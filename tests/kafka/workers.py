@@ -19,6 +19,7 @@ from typing import Any, Self
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from promises import agree
 
+from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.config import EngineConfig, KafkaConfig, StoreConfig
 from kithstream.streams.engine.engine import Engine
 from kithstream.streams.engine.partition import APPLIED, EDGES
@@ -214,11 +215,20 @@ def newest_stores(folders: Sequence[Path], partitions: int) -> list[Path]:
     ]
 
 
-def holds(folders: Sequence[Path], published: Iterable[Event], partitions: int) -> None:
-    """Assert that the newest stores of ended workers hold exactly what the published events mean."""
+def holds(
+    folders: Sequence[Path],
+    published: Iterable[Event],
+    partitions: int,
+    known: Mapping[str, int] | None = None,
+    versions: Mapping[str, KnownFor] | None = None,
+) -> None:
+    """Assert that the newest stores of ended workers hold exactly what the published events mean.
+
+    `known` is what accounts are known for by the version of communities that is read, `versions` those at hand.
+    """
     stores = [RocksStore(path, SMALL) for path in newest_stores(folders, partitions)]
-    engine = Engine(stores, EngineConfig(partitions=partitions), salt=b"salt" * 4)
+    engine = Engine(stores, EngineConfig(partitions=partitions), salt=b"salt" * 4, versions=versions)
     try:
-        agree(engine, published)
+        agree(engine, published, known)
     finally:
         engine.close()
