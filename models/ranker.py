@@ -1,23 +1,22 @@
 """One learned score over pairs of an account that asks and a candidate: the towers' score, and what a dot cannot say.
 
-A softmax ranker. Its score is the towers' plus weights times features of the pair, plus a hidden layer over the same
-features. All of that is zero at day zero, so an untrained ranker changes nothing. It learns from what would have been
-answered just before a follow: cross entropy of the one that was followed among all that were looked at, by Adagrad, one
-step for each micro-batch.
+A linear softmax ranker. Its score is the towers' plus weights times features of the pair; day-zero weights are zero, so
+an untrained ranker changes nothing. It learns from what would have been answered just before a follow: cross entropy of
+the one that was followed among all that were looked at, by Adagrad, one step for each micro-batch.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from kithstream.models.checkpoint import Array, Checkpoint, SchemaError
-from kithstream.models.features import AGES, BLOCK, DEGREES, HALF_LIVES, age_buckets
+from kithstream.models.features import AGES, DEGREES, HALF_LIVES, age_buckets
 
 SOURCES: Final[tuple[str, ...]] = ("towers", "popular", "two_hop", "reciprocal", "communities")
 WINDOWS: Final = len(HALF_LIVES)
@@ -66,7 +65,6 @@ TABLES: Final[tuple[tuple[str, int], ...]] = (
     ("co_follow*followees", 8 * 8),
     ("engaged", AGES),
 )
-HIDDEN: Final = 32  # width of the hidden layer
 _STARTS: Final = np.cumsum([0, *(size for _, size in TABLES[:-1])])
 _BUCKETS: Final = sum(size for _, size in TABLES)
 
@@ -77,7 +75,6 @@ class PairSchema(msgspec.Struct, frozen=True):
     dense: tuple[str, ...] = DENSE
     tables: tuple[tuple[str, int], ...] = TABLES
     half_lives: tuple[float, ...] = HALF_LIVES[:-1]
-    hidden: int = HIDDEN
     transforms: str = "v1"  # raised when a formula below changes without a change of name
 
     @property
@@ -218,37 +215,12 @@ class Weights(NamedTuple):
 
     dense: NDArray[np.float64]  # (len(DENSE),)
     tables: NDArray[np.float64]  # (buckets,)
-    inner: NDArray[np.float64]  # (len(DENSE), HIDDEN)
-    bias: NDArray[np.float64]  # (HIDDEN,)
-    outer: NDArray[np.float64]  # (HIDDEN,)
-
-    @classmethod
-    def born(cls) -> Self:
-        """Day zero: nothing is added. The inner weights are unequal, or their units would stay alike for ever."""
-        inner = np.random.default_rng(0).normal(0.0, len(DENSE) ** -0.5, (len(DENSE), HIDDEN))
-        return cls(np.zeros(len(DENSE)), np.zeros(_BUCKETS), inner, np.zeros(HIDDEN), np.zeros(HIDDEN))
 
     def extra(self, features: PairFeatures) -> NDArray[np.float64]:
         """(n,) What is added to the towers' scores. A candidate's bits do not depend on how many there are."""
-        total = self._linear(features)
-        total += (self._hidden(features) * self.outer).sum(axis=1)
-        return total
-
-    def _linear(self, features: PairFeatures) -> NDArray[np.float64]:
         total: NDArray[np.float64] = (features.dense * self.dense).sum(axis=1)
         total += self.tables[features.buckets].sum(axis=1)
         return total
-
-    def _hidden(self, features: PairFeatures) -> NDArray[np.float64]:
-        """(n, HIDDEN) The hidden layer; products of blocks of one shape, so that a row's bits are its own."""
-        n = len(features.dense)
-        padded = np.zeros((-(-n // BLOCK) * BLOCK, len(DENSE)))
-        padded[:n] = features.dense
-        units = padded.reshape(-1, BLOCK, len(DENSE)) @ self.inner
-        units += self.bias
-        np.maximum(units, 0.0, out=units)
-        hidden: NDArray[np.float64] = units.reshape(-1, HIDDEN)[:n]
-        return hidden
 
 
 class Ranker:
@@ -256,8 +228,8 @@ class Ranker:
 
     def __init__(self, config: RankerConfig | None = None) -> None:
         self.config = config or RankerConfig()
-        self.weights = Weights.born()
-        self.squares = Weights._make(np.full_like(part, self.config.start) for part in self.weights)
+        self.weights = Weights(np.zeros(len(DENSE)), np.zeros(_BUCKETS))
+        self.squares = np.full(len(DENSE) + _BUCKETS, self.config.start)
         self.examples = 0
         self.gain = (
             0.0  # mean of the discounted gain by its order less that by the towers', of the newest examples
@@ -273,30 +245,23 @@ class Ranker:
         if not examples:
             return float("nan")
         weights, total = self.weights, 0.0
-        gradient = Weights._make(np.zeros_like(part) for part in weights)
+        dense, tables = np.zeros_like(weights.dense), np.zeros_like(weights.tables)
         for scores, features, chosen in examples:
-            units = weights._hidden(features)
-            logits = scores + (weights._linear(features) + (units * weights.outer).sum(axis=1))
+            logits = scores + weights.extra(features)
             self._measure(scores, logits, chosen)
             logits -= logits.max()
             shares = np.exp(logits)
             shares /= shares.sum()
             total -= float(np.log(max(shares[chosen], 1e-300)))
             shares[chosen] -= 1.0
-            gradient.dense[:] += (features.dense * shares[:, None]).sum(axis=0)
+            dense += (features.dense * shares[:, None]).sum(axis=0)
             repeated = np.repeat(shares, len(TABLES))
-            gradient.tables[:] += np.bincount(features.buckets.ravel(), weights=repeated, minlength=_BUCKETS)
-            back = (shares[:, None] * weights.outer) * (units > 0.0)
-            gradient.inner[:] += features.dense.T.astype(np.float64) @ back
-            gradient.bias[:] += back.sum(axis=0)
-            gradient.outer[:] += units.T @ shares
-        decay = self.config.decay * len(examples)
-        moved = []
-        for weight, slope, squares in zip(weights, gradient, self.squares, strict=True):
-            slope += decay * weight
-            squares += slope * slope
-            moved.append(weight - self.config.rate * slope / np.sqrt(squares))
-        self.weights = Weights._make(moved)
+            tables += np.bincount(features.buckets.ravel(), weights=repeated, minlength=_BUCKETS)
+        gradient = np.concatenate((dense, tables))
+        gradient += self.config.decay * len(examples) * np.concatenate(weights)
+        self.squares += gradient * gradient
+        step = self.config.rate * gradient / np.sqrt(self.squares)
+        self.weights = Weights(weights.dense - step[: len(DENSE)], weights.tables - step[len(DENSE) :])
         return total / len(examples)
 
     def _measure(self, towers: NDArray[np.float32], whole: NDArray[np.float64], chosen: int) -> None:
@@ -308,8 +273,9 @@ class Ranker:
     def arrays(self) -> dict[str, Array]:
         """Content by name, for a checkpoint."""
         return {
-            **{f"ranker.{name}": part for name, part in self.weights._asdict().items()},
-            **{f"ranker.squares.{name}": part for name, part in self.squares._asdict().items()},
+            "ranker.dense": self.weights.dense,
+            "ranker.tables": self.weights.tables,
+            "ranker.squares": self.squares,
             "ranker.measured": np.array([self.examples, self.gain]),
         }
 
@@ -330,19 +296,16 @@ class Ranker:
 
     def packed(self) -> bytes:
         """What ranking reads, float64, little endian; `unpack` takes it."""
-        parts = [*(part.ravel() for part in self.weights), np.array([self.examples, self.gain])]
-        return np.concatenate(parts).astype("<f8").tobytes()
+        return np.concatenate((*self.weights, [self.examples, self.gain])).astype("<f8").tobytes()
 
     def unpack(self, packed: bytes) -> None:
         """Take over what `packed` returned, `PACKED` bytes."""
         *weights, examples, gain = np.split(np.frombuffer(packed, "<f8"), _CUTS)
-        shapes = [part.shape for part in self.weights]
-        self.weights = Weights._make(w.reshape(shape) for w, shape in zip(weights, shapes, strict=True))
+        self.weights = Weights(*weights)
         self.examples, self.gain = int(examples[0]), float(gain[0])
 
 
-_SIZES: Final = [part.size for part in Weights.born()]
-_CUTS: Final = np.cumsum([*_SIZES, 1])
-PACKED: Final = 8 * (sum(_SIZES) + 2)  # bytes
+_CUTS: Final = [len(DENSE), len(DENSE) + _BUCKETS, len(DENSE) + _BUCKETS + 1]
+PACKED: Final = 8 * (len(DENSE) + _BUCKETS + 2)  # bytes
 _NEVER_MINUTES: Final = float(np.exp(15.0) - 1.0)
 _CROSSED_AT: Final = [DENSE.index(name) for name in _CROSSED]

@@ -55,7 +55,7 @@ def anything(made: Model) -> Weights:
 def least_followed(made: Model) -> Weights:
     dense = np.zeros(len(DENSE))
     dense[DENSE.index("followers")] = -100.0
-    return made.ranker.weights._replace(dense=dense)
+    return Weights(dense, made.ranker.weights.tables)
 
 
 @pytest.fixture(scope="module")
