@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -17,15 +17,32 @@ from kithstream.streams.engine.shard import Shards
 from kithstream.streams.kafka import wire
 from kithstream.streams.kafka.names import steps, vectors
 from kithstream.streams.kafka.steps import Follower
+from kithstream.streams.serve.marks import marks, pack
 from kithstream.streams.serve.vectors import Vectors
+from kithstream.streams.serve.whole import neighbours
 from kithstream.streams.state.ledger import DAY
 from kithstream.streams.state.protocol import Column
 
 SLICE: Final = 1024  # accounts encoded at a time
 TAUGHT: Final = 256  # encoded accounts of one record of the training log
 _WHOLE: Final = b"lineage:"  # META, then the lineage: the vectors of every account were published
+_VECTORS: Final = b"\1"  # the value of that: alone
+_FACTS: Final = b"\2"  # with what pairs are ranked by
 _pack = msgspec.msgpack.Encoder().encode
 Pairs = list[tuple[bytes, bytes | None]]
+
+
+class _Near(NamedTuple):
+    """The newest neighbours of one account."""
+
+    followers: Sequence[str]
+    followees: Sequence[str]
+    following: int  # accounts that it follows
+
+
+def _link(vector: wire.Vector, near: _Near) -> None:
+    vector.followers, vector.followees = list(near.followers), list(near.followees)
+    vector.following = near.following
 
 
 class Outlet:
@@ -40,8 +57,11 @@ class Outlet:
         prefix: str,
         generations: Mapping[int, int],
         clock: Callable[[], int],
+        *,
+        pairs: bool,
     ) -> None:
-        """`generations` are the group's by partition, as they stand at each encoding."""
+        """`generations` are the group's by partition, as they stand at each encoding; `pairs` tells whether readers
+        rank pairs."""
         self.model = model
         self.follower = follower
         self.topic = vectors(prefix, model.lineage)
@@ -49,6 +69,7 @@ class Outlet:
         self.vectors = Vectors(shards, model, config, self)
         self.fresh: dict[int, tuple[int, list[int], bool]] = {}  # by partition: the progress published last
         self._adopting: dict[int, set[str]] = {}  # by partition: accounts whose vector is not out yet
+        self._facts = pairs
         self._shards = shards
         self._generations = generations
         self._clock = clock
@@ -69,10 +90,13 @@ class Outlet:
         this lineage never was in it."""
         self.vectors.advance(self._clock())
         dirty, everyone = partition.dirty(), partition.listable()
+        (told,) = partition.store.get(Column.META, [self._key])
+        if told is None or (self._facts and told != _FACTS):
+            if self._facts:
+                everyone = partition.accounts()  # paths lead through those, too, that are nobody's candidates
+            self._adopting[partition.number] = everyone
         self.vectors.ageing.adopt(everyone | dirty, self.vectors.tick)
         self.vectors.touch(dirty)
-        if partition.store.get(Column.META, [self._key]) == [None]:
-            self._adopting[partition.number] = everyone
 
     def close(self, number: int) -> None:
         """Let go of a partition."""
@@ -93,6 +117,8 @@ class Outlet:
         for first in range(0, len(dirty), SLICE):
             due.encode(dirty[first : first + SLICE], changed=True)
         due.encode(aged, changed=False)
+        if self._facts:
+            self._others([account for account in (*dirty, *aged) if account not in due.ageing])
         return [*dirty, *aged], len(aged) == most_aged
 
     def published(self, encoded: Iterable[str]) -> None:
@@ -102,7 +128,8 @@ class Outlet:
             left -= gone
             if not left:
                 del self._adopting[number]
-                self._shards[number].partition.store.write({Column.META: {self._key: b"\1"}})
+                value = _FACTS if self._facts else _VECTORS
+                self._shards[number].partition.store.write({Column.META: {self._key: value}})
 
     def end(self) -> None:
         """Forget in the stores that this lineage was whole: nothing of it is published from now on."""
@@ -120,6 +147,7 @@ class Outlet:
         glances = self.vectors.reader.glance(rows.accounts, now)
         raw = encoded.vectors.astype("<f4", copy=False)
         labels, route = rows.languages.tolist(), self._shards.route
+        told = zip(pack(marks(rows)), self._neighbours(rows.accounts), strict=True) if self._facts else None
         for at, (account, seen) in enumerate(zip(rows.accounts, glances, strict=True)):
             number = route[account]
             vector = wire.Vector(
@@ -132,6 +160,9 @@ class Outlet:
                 list(seen.followers),
                 raw[at].tobytes(),
             )
+            if told is not None:
+                vector.marks, near = next(told)
+                _link(vector, near)
             self._pairs.setdefault(number, []).append((account.encode(), _pack(vector)))
         features = encoded.features
         for first in range(0, len(features.rows), TAUGHT):
@@ -140,11 +171,38 @@ class Outlet:
 
     def delete(self, accounts: Sequence[str]) -> None:
         for account in accounts:
-            number, key = self._shards.route[account], account.encode()
-            dead = wire.Vector(
-                self._generations[number], self.vectors.tick, self.model.step, 0, 0, 0, [], b""
-            )
-            self._pairs.setdefault(number, []).extend(((key, _pack(dead)), (key, None)))
+            self._withdraw(account)
+
+    def _others(self, accounts: Sequence[str]) -> None:
+        """Tell the neighbours of accounts that are nobody's candidates; withdraw those that have none."""
+        for account, near in zip(accounts, self._neighbours(accounts), strict=True):
+            number = self._shards.route[account]
+            if self._shards[number].partition.is_deleted(account) or not (near.followers or near.followees):
+                self._withdraw(account)
+            else:
+                dead = self._dead(number)
+                _link(dead, near)
+                self._pairs.setdefault(number, []).append((account.encode(), _pack(dead)))
+
+    def _withdraw(self, account: str) -> None:
+        number, key = self._shards.route[account], account.encode()
+        dead = self._dead(number)
+        dead.deleted = self._shards[number].partition.is_deleted(account)
+        self._pairs.setdefault(number, []).extend(((key, _pack(dead)), (key, None)))
+
+    def _dead(self, number: int) -> wire.Vector:
+        return wire.Vector(self._generations[number], self.vectors.tick, self.model.step, 0, 0, 0, [], b"")
+
+    def _neighbours(self, accounts: Sequence[str]) -> Iterator[_Near]:
+        """Yield each account's own."""
+        by_partition: dict[int, list[str]] = {}
+        for account in accounts:
+            by_partition.setdefault(self._shards.route[account], []).append(account)
+        found: dict[str, _Near] = {}
+        for number, those in by_partition.items():
+            of_all = neighbours(self._shards[number].partition, those)
+            found.update(zip(those, map(_Near, *of_all), strict=True))
+        return (found[account] for account in accounts)
 
     def __contains__(self, account: object) -> bool:
         return account in self.vectors.ageing

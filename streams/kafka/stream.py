@@ -626,6 +626,7 @@ class Stream:
             self._config.kafka.prefix,
             self._generations,
             self._clock,
+            pairs=self._config.ranking.ranker,
         )
         for partition in self.shards.here():
             outlet.open(partition)

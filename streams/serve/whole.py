@@ -45,7 +45,8 @@ class Nominated(NamedTuple):
 class Whole:
     """Names candidates for an account and tells the ranker about pairs. Any thread may ask."""
 
-    def __init__(self, facts: Facts, config: RankingConfig, seed: int) -> None:
+    def __init__(self, facts: Facts, config: RankingConfig, seed: int = 0) -> None:
+        """`seed` is that of `learns_from`."""
         self.facts = facts
         self.config = config
         self.nominators = nominators.made(config.nominators, facts)
