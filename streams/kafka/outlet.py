@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
@@ -17,6 +17,8 @@ from kithstream.streams.engine.shard import Shards
 from kithstream.streams.kafka import wire
 from kithstream.streams.kafka.names import steps, vectors
 from kithstream.streams.kafka.steps import Follower
+from kithstream.streams.looking import Told
+from kithstream.streams.serve.facts import Neighbours
 from kithstream.streams.serve.marks import marks, pack
 from kithstream.streams.serve.vectors import Vectors
 from kithstream.streams.serve.whole import neighbours
@@ -24,7 +26,7 @@ from kithstream.streams.state.ledger import DAY
 from kithstream.streams.state.protocol import Column
 
 SLICE: Final = 1024  # accounts encoded at a time
-TAUGHT: Final = 256  # encoded accounts of one record of the training log
+TAUGHT: Final = 64  # encoded accounts of one record of the training log
 _WHOLE: Final = b"lineage:"  # META, then the lineage: the vectors of every account were published
 _VECTORS: Final = b"\1"  # the value of that: alone
 _FACTS: Final = b"\2"  # with what pairs are ranked by
@@ -32,17 +34,9 @@ _pack = msgspec.msgpack.Encoder().encode
 Pairs = list[tuple[bytes, bytes | None]]
 
 
-class _Near(NamedTuple):
-    """The newest neighbours of one account."""
-
-    followers: Sequence[str]
-    followees: Sequence[str]
-    following: int  # accounts that it follows
-
-
-def _link(vector: wire.Vector, near: _Near) -> None:
-    vector.followers, vector.followees = list(near.followers), list(near.followees)
-    vector.following = near.following
+def _link(vector: wire.Vector, near: Neighbours, at: int) -> None:
+    vector.followers, vector.followees = list(near.followers[at]), list(near.followees[at])
+    vector.following = near.degrees[at]
 
 
 class Outlet:
@@ -147,7 +141,7 @@ class Outlet:
         glances = self.vectors.reader.glance(rows.accounts, now)
         raw = encoded.vectors.astype("<f4", copy=False)
         labels, route = rows.languages.tolist(), self._shards.route
-        told = zip(pack(marks(rows)), self._neighbours(rows.accounts), strict=True) if self._facts else None
+        marked, near = self._told(rows)
         for at, (account, seen) in enumerate(zip(rows.accounts, glances, strict=True)):
             number = route[account]
             vector = wire.Vector(
@@ -160,14 +154,24 @@ class Outlet:
                 list(seen.followers),
                 raw[at].tobytes(),
             )
-            if told is not None:
-                vector.marks, near = next(told)
-                _link(vector, near)
+            if near is not None:
+                vector.marks = marked[at]
+                _link(vector, near, at)
             self._pairs.setdefault(number, []).append((account.encode(), _pack(vector)))
         features = encoded.features
         for first in range(0, len(features.rows), TAUGHT):
-            part = ProducerFeatures._make(values[first : first + TAUGHT] for values in features)
-            self._lessons.append(learning.encoded(tick * TICK, part, self.model.ids))
+            some = slice(first, first + TAUGHT)
+            part = ProducerFeatures._make(values[some] for values in features)
+            told = None
+            if near is not None:
+                of_some = Neighbours._make(values[some] for values in near)
+                told = Told(self.lineage, raw[some].tobytes(), marked[some], of_some)
+            accounts = rows.accounts[some] if told is not None else ()
+            self._lessons.append(learning.encoded(tick * TICK, part, self.model.ids, accounts, told))
+
+    def _told(self, rows: Rows) -> tuple[Sequence[bytes], Neighbours | None]:
+        """What pairs with candidates are ranked by, if readers rank pairs."""
+        return (pack(marks(rows)), self._neighbours(rows.accounts)) if self._facts else ((), None)
 
     def delete(self, accounts: Sequence[str]) -> None:
         for account in accounts:
@@ -175,14 +179,21 @@ class Outlet:
 
     def _others(self, accounts: Sequence[str]) -> None:
         """Tell the neighbours of accounts that are nobody's candidates; withdraw those that have none."""
-        for account, near in zip(accounts, self._neighbours(accounts), strict=True):
+        near = self._neighbours(accounts)
+        for at, account in enumerate(accounts):
             number = self._shards.route[account]
-            if self._shards[number].partition.is_deleted(account) or not (near.followers or near.followees):
+            if self._shards[number].partition.is_deleted(account) or not (
+                near.followers[at] or near.followees[at]
+            ):
                 self._withdraw(account)
             else:
                 dead = self._dead(number)
-                _link(dead, near)
+                _link(dead, near, at)
                 self._pairs.setdefault(number, []).append((account.encode(), _pack(dead)))
+        for first in range(0, len(accounts), TAUGHT):
+            some = slice(first, first + TAUGHT)
+            part = Neighbours._make(values[some] for values in near)
+            self._lessons.append(learning.others(accounts[some], part))
 
     def _withdraw(self, account: str) -> None:
         number, key = self._shards.route[account], account.encode()
@@ -193,16 +204,17 @@ class Outlet:
     def _dead(self, number: int) -> wire.Vector:
         return wire.Vector(self._generations[number], self.vectors.tick, self.model.step, 0, 0, 0, [], b"")
 
-    def _neighbours(self, accounts: Sequence[str]) -> Iterator[_Near]:
-        """Yield each account's own."""
+    def _neighbours(self, accounts: Sequence[str]) -> Neighbours:
         by_partition: dict[int, list[str]] = {}
         for account in accounts:
             by_partition.setdefault(self._shards.route[account], []).append(account)
-        found: dict[str, _Near] = {}
+        found: dict[str, tuple[Sequence[str], Sequence[str], int]] = {}
         for number, those in by_partition.items():
-            of_all = neighbours(self._shards[number].partition, those)
-            found.update(zip(those, map(_Near, *of_all), strict=True))
-        return (found[account] for account in accounts)
+            found.update(
+                zip(those, zip(*neighbours(self._shards[number].partition, those), strict=True), strict=True)
+            )
+        near = [found[account] for account in accounts]
+        return Neighbours([one[0] for one in near], [one[1] for one in near], [one[2] for one in near])
 
     def __contains__(self, account: object) -> bool:
         return account in self.vectors.ageing

@@ -9,11 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kithstream.models.checkpoint import Array, Checkpoint
 from kithstream.models.features import HALF_LIVES, IN, Rows
 from kithstream.streams.serve.marks import COMMUNITIES, DAY, SCALE, Marks, marks
 from kithstream.streams.serve.tops import NEVER, Top
@@ -186,6 +188,50 @@ class Facts:
         """The most followed of a language, by half-life; none for a language that nobody has."""
         return self.popular_of.get(language, []) if language else []
 
+    # -- keeping ---------------------------------------------------------------------------------------------
+
+    def candidates(self) -> list[str]:
+        """Every candidate, in the order of their numbers."""
+        return self._named(np.flatnonzero(self._listed))
+
+    def languages(self, accounts: Sequence[str]) -> Numbers:
+        """(n,) Languages of accounts, 0 if unknown."""
+        return self._languages[self.numbers_of(accounts)]
+
+    def arrays(self) -> dict[str, Array]:
+        """Content by name, for a checkpoint."""
+        used = len(self.names)
+        encoded = [name.encode() for name in self.names]
+        return {
+            "facts.names": np.frombuffer(b"".join(encoded), np.uint8),
+            "facts.ends": np.cumsum([len(name) for name in encoded]),
+            **{f"facts.{name[1:]}": getattr(self, name)[:used] for name in _TABLES},
+        }
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Take over the content of a checkpoint; for facts without any. Raises CheckpointError."""
+        raw = saved.array("facts.names", (-1,), np.uint8).tobytes()
+        ends = saved.array("facts.ends", (-1,), np.int64).tolist()
+        self.names = [raw[a:b].decode() for a, b in pairwise([0, *ends])]
+        self._numbers = {name: number for number, name in enumerate(self.names) if name}
+        used = len(self.names)
+        self._allocate(max(used, 1024))
+        for name in _TABLES:
+            table = getattr(self, name)
+            table[:used] = saved.array(f"facts.{name[1:]}", (used, *table.shape[1:]), table.dtype.type)
+        at = np.flatnonzero(self._listed).astype(np.int32)
+        told = Marks(
+            self._keys[at],
+            self._engaged[at],
+            self._times[at],
+            self._degrees[at],
+            self._languages[at],
+            self._known_for[at],
+            self._communities[at],
+            self._weights[at],
+        )
+        self._list(at, self._named(at), told)
+
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _summed(self, reached: Numbers, weights: NDArray[np.float64]) -> Hops:
@@ -247,7 +293,7 @@ class Facts:
         at, place = np.nonzero((self._communities == community) & self._listed[:, None])
         return list(zip(self._named(at), self._weights[at, place].tolist(), strict=True))
 
-    def _named(self, numbers: NDArray[np.int64]) -> list[str]:
+    def _named(self, numbers: NDArray[np.integer[Any]]) -> list[str]:
         return [self.names[number] for number in numbers.tolist()]
 
     def _padded(self, lists: Sequence[Sequence[str]], width: int) -> Numbers:
