@@ -20,6 +20,7 @@ from kithstream.index.live import LiveIndex
 from kithstream.models.ages import TICK
 from kithstream.models.model import Model
 from kithstream.models.ranker import Weights
+from kithstream.models.train import OnlineTrainer, TrainerConfig
 from kithstream.streams.config import (
     Config,
     EngineConfig,
@@ -39,10 +40,13 @@ from kithstream.streams.kafka.reading import Reading
 from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.kafka.tail import Tail
 from kithstream.streams.kafka.wire import Vector
+from kithstream.streams.learning import Learner
+from kithstream.streams.looking import Asking
 from kithstream.streams.serve.answers import Candidate, Question
 from kithstream.streams.serve.embedded import Embedded
 from kithstream.streams.serve.facts import Facts
 from kithstream.streams.serve.nominators import Around
+from kithstream.streams.serve.ranking import Encoded
 from kithstream.streams.state.store import RocksStore
 
 PARTITIONS = 2
@@ -90,7 +94,10 @@ class Town:
         self.reading.take(self.reading.view(model, self.index, self.tail))
         for n in range(PARTITIONS):
             self.reading.open(n, folder / str(n))
-        self.bytes = 0
+        trainer = OnlineTrainer(
+            Model.load(config.model.path), TrainerConfig(), np.random.Generator(np.random.PCG64(0))
+        )
+        self.learner = Learner(trainer, PARTITIONS, example_batch=64, idle_days=365, ranking=config.ranking)
 
     def fold(self, given: Sequence[Event]) -> None:
         """Fold events until nothing moves."""
@@ -117,8 +124,10 @@ class Town:
         """Encode what is due; bring the records to the reader."""
         self.outlet.vectors.advance(self.now)
         self.outlet.encode(1000)
-        records = [(n, *pair) for n, pairs in self.outlet.take()[0].items() for pair in pairs]
-        self.tail.feed(records)
+        out, lessons = self.outlet.take()
+        self.tail.feed([(n, *pair) for n, pairs in out.items() for pair in pairs])
+        for lesson in lessons:
+            assert not self.learner.take(self.learner.offset, lesson).unusable
 
     def encode_candidates(self) -> None:
         """Encode every candidate again; what others were told of those that are none stays as it is."""
@@ -184,6 +193,47 @@ def test_answers_are_those_of_the_embedded_runtime(
                 assert town.ask(account, explain="full") == list(same)
         gone = {e.actor for e in given if e.signal == "account_delete"}
         assert not gone & set(town.facts.names)
+
+
+@SLOW
+@given(soup())
+def test_the_trainer_learns_from_whom_the_embedded_runtime_would(
+    tmp_path_factory: pytest.TempPathFactory, given_model: ModelConfig, given: list[Event]
+) -> None:
+    """Of every account and target: what the log tells leads to the same example, in every bit."""
+    config = configured(given_model, considered=3, nominated=2)
+    config = msgspec.structs.replace(config, ranking=msgspec.structs.replace(config.ranking, train_share=1.0))
+    folder = tmp_path_factory.mktemp("pairs")
+    with (
+        opened(folder / "town", config) as town,
+        Embedded(folder / "embedded", config, clock=lambda: town.now) as live,
+    ):
+        for first in range(0, len(given), 7):
+            town.fold(given[first : first + 7])
+            town.flush()
+        town.encode_candidates()
+        live.publish(given)
+        live.catch_up()
+        live.chain.rebuild(town.now)
+        looker, chain = town.learner.looker, live.chain
+        assert looker is not None
+        asking = Asking(town.shards, config.ranking, 0)
+        for account in ACCOUNTS:
+            reader = town.outlet.vectors.reader
+            rows = reader.read([account], [town.now], unreciprocated=True)
+            (asked,) = asking.read(reader, rows, [("any", town.now)])
+            assert asked is not None
+            here = chain._reader.read([account], [town.now], unreciprocated=True)
+            vectors, step, _ = chain.model.encode_consumers(here)
+            for target in ACCOUNTS:
+                found = looker.look(asked, vectors[0], target)
+                same = chain._ranker.example(Encoded(here, vectors, step), target, town.now)
+                assert (found is None) == (same is None)
+                if found is not None and same is not None:
+                    np.testing.assert_array_equal(found.scores, same.scores)
+                    np.testing.assert_array_equal(found.features.dense, same.features.dense)
+                    np.testing.assert_array_equal(found.features.buckets, same.features.buckets)
+                    assert found.chosen == same.chosen
 
 
 class Everyone:
@@ -260,3 +310,38 @@ def test_nothing_is_told_where_nobody_ranks_pairs(tmp_path: Path, given_model: M
         told = msgspec.msgpack.decode(value, type=Vector)
         assert (key, set(told.followers)) == (b"bob", {"ann", "lurker"})  # of these reasons are made
         assert (told.followees, told.following, told.marks) == ([], 0, b"")
+
+
+def test_a_partition_is_told_anew_where_pairs_come_to_be_ranked(
+    tmp_path: Path, given_model: ModelConfig
+) -> None:
+    """Its vectors were published without what pairs are ranked by: all of it is, once, those without a vector too."""
+    with opened(tmp_path, configured(given_model)) as town:
+        town.fold([follow("ann", "bob"), follow("lurker", "bob")])
+        model, config = town.outlet.model, configured(given_model)
+
+        def told(*, pairs: bool) -> set[bytes]:
+            """Keys of the records that another process publishes, from when it opens the partitions on."""
+            outlet = Outlet(
+                model,
+                Follower(model),
+                town.shards,
+                config.model,
+                "",
+                {0: 1, 1: 1},
+                lambda: town.now,
+                pairs=pairs,
+            )
+            for partition in town.shards.here():
+                outlet.open(partition)
+            whole = all(outlet.whole(n) for n in range(PARTITIONS))
+            outlet.published(outlet.encode(1000)[0])
+            assert all(outlet.whole(n) for n in range(PARTITIONS))
+            out, _ = outlet.take()
+            return {b"whole"} if whole else {key for part in out.values() for key, _ in part}
+
+        assert told(pairs=False) == {b"bob"}
+        assert told(pairs=False) == {b"whole"}
+        assert told(pairs=True) == {b"ann", b"bob", b"lurker"}
+        assert told(pairs=True) == {b"whole"}
+        assert told(pairs=False) == {b"whole"}
