@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,17 +13,23 @@ from hypothesis import strategies as st
 from worlds import some_rows, take
 
 from kithstream.models import named
-from kithstream.models.features import consumer_features, producer_features
+from kithstream.models.features import Rows, consumer_features, producer_features
 from kithstream.models.ids import IdVectors
 from kithstream.models.model import Model
 from kithstream.models.named import NamedError
 from kithstream.models.train import OnlineTrainer, TrainerConfig
 from kithstream.streams import learning
+from kithstream.streams.config import RankingConfig
 from kithstream.streams.engine.actors import Change
 from kithstream.streams.kafka.steps import Follower, records
 from kithstream.streams.learning import Captured, Learner
+from kithstream.streams.looking import Asked, Told
+from kithstream.streams.serve.facts import Neighbours
+from kithstream.streams.serve.marks import marks, pack
+from kithstream.streams.serve.nominators import About
 
 WORLD = some_rows(60, seed=4, languages=(0, 1, 2))
+RANKING = RankingConfig(considered=10, nominated=3)
 DAY = 86_400_000_000
 NOW = 20_000 * DAY
 PARTITIONS = 3
@@ -30,13 +37,27 @@ PARTITIONS = 3
 
 def learner(idle_days: int = 365) -> Learner:
     trainer = OnlineTrainer(Model.day_zero(seed=0), TrainerConfig(), np.random.Generator(np.random.PCG64(0)))
-    return Learner(trainer, PARTITIONS, example_batch=8, idle_days=idle_days)
+    return Learner(trainer, PARTITIONS, example_batch=8, idle_days=idle_days, ranking=RANKING)
+
+
+def told(model: Model, rows: Rows) -> Told:
+    """What pairs with candidates are ranked by, as workers would tell it."""
+    near = Neighbours(rows.followers, rows.followees, rows.degrees[:, 1].tolist())
+    return Told(model.lineage, model.encode_producers(rows).vectors.tobytes(), pack(marks(rows)), near)
+
+
+def asked(rows: Rows, at: int, excluded: Sequence[str]) -> Asked:
+    """What an answer for an account would be made of."""
+    since = [(rows.as_of, name) for name in rows.followers[at]]
+    about = About(since, rows.followees[at], (9, 5, 2), 60.0, [("a1", 5.0)], 1, -1, [(3, 1.0)])
+    return Asked(about, [rows.accounts[at], *excluded], ["a2"], rows.as_of)
 
 
 def the_log(count: int, seed: int = 0, *, days: int = 0) -> list[bytes]:
     """Records as workers would write them: encoded candidates, follows of three partitions, a deletion."""
     rng = np.random.default_rng(seed)
-    ids = Model.day_zero(seed=0).ids
+    model = Model.day_zero(seed=0)
+    ids = model.ids
     ids.rows_of([f"z{n}" for n in range(seed + 1)])  # another worker numbers rows otherwise
     found: list[bytes] = []
     offsets = [0] * PARTITIONS
@@ -44,14 +65,19 @@ def the_log(count: int, seed: int = 0, *, days: int = 0) -> list[bytes]:
         as_of = NOW + number * (DAY * days // max(count, 1))
         some = rng.choice(60, 12, replace=False).tolist()
         rows = take(WORLD, some)
-        found.append(learning.encoded(as_of, producer_features(rows, ids), ids))
+        features = producer_features(rows, ids)
+        found.append(learning.encoded(as_of, features, ids, rows.accounts, told(model, rows)))
         asking = take(WORLD, rng.integers(0, 60, 10).tolist())
         partition = number % PARTITIONS
         places = range(offsets[partition], offsets[partition] + 10)
         offsets[partition] += 10
         targets = [f"a{x}" for x in rng.integers(0, 60, 10)]
-        batch = Captured(consumer_features(asking, ids), asking.accounts, targets, places, as_of, asking)
+        some = [asked(asking, at, [f"a{number}"]) if at % 3 == 0 else None for at in range(10)]
+        features_of = consumer_features(asking, ids)
+        batch = Captured(features_of, asking.accounts, targets, places, as_of, asking, asked=some)
         found.append(learning.followed(partition, batch, ids))
+        if number % 4 == 1:
+            found.append(learning.others([f"a{number}", "new"], Neighbours([[], ["a5"]], [[], []], [0, 0])))
     found.append(learning.forgotten(["a3", "nobody"]))
     return found
 
@@ -100,13 +126,22 @@ def test_a_trainer_that_stops_and_goes_on_ends_in_the_same_bytes(
 ) -> None:
     folder = tmp_path_factory.mktemp("learned")
     log = the_log(8)
-    whole = bytes_of(learned(log), folder)
+    expected = learned(log)
+    assert expected.model.ranker.examples > 4
+    whole = bytes_of(expected, folder)
     now = learner()
     for cut in sorted((one, other)):
         now = learned(log[:cut], now)
         now.save(folder / "checkpoint")
         learned(log[: cut + 2], now)  # learned and lost: it dies before the next checkpoint
-        now = Learner.load(folder / "checkpoint", PARTITIONS, TrainerConfig(), example_batch=8, idle_days=365)
+        now = Learner.load(
+            folder / "checkpoint",
+            PARTITIONS,
+            TrainerConfig(),
+            example_batch=8,
+            idle_days=365,
+            ranking=RANKING,
+        )
         assert now.offset == cut
     assert bytes_of(learned(log, now), folder) == whole
 
@@ -126,15 +161,55 @@ def test_a_follow_that_is_told_again_counts_once() -> None:
 def test_what_cannot_be_read_is_passed_over_and_says_why() -> None:
     found = learner()
     (encoded, followed), truncated = the_log(1)[:2], the_log(1)[1][:-40]
-    record = msgspec.msgpack.decode(followed)
+    record, candidates = msgspec.msgpack.decode(followed), msgspec.msgpack.decode(encoded)
     alien = msgspec.msgpack.encode([*record[:2], 7, *record[3:]])
-    short = msgspec.msgpack.encode([*record[:5], record[5][:3]])
-    for offset, raw in enumerate((b"", b"\xff", truncated, alien, short)):
+    short = msgspec.msgpack.encode([*record[:5], record[5][:3], record[6]])
+    fewer = msgspec.msgpack.encode([*record[:6], record[6][:3]])
+    lineage, vectors, told_marks, near = candidates[4]
+    broken = [
+        [lineage, vectors[:-4], told_marks, near],
+        [lineage, vectors, told_marks[:-1], near],
+        [lineage, vectors, [b"x" * 300, *told_marks[1:]], near],
+        [lineage, vectors, told_marks, [near[0][:-1], *near[1:]]],
+    ]
+    wrong = [msgspec.msgpack.encode([*candidates[:4], told]) for told in broken]
+    wrong.append(learning.others(["a1"], Neighbours([], [], [])))
+    bad = (b"", b"\xff", truncated, alien, short, fewer, *wrong)
+    for offset, raw in enumerate(bad):
         assert found.take(offset, raw).unusable
     assert found.model.step == 0
-    assert found.offset == 5
-    found.take(5, encoded)
-    assert found.take(6, followed).trained > 0
+    assert found.offset == len(bad)
+    assert found.looker is not None
+    assert not found.looker.index.ids()
+    found.take(found.offset, encoded)
+    assert found.take(found.offset, followed).trained > 0
+
+
+def test_the_ranker_learns_from_whom_an_answer_would_hold_and_the_towers_take_no_part_in_it() -> None:
+    log = [*the_log(8), learning.others(["a7"], Neighbours([[]], [["a5"]], [1]))]
+    found, towers = learned(log), learner()
+    towers.looker = None
+    learned(log, towers)
+    for name, values in found.model.arrays().items():
+        if not name.startswith("ranker."):
+            np.testing.assert_array_equal(values, towers.model.arrays()[name], err_msg=name)
+    assert (towers.model.ranker.examples, found.model.ranker.examples > 4) == (0, True)
+    looker = found.looker
+    assert looker is not None
+    assert "a3" not in [*looker.index.ids(), *looker.facts.names]  # it was deleted
+    assert sorted(looker.facts.candidates()) == sorted(looker.index.ids())
+    assert "a7" not in looker.index  # nobody's candidate in the end
+    assert looker.facts.followed_by(looker.facts.numbers_of(["a7"])).gained.tolist() == [1.0]
+
+
+def test_vectors_of_another_lineage_are_not_taken() -> None:
+    found, model = learner(), Model.day_zero(seed=1)
+    rows = take(WORLD, [1, 2])
+    features = producer_features(rows, model.ids)
+    found.take(0, learning.encoded(NOW, features, model.ids, rows.accounts, told(model, rows)))
+    assert found.looker is not None
+    assert not found.looker.index.ids()
+    assert len(found.trainer.producers) == 2
 
 
 def test_who_is_idle_is_forgotten_and_memory_is_bounded() -> None:

@@ -20,6 +20,7 @@ from kithstream.streams.kafka.reading import Reading
 from kithstream.streams.kafka.security import reach
 from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.kafka.tail import Fed, Tail
+from kithstream.streams.serve.facts import Facts
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ class Feed:
             )
         )
         self.model = model
-        self.tail = Tail(self.index, config.engine.partitions)
+        facts = Facts() if config.ranking.ranker else None
+        self.tail = Tail(self.index, config.engine.partitions, facts)
         self.view = reading.view(model, self.index, self.tail)
         self.caught_up = False  # with what was published when following began
         self.behind = 0  # vectors known to be published and not in the index

@@ -17,15 +17,26 @@ from kithstream.streams.engine.shard import Shards
 from kithstream.streams.kafka import wire
 from kithstream.streams.kafka.names import steps, vectors
 from kithstream.streams.kafka.steps import Follower
+from kithstream.streams.looking import Told
+from kithstream.streams.serve.facts import Neighbours
+from kithstream.streams.serve.marks import marks, pack
 from kithstream.streams.serve.vectors import Vectors
+from kithstream.streams.serve.whole import neighbours
 from kithstream.streams.state.ledger import DAY
 from kithstream.streams.state.protocol import Column
 
 SLICE: Final = 1024  # accounts encoded at a time
-TAUGHT: Final = 256  # encoded accounts of one record of the training log
+TAUGHT: Final = 64  # encoded accounts of one record of the training log
 _WHOLE: Final = b"lineage:"  # META, then the lineage: the vectors of every account were published
+_VECTORS: Final = b"\1"  # the value of that: alone
+_FACTS: Final = b"\2"  # with what pairs are ranked by
 _pack = msgspec.msgpack.Encoder().encode
 Pairs = list[tuple[bytes, bytes | None]]
+
+
+def _link(vector: wire.Vector, near: Neighbours, at: int) -> None:
+    vector.followers, vector.followees = list(near.followers[at]), list(near.followees[at])
+    vector.following = near.degrees[at]
 
 
 class Outlet:
@@ -40,8 +51,11 @@ class Outlet:
         prefix: str,
         generations: Mapping[int, int],
         clock: Callable[[], int],
+        *,
+        pairs: bool,
     ) -> None:
-        """`generations` are the group's by partition, as they stand at each encoding."""
+        """`generations` are the group's by partition, as they stand at each encoding; `pairs` tells whether readers
+        rank pairs."""
         self.model = model
         self.follower = follower
         self.topic = vectors(prefix, model.lineage)
@@ -49,6 +63,7 @@ class Outlet:
         self.vectors = Vectors(shards, model, config, self)
         self.fresh: dict[int, tuple[int, list[int], bool]] = {}  # by partition: the progress published last
         self._adopting: dict[int, set[str]] = {}  # by partition: accounts whose vector is not out yet
+        self._facts = pairs
         self._shards = shards
         self._generations = generations
         self._clock = clock
@@ -69,10 +84,13 @@ class Outlet:
         this lineage never was in it."""
         self.vectors.advance(self._clock())
         dirty, everyone = partition.dirty(), partition.listable()
+        (told,) = partition.store.get(Column.META, [self._key])
+        if told is None or (self._facts and told != _FACTS):
+            if self._facts:
+                everyone = partition.accounts()  # paths lead through those, too, that are nobody's candidates
+            self._adopting[partition.number] = everyone
         self.vectors.ageing.adopt(everyone | dirty, self.vectors.tick)
         self.vectors.touch(dirty)
-        if partition.store.get(Column.META, [self._key]) == [None]:
-            self._adopting[partition.number] = everyone
 
     def close(self, number: int) -> None:
         """Let go of a partition."""
@@ -93,6 +111,8 @@ class Outlet:
         for first in range(0, len(dirty), SLICE):
             due.encode(dirty[first : first + SLICE], changed=True)
         due.encode(aged, changed=False)
+        if self._facts:
+            self._others([account for account in (*dirty, *aged) if account not in due.ageing])
         return [*dirty, *aged], len(aged) == most_aged
 
     def published(self, encoded: Iterable[str]) -> None:
@@ -102,7 +122,8 @@ class Outlet:
             left -= gone
             if not left:
                 del self._adopting[number]
-                self._shards[number].partition.store.write({Column.META: {self._key: b"\1"}})
+                value = _FACTS if self._facts else _VECTORS
+                self._shards[number].partition.store.write({Column.META: {self._key: value}})
 
     def end(self) -> None:
         """Forget in the stores that this lineage was whole: nothing of it is published from now on."""
@@ -120,6 +141,7 @@ class Outlet:
         glances = self.vectors.reader.glance(rows.accounts, now)
         raw = encoded.vectors.astype("<f4", copy=False)
         labels, route = rows.languages.tolist(), self._shards.route
+        marked, near = self._told(rows)
         for at, (account, seen) in enumerate(zip(rows.accounts, glances, strict=True)):
             number = route[account]
             vector = wire.Vector(
@@ -132,19 +154,67 @@ class Outlet:
                 list(seen.followers),
                 raw[at].tobytes(),
             )
+            if near is not None:
+                vector.marks = marked[at]
+                _link(vector, near, at)
             self._pairs.setdefault(number, []).append((account.encode(), _pack(vector)))
         features = encoded.features
         for first in range(0, len(features.rows), TAUGHT):
-            part = ProducerFeatures._make(values[first : first + TAUGHT] for values in features)
-            self._lessons.append(learning.encoded(tick * TICK, part, self.model.ids))
+            some = slice(first, first + TAUGHT)
+            part = ProducerFeatures._make(values[some] for values in features)
+            told = None
+            if near is not None:
+                of_some = Neighbours._make(values[some] for values in near)
+                told = Told(self.lineage, raw[some].tobytes(), marked[some], of_some)
+            accounts = rows.accounts[some] if told is not None else ()
+            self._lessons.append(learning.encoded(tick * TICK, part, self.model.ids, accounts, told))
+
+    def _told(self, rows: Rows) -> tuple[Sequence[bytes], Neighbours | None]:
+        """What pairs with candidates are ranked by, if readers rank pairs."""
+        return (pack(marks(rows)), self._neighbours(rows.accounts)) if self._facts else ((), None)
 
     def delete(self, accounts: Sequence[str]) -> None:
         for account in accounts:
-            number, key = self._shards.route[account], account.encode()
-            dead = wire.Vector(
-                self._generations[number], self.vectors.tick, self.model.step, 0, 0, 0, [], b""
+            self._withdraw(account)
+
+    def _others(self, accounts: Sequence[str]) -> None:
+        """Tell the neighbours of accounts that are nobody's candidates; withdraw those that have none."""
+        near = self._neighbours(accounts)
+        for at, account in enumerate(accounts):
+            number = self._shards.route[account]
+            if self._shards[number].partition.is_deleted(account) or not (
+                near.followers[at] or near.followees[at]
+            ):
+                self._withdraw(account)
+            else:
+                dead = self._dead(number)
+                _link(dead, near, at)
+                self._pairs.setdefault(number, []).append((account.encode(), _pack(dead)))
+        for first in range(0, len(accounts), TAUGHT):
+            some = slice(first, first + TAUGHT)
+            part = Neighbours._make(values[some] for values in near)
+            self._lessons.append(learning.others(accounts[some], part))
+
+    def _withdraw(self, account: str) -> None:
+        number, key = self._shards.route[account], account.encode()
+        dead = self._dead(number)
+        dead.deleted = self._shards[number].partition.is_deleted(account)
+        self._pairs.setdefault(number, []).extend(((key, _pack(dead)), (key, None)))
+
+    def _dead(self, number: int) -> wire.Vector:
+        return wire.Vector(self._generations[number], self.vectors.tick, self.model.step, 0, 0, 0, [], b"")
+
+    def _neighbours(self, accounts: Sequence[str]) -> Neighbours:
+        by_partition: dict[int, list[str]] = {}
+        for account in accounts:
+            by_partition.setdefault(self._shards.route[account], []).append(account)
+        found: dict[str, tuple[Sequence[str], Sequence[str], int]] = {}
+        for number, those in by_partition.items():
+            found.update(
+                zip(those, zip(*neighbours(self._shards[number].partition, those), strict=True), strict=True)
             )
-            self._pairs.setdefault(number, []).extend(((key, _pack(dead)), (key, None)))
+        near = [found[account] for account in accounts]
+        return Neighbours([one[0] for one in near], [one[1] for one in near], [one[2] for one in near])
 
     def __contains__(self, account: object) -> bool:
         return account in self.vectors.ageing

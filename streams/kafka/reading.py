@@ -21,6 +21,7 @@ from kithstream.streams.serve import tokens
 from kithstream.streams.serve.answers import Answer, Question
 from kithstream.streams.serve.exclusions import Exclusions
 from kithstream.streams.serve.ranking import Ranker
+from kithstream.streams.serve.whole import Whole
 from kithstream.streams.state.reader import Reader
 from kithstream.streams.state.store import RocksReplica
 
@@ -71,7 +72,8 @@ class Reading:
 
     def view(self, model: Model, index: LiveIndex, tail: Tail) -> View:
         """Return a view of the stores by another lineage."""
-        ranker = Ranker(self, self._reader, self._exclusions, model, index, self._ranking)
+        whole = None if tail.facts is None else Whole(tail.facts, self._ranking)
+        ranker = Ranker(self, self._reader, self._exclusions, model, index, self._ranking, whole)
         return View(model, index, tail, ranker)
 
     def take(self, view: View) -> None:

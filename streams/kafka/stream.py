@@ -38,6 +38,7 @@ from kithstream.streams.kafka.outlet import Outlet, Pairs
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.kafka.transport import Fetch
+from kithstream.streams.looking import Asking
 from kithstream.streams.serve.vectors import Vectors
 from kithstream.streams.state.protocol import Column
 from kithstream.streams.state.reader import Reader
@@ -124,6 +125,7 @@ class Stream:
         self._folded = folded
         self._flushed = flushed
         self._learn = config.model.learn
+        self._asking = Asking(self.shards, config.ranking, config.model.seed)
         self.outlets: list[
             Outlet
         ] = []  # the lineage that is served, and one that is being filled or was served
@@ -342,7 +344,12 @@ class Stream:
         if not self._learn:
             return None
         served = self.outlets[0]
-        return learning.capture(served.vectors.reader, served.model.ids, decoded.events, decoded.offsets)
+        reader = served.vectors.reader
+        captured = learning.capture(reader, served.model.ids, decoded.events, decoded.offsets)
+        if captured is None or not self._config.ranking.ranker:
+            return captured
+        follows = [(event.id, event.time) for event in decoded.events if event.signal == "follow"]
+        return captured._replace(asked=self._asking.read(reader, captured.rows, follows))
 
     async def _teach(self, number: int, before: learning.Captured, acted: Acted) -> None:
         """Bring follows that came about into the training log. A process that dies right here loses them for it."""
@@ -537,7 +544,9 @@ class Stream:
                     self._due.set()
                 out = [outlet.take() for outlet in outlets]
             if self._learn:
-                for lesson in out[0][1]:  # of the lineage that is served: the others see the same
+                for lesson in (
+                    one for _, lessons in out for one in lessons
+                ):  # vectors are of their own lineage
                     await self._producer.send(self._names.training, 0, lesson)
             await asyncio.gather(
                 *(self._publish(shard, outlets, out, reached[n], marks[n]) for n, shard in shards)
@@ -626,6 +635,7 @@ class Stream:
             self._config.kafka.prefix,
             self._generations,
             self._clock,
+            pairs=self._config.ranking.ranker,
         )
         for partition in self.shards.here():
             outlet.open(partition)

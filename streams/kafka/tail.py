@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
 
 from kithstream.index.live import LiveIndex
+from kithstream.models.features import FOLLOWERS
 from kithstream.streams.kafka.wire import PROGRESS, Progress, Vector
+from kithstream.streams.serve.facts import Facts, Neighbours
+from kithstream.streams.serve.marks import SIZE, unpack
 from kithstream.streams.state.ledger import DAY
 from kithstream.streams.state.reader import Glance
 
 _vector = msgspec.msgpack.Decoder(Vector).decode
 _progress = msgspec.msgpack.Decoder(Progress).decode
-_facts = msgspec.msgpack.Decoder(tuple[int, int, int, list[str]]).decode
+_seen = msgspec.msgpack.Decoder(tuple[int, int, int, list[str]]).decode
 _pack = msgspec.msgpack.Encoder().encode
 
+WRITTEN: Final = 512  # accounts whose facts are written while questions wait
 Record = tuple[int, bytes | None, bytes | None]  # partition, key, value
 
 
@@ -35,20 +39,22 @@ class Fed(NamedTuple):
 
 
 class Tail:
-    """Feeds the index. One feeder; everything else may be asked beside it.
+    """Feeds the index, and the facts that pairs are ranked by. One feeder; everything else may be asked beside it.
 
     `restarts` counts the times that a partition's progress was given up, since a new owner writes: an answer from
     before and after such a time is of no state.
     """
 
-    def __init__(self, index: LiveIndex, partitions: int) -> None:
+    def __init__(self, index: LiveIndex, partitions: int, facts: Facts | None = None) -> None:
+        """Without `facts` nobody ranks pairs."""
+        self.facts = facts
         self._index = index
         self._dim = index.config.dim
         self.restarts = 0
         self._lock = threading.Lock()
         self._generations = [0] * partitions
         self._progress: list[Progress | None] = [None] * partitions
-        self._facts: dict[str, bytes] = {}  # packed: day, gained, label, followers
+        self._seen: dict[str, bytes] = {}  # packed: day, gained, label, followers
         self._stale: list[dict[str, None]] = [{} for _ in range(partitions)]
 
     def feed(self, records: Iterable[Record]) -> Fed:
@@ -83,7 +89,7 @@ class Tail:
             except (msgspec.DecodeError, UnicodeDecodeError):
                 unusable += 1
                 continue
-            if len(vector.vector) not in (0, 4 * self._dim):
+            if len(vector.vector) not in (0, 4 * self._dim) or len(vector.marks) > SIZE:
                 unusable += 1
             elif current(number, vector.generation):
                 latest[account] = vector
@@ -103,8 +109,13 @@ class Tail:
         if dead:
             self._index.delete(dead)
             for account in dead:
-                self._facts.pop(account, None)
+                self._seen.pop(account, None)
         live = {account: vector for account, vector in latest.items() if vector.vector}
+        if self.facts is not None:
+            accounts = list(latest)
+            for first in range(0, len(accounts), WRITTEN):
+                part = accounts[first : first + WRITTEN]
+                _tell(self.facts, {account: latest[account] for account in part})
         if live:
             joined = b"".join(vector.vector for vector in live.values())
             vectors = np.frombuffer(joined, "<f4").reshape(-1, self._dim)
@@ -112,7 +123,7 @@ class Tail:
             ticks = max(vector.tick for vector in live.values())
             self._index.upsert(list(live), vectors, labels=labels, sequence=ticks)
             for account, v in live.items():
-                self._facts[account] = _pack((v.day, v.gained, v.label, v.followers))
+                self._seen[account] = _pack((v.day, v.gained, v.label, v.followers[:FOLLOWERS]))
         return len(live), len(dead)
 
     def generation(self, number: int) -> int:
@@ -154,13 +165,33 @@ class Tail:
         today = as_of // DAY
         found = []
         for account in accounts:
-            packed = self._facts.get(account)
+            packed = self._seen.get(account)
             if packed is None:
                 found.append(Glance((), 0, 0))
                 continue
-            day, gained, label, followers = _facts(packed)
+            day, gained, label, followers = _seen(packed)
             found.append(Glance(followers, gained if day == today else 0, label))
         return found
+
+
+def _tell(facts: Facts, told: Mapping[str, Vector]) -> None:
+    """Bring what records tell into the facts."""
+    facts.drop(account for account, vector in told.items() if not vector.vector)
+    facts.forget(account for account, vector in told.items() if vector.deleted)
+    marked = {account: vector.marks for account, vector in told.items() if vector.marks}
+    if marked:
+        facts.take(list(marked), unpack(list(marked.values())))
+    near = {account: vector for account, vector in told.items() if vector.followers or vector.followees}
+    facts.unlink(account for account in told if account not in near)
+    if near:
+        facts.link(
+            list(near),
+            Neighbours(
+                [vector.followers for vector in near.values()],
+                [vector.followees for vector in near.values()],
+                [vector.following for vector in near.values()],
+            ),
+        )
 
 
 def _applied(progress: Progress | None) -> int:

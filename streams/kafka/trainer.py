@@ -262,6 +262,7 @@ def open_learner(config: Config, known: Registry, published: Follower, model: Mo
                 TrainerConfig(),
                 example_batch=section.example_batch,
                 idle_days=section.idle_days,
+                ranking=config.ranking,
             )
         except CheckpointError as error:
             raise StoreRefused(f"{error}; remove it to learn anew from the log") from error
@@ -274,7 +275,13 @@ def open_learner(config: Config, known: Registry, published: Follower, model: Mo
             )
         model, offset = base_model(section), 0
     trainer = OnlineTrainer(model, TrainerConfig(), np.random.Generator(np.random.PCG64(section.seed)))
-    learner = Learner(trainer, partitions, example_batch=section.example_batch, idle_days=section.idle_days)
+    learner = Learner(
+        trainer,
+        partitions,
+        example_batch=section.example_batch,
+        idle_days=section.idle_days,
+        ranking=config.ranking,
+    )
     learner.offset = offset
     return learner
 

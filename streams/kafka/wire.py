@@ -96,10 +96,11 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 class Vector(msgspec.Struct, array_like=True, gc=False):
-    """A producer vector with the public facts that reasons are made of (msgpack).
+    """A producer vector with the public facts that reasons and pairs are made of (msgpack).
 
-    Without a vector it is a dead record: the account is no candidate. A tombstone follows it for the compaction,
-    and tells a reader nothing more, since a tombstone could not carry a generation.
+    Without a vector it is a dead record: the account is no candidate. If somebody's two-hop paths lead through it all
+    the same, the record holds its neighbours and stays; else a tombstone follows it for the compaction, and tells a
+    reader nothing more, since a tombstone could not carry a generation.
     """
 
     generation: int  # of the group, as its owner knew it: a lower one after a higher is a zombie's
@@ -110,6 +111,10 @@ class Vector(msgspec.Struct, array_like=True, gc=False):
     gained: int  # followers of that day
     followers: list[str]  # the newest
     vector: bytes  # float32, little endian; empty: the account is no candidate any more
+    followees: list[str] = []  # the newest; this and the rest are told where pairs are ranked
+    following: int = 0  # accounts that it follows
+    marks: bytes = b""  # `marks.pack`
+    deleted: bool = False  # nobody is to hold its name any more
 
 
 class Progress(msgspec.Struct, array_like=True, gc=False):

@@ -1,8 +1,7 @@
 """What nominators and the ranker read of accounts: arrays by account, written where vectors are written.
 
-A decayed count is held as log2(count) + time / half-life, which stays as it is however much time goes by, so nothing is
-refreshed; ages are held as times. Neighbour lists hold numbers of accounts in place of names. About 550 bytes and a
-name for every account that the stores know; the number of one that was deleted is given to nobody else.
+Candidates are held as `marks`, which need no refreshing; neighbour lists hold numbers of accounts in place of names.
+About 550 bytes and a name for every account that is known; the number of one that was deleted is given to nobody else.
 """
 
 from __future__ import annotations
@@ -10,24 +9,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kithstream.models.checkpoint import Array, Checkpoint
 from kithstream.models.features import HALF_LIVES, IN, Rows
+from kithstream.streams.serve.marks import COMMUNITIES, DAY, SCALE, Marks, marks
 from kithstream.streams.serve.tops import NEVER, Top
 
 FOLLOWERS: Final = 32  # newest followers held of an account: as many as the state keeps exact under undo
 FOLLOWEES: Final = 20  # newest followees held of an account
 POPULAR: Final = (1, 3, 4)  # half-lives by which the most followed are kept: 1 h, 1 d, 7 d
-COMMUNITIES: Final = 8  # of an audience
 _KEPT: Final = 256  # of the most followed, overall and of each language and community
 _NOBODY: Final = 0
-_FOLLOW: Final = 0  # groups of counts
-_ENGAGE: Final = 1
-_DAY: Final = 3
-_SCALE: Final = 1.0 / np.array(HALF_LIVES)  # per second
 
 Numbers = NDArray[np.int32]
 
@@ -62,8 +59,7 @@ class Hops(NamedTuple):
 
 
 class Facts:
-    """Facts by number of an account, 0 is nobody. Whoever calls anything but `write`, `link`, `drop` and `forget` holds
-    the lock: numbers and arrays belong together."""
+    """Facts by number of an account, 0 is nobody. Whoever reads holds the lock: numbers and arrays belong together."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -78,22 +74,21 @@ class Facts:
 
     def write(self, rows: Rows) -> None:
         """Take over what candidates were encoded from."""
+        self.take(rows.accounts, marks(rows))
+
+    def take(self, accounts: Sequence[str], told: Marks) -> None:
+        """Take over what is told of candidates."""
         with self.lock:
-            at = self._numbered(rows.accounts)
-            now = rows.as_of / 1e6
-            with np.errstate(divide="ignore"):
-                follows = np.log2(rows.counts[:, :, _FOLLOW].astype(np.float64)) + now * _SCALE
-                engaged = np.log2(rows.counts[:, :, _ENGAGE, _DAY].astype(np.float64)) + now * _SCALE[_DAY]
-            self._list(at, rows, follows[:, IN])
-            self._keys[at] = follows
-            self._engaged[at] = engaged
-            self._times[at, :2] = now - rows.last
-            self._times[at, 2] = now - rows.first
-            self._degrees[at] = rows.degrees
-            self._languages[at] = rows.languages
-            self._known_for[at] = rows.known_for
-            self._communities[at] = rows.communities[:, :COMMUNITIES]
-            self._weights[at] = rows.community_weights[:, :COMMUNITIES]
+            at = self._numbered(accounts)
+            self._list(at, accounts, told)
+            self._keys[at] = told.follows
+            self._engaged[at] = told.engaged
+            self._times[at] = told.times
+            self._degrees[at] = told.degrees
+            self._languages[at] = told.languages
+            self._known_for[at] = told.known_for
+            self._communities[at] = told.communities
+            self._weights[at] = told.weights
             self._listed[at] = True
 
     def link(self, accounts: Sequence[str], neighbours: Neighbours) -> None:
@@ -103,6 +98,13 @@ class Facts:
             self._followers[at] = self._padded(neighbours.followers, FOLLOWERS)
             self._followees[at] = self._padded(neighbours.followees, FOLLOWEES)
             self._weight[at] = 1.0 / np.sqrt(1.0 + np.array(neighbours.degrees, np.float64))
+
+    def unlink(self, accounts: Iterable[str]) -> None:
+        """Take note that accounts have no neighbours."""
+        with self.lock:
+            at = self.numbers_of(accounts)
+            self._followers[at] = self._followees[at] = _NOBODY
+            self._weight[at] = 1.0
 
     def drop(self, accounts: Iterable[str]) -> None:
         """Take note that accounts are nobody's candidates any more."""
@@ -138,8 +140,8 @@ class Facts:
     def seen(self, numbers: Numbers, as_of: int) -> Seen:
         """What accounts are like at a time in microseconds."""
         now = as_of / 1e6
-        counts = np.exp2(self._keys[numbers] - now * _SCALE)
-        engaged = np.exp2(self._engaged[numbers] - now * _SCALE[_DAY])
+        counts = np.exp2(self._keys[numbers] - now * SCALE)
+        engaged = np.exp2(self._engaged[numbers] - now * SCALE[DAY])
         return Seen(
             counts,
             engaged,
@@ -186,6 +188,50 @@ class Facts:
         """The most followed of a language, by half-life; none for a language that nobody has."""
         return self.popular_of.get(language, []) if language else []
 
+    # -- keeping ---------------------------------------------------------------------------------------------
+
+    def candidates(self) -> list[str]:
+        """Every candidate, in the order of their numbers."""
+        return self._named(np.flatnonzero(self._listed))
+
+    def languages(self, accounts: Sequence[str]) -> Numbers:
+        """(n,) Languages of accounts, 0 if unknown."""
+        return self._languages[self.numbers_of(accounts)]
+
+    def arrays(self) -> dict[str, Array]:
+        """Content by name, for a checkpoint."""
+        used = len(self.names)
+        encoded = [name.encode() for name in self.names]
+        return {
+            "facts.names": np.frombuffer(b"".join(encoded), np.uint8),
+            "facts.ends": np.cumsum([len(name) for name in encoded]),
+            **{f"facts.{name[1:]}": getattr(self, name)[:used] for name in _TABLES},
+        }
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Take over the content of a checkpoint; for facts without any. Raises CheckpointError."""
+        raw = saved.array("facts.names", (-1,), np.uint8).tobytes()
+        ends = saved.array("facts.ends", (-1,), np.int64).tolist()
+        self.names = [raw[a:b].decode() for a, b in pairwise([0, *ends])]
+        self._numbers = {name: number for number, name in enumerate(self.names) if name}
+        used = len(self.names)
+        self._allocate(max(used, 1024))
+        for name in _TABLES:
+            table = getattr(self, name)
+            table[:used] = saved.array(f"facts.{name[1:]}", (used, *table.shape[1:]), table.dtype.type)
+        at = np.flatnonzero(self._listed).astype(np.int32)
+        told = Marks(
+            self._keys[at],
+            self._engaged[at],
+            self._times[at],
+            self._degrees[at],
+            self._languages[at],
+            self._known_for[at],
+            self._communities[at],
+            self._weights[at],
+        )
+        self._list(at, self._named(at), told)
+
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _summed(self, reached: Numbers, weights: NDArray[np.float64]) -> Hops:
@@ -199,11 +245,11 @@ class Facts:
         self._scratch[numbers] = 0.0
         return Hops(numbers, gained)
 
-    def _list(self, at: Numbers, rows: Rows, keys: NDArray[np.float64]) -> None:
+    def _list(self, at: Numbers, accounts: Sequence[str], told: Marks) -> None:
         """Move accounts in the lists of the most followed, overall, of their language and communities."""
-        told, languages = keys[:, POPULAR].tolist(), rows.languages.tolist()
+        keys, languages = told.follows[:, IN, POPULAR].tolist(), told.languages.tolist()
         before = self._languages[at].tolist()
-        for name, of, language, old in zip(rows.accounts, told, languages, before, strict=True):
+        for name, of, language, old in zip(accounts, keys, languages, before, strict=True):
             for top, key in zip(self.popular, of, strict=True):
                 top.put(name, key)
             if old and old != language:
@@ -216,17 +262,11 @@ class Facts:
                     ]
                 for top, key in zip(self.popular_of[language], of, strict=True):
                     top.put(name, key)
-        old_ones, new_ones = self._communities[at], rows.communities[:, :COMMUNITIES]
+        old_ones, new_ones = self._communities[at], told.communities
         some = np.flatnonzero((old_ones >= 0).any(axis=1) | (new_ones >= 0).any(axis=1))
         for place in some.tolist():
-            name = rows.accounts[place]
-            entries = dict(
-                zip(
-                    new_ones[place].tolist(),
-                    rows.community_weights[place, :COMMUNITIES].tolist(),
-                    strict=True,
-                )
-            )
+            name = accounts[place]
+            entries = dict(zip(new_ones[place].tolist(), told.weights[place].tolist(), strict=True))
             for community in {*old_ones[place].tolist(), *entries} - {-1}:
                 if community not in self.community:
                     self.community[community] = Top(_KEPT, partial(self._members, community))
@@ -253,7 +293,7 @@ class Facts:
         at, place = np.nonzero((self._communities == community) & self._listed[:, None])
         return list(zip(self._named(at), self._weights[at, place].tolist(), strict=True))
 
-    def _named(self, numbers: NDArray[np.int64]) -> list[str]:
+    def _named(self, numbers: NDArray[np.integer[Any]]) -> list[str]:
         return [self.names[number] for number in numbers.tolist()]
 
     def _padded(self, lists: Sequence[Sequence[str]], width: int) -> Numbers:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice, zip_longest
 from typing import Final, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,11 +20,19 @@ FOLLOWEES: Final = 30  # newest followees gone out from
 FOLLOWERS: Final = 32  # newest followers
 
 
-class Neighbourhood(NamedTuple):
-    """The newest neighbours of the account that asks, newest first, with the times since which they are."""
+class About(msgspec.Struct, frozen=True, array_like=True):
+    """The account that asks, as pairs with it are ranked."""
 
-    followers: Sequence[tuple[int, str]]  # microseconds
-    followees: Sequence[str]
+    followers: Sequence[
+        tuple[int, str]
+    ]  # the newest, newest first, with the times since which they are, microseconds
+    followees: Sequence[str]  # the newest, newest first
+    degrees: tuple[int, int, int]  # followers, followees, followees that follow back
+    last: float  # seconds since it did something, +inf if never
+    engaged: Sequence[tuple[str, float]]  # whom it engaged with lately, and how many seconds ago
+    language: int  # code, 0 if unknown
+    known_for: int  # community, -1 if none
+    interests: Sequence[tuple[int, float]]  # communities, largest first
 
 
 class Around(NamedTuple):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
@@ -21,8 +22,9 @@ from kithstream.streams.events.signals import Newest
 from kithstream.streams.serve.answers import BECAUSES, FULLY, Because, Candidate, Question
 from kithstream.streams.serve.exclusions import Exclusions
 from kithstream.streams.serve.fading import tiredness
-from kithstream.streams.serve.nominators import Neighbourhood
-from kithstream.streams.serve.whole import Nominated, Whole, neighbourhood, pooled
+from kithstream.streams.serve.finding import Found, find, looked
+from kithstream.streams.serve.nominators import About
+from kithstream.streams.serve.whole import Nominated, Whole, about, pooled
 from kithstream.streams.serve.why import Allowed, Group, Standing, Thinking, standings
 from kithstream.streams.state import profiles
 from kithstream.streams.state.reader import Glance, Reader
@@ -44,7 +46,7 @@ class Asking(NamedTuple):
     contact: Callable[[str], bool] | None = None  # whether somebody is in the address book, if there is one
     groups: Sequence[Group] = ()  # n, of what it did, newest first; if it was asked for
     without: NDArray[np.float32] | None = None  # (n, dim) its vector without each group
-    around: Neighbourhood | None = None  # its newest neighbours, where pairs are ranked
+    about: About | None = None  # what pairs with it are ranked by, where they are
     weights: Weights | None = None  # what ranks pairs; None: the towers alone rank
 
 
@@ -54,14 +56,6 @@ class Encoded(NamedTuple):
     rows: Rows  # of the account alone
     vectors: NDArray[np.float32]  # (1, dim)
     step: int
-
-
-class _Found(NamedTuple):
-    """Candidates with the towers' scores: the index's hits first, best first, then others."""
-
-    hits: Hits
-    scored: list[tuple[str, float]]
-    nominated: Nominated | None
 
 
 class Ranked(NamedTuple):
@@ -117,7 +111,7 @@ class Ranker:
             followed
         ):  # reasons name nobody whose follows are being removed
             followed = followed - gone
-        losses = self._losses(account, exclude, as_of)
+        losses = lowered(self._exclusions, self._reader, self._config, account, exclude, as_of)
         book, fingerprint = partition.contacts(account), partition.fingerprint
         contact = (lambda other: fingerprint(other) in book) if book else None
         groups: Sequence[Group] = ()
@@ -130,27 +124,12 @@ class Ranker:
         else:
             rows, vectors, step = encoded
         without = vectors[1:] if fully else None
-        around = None if self._whole is None else neighbourhood(partition, account)
+        told = None if self._whole is None else about(partition, rows)
         ranker = self._model.ranker
-        weights = ranker.weights if around is not None and ranker.ready else None
+        weights = ranker.weights if told is not None and ranker.ready else None
         return Asking(
-            rows, vectors[0], step, exclude, followed, losses, contact, groups, without, around, weights
+            rows, vectors[0], step, exclude, followed, losses, contact, groups, without, told, weights
         )
-
-    def _losses(self, account: str, exclude: set[str], as_of: int) -> dict[str, float]:
-        """What scores are lowered by; adds to `exclude` whom the account is not to be shown for a while."""
-        losses: dict[str, float] = {}
-        for other, loss in self._exclusions.fading(account, as_of).items():
-            if loss is None:
-                exclude.add(other)
-            elif loss:
-                losses[other] = loss
-        if self._config.fatigue:
-            shown = self._reader.newest(account, Newest.SHOWN, as_of)
-            answered = self._reader.newest(account, Newest.ENGAGED, as_of) if shown else ()
-            for other, times in tiredness(shown, answered, as_of).items():
-                losses[other] = losses.get(other, 0.0) - self._config.fatigue * times
-        return {other: loss for other, loss in losses.items() if other not in exclude}
 
     def rank(self, question: Question, asking: Asking, as_of: int, tick: int, glances: Glances) -> Ranked:
         """Rank candidates for a question. Takes no lock of the state; `glances` tells what reasons are made of."""
@@ -163,10 +142,14 @@ class Ranker:
         wanted = question.k if asking.contact is None else 4 * question.k + 100
         if asking.weights is not None:
             wanted = max(wanted, self._config.considered)
-        found = self._find(asking, limits, losses, wanted, self._index.query, asking.weights is not None)
+        nominate = None
+        if self._whole is not None and asking.about is not None and asking.weights is not None:
+            nominate = partial(self._whole.nominate, asking.about)
+        index = self._index
+        found = find(index, index.query, asking.vector, limits, losses, wanted, nominate)
         hits, scored, nominated = found
-        if asking.weights is not None:
-            scored = self._whole_scores(asking, asking.weights, found, as_of)
+        if asking.weights is not None and asking.about is not None:
+            scored = self._whole_scores(asking.about, asking.weights, found, as_of)
         if losses:
             scored = [(name, score + losses[name] if name in losses else score) for name, score in scored]
         if asking.contact is not None:
@@ -202,54 +185,17 @@ class Ranker:
             asking = self.read(encoded.rows.accounts[0], as_of, encoded=encoded)
         except Unanswerable:
             return None
-        assert asking.around is not None
-        limits = Allowed(asking.exclude)
-        found = self._find(asking, limits, asking.losses, self._config.considered, self._index.scan, True)
-        assert found.nominated is not None
-        pool = pooled(found.scored, len(found.hits.ids), found.nominated.sources)
-        if target not in pool.names:
-            return None
-        features = self._whole.features(pool, asking.around, asking.rows, found.nominated.hops, as_of)
-        return Example(pool.scores, features, pool.names.index(target))
-
-    def _find(
-        self,
-        asking: Asking,
-        limits: Allowed,
-        losses: Collection[str],
-        wanted: int,
-        query: Callable[..., Hits],
-        nominating: bool,
-    ) -> _Found:
-        """The best of the index, those whose scores are lowered, and who is nominated; nobody who is forbidden."""
-        exclude, allow, labels = limits
-        hits = query(asking.vector, wanted, exclude={*exclude, *losses}, allow=allow, labels=labels)
-        scored = list(zip(hits.ids, hits.scores.tolist(), strict=True))
-        others = set(
-            losses
-        )  # few, and scored one by one, so that the answer is exact whoever is lowered by how much
-        nominated = None
-        if nominating and self._whole is not None and asking.around is not None:
-            nominated = self._whole.nominate(asking.around, asking.rows, labels or (), exclude)
-            others.update(nominated.sources)
-            others.difference_update(hits.ids)
-        if allow is not None:
-            others.intersection_update(allow)
-        if others:
-            beside = self._index.query(
-                asking.vector, len(others), exclude=exclude, allow=others, labels=labels
-            )
-            scored += zip(beside.ids, beside.scores.tolist(), strict=True)
-        return _Found(hits, scored, nominated)
+        assert asking.about is not None
+        exclude, losses = asking.exclude, asking.losses
+        return looked(self._index, self._whole, asking.vector, asking.about, exclude, losses, target, as_of)
 
     def _whole_scores(
-        self, asking: Asking, weights: Weights, found: _Found, as_of: int
+        self, about: About, weights: Weights, found: Found, as_of: int
     ) -> list[tuple[str, float]]:
         assert self._whole is not None
-        assert asking.around is not None
         assert found.nominated is not None
         pool = pooled(found.scored, len(found.hits.ids), found.nominated.sources)
-        scores = self._whole.scored(weights, pool, asking.around, asking.rows, found.nominated.hops, as_of)
+        scores = self._whole.scored(weights, pool, about, found.nominated.hops, as_of)
         return list(zip(pool.names, scores, strict=True))
 
     def standings(
@@ -279,6 +225,29 @@ class Ranker:
         if candidate in asking.exclude or candidate not in self._index:
             return NO_CANDIDATE
         return None
+
+
+def lowered(
+    exclusions: Exclusions,
+    reader: Reader,
+    config: RankingConfig,
+    account: str,
+    exclude: set[str],
+    as_of: int,
+) -> dict[str, float]:
+    """Return what scores are lowered by; adds to `exclude` whom the account is not to be shown for a while."""
+    losses: dict[str, float] = {}
+    for other, loss in exclusions.fading(account, as_of).items():
+        if loss is None:
+            exclude.add(other)
+        elif loss:
+            losses[other] = loss
+    if config.fatigue:
+        shown = reader.newest(account, Newest.SHOWN, as_of)
+        answered = reader.newest(account, Newest.ENGAGED, as_of) if shown else ()
+        for other, times in tiredness(shown, answered, as_of).items():
+            losses[other] = losses.get(other, 0.0) - config.fatigue * times
+    return {other: loss for other, loss in losses.items() if other not in exclude}
 
 
 def _sources(account: str, hits: Hits, nominated: Nominated) -> list[str]:

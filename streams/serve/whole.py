@@ -18,7 +18,7 @@ from kithstream.streams.engine.partition import ROW_OUT
 from kithstream.streams.engine.shard import Readable
 from kithstream.streams.serve import facts, nominators
 from kithstream.streams.serve.facts import Facts, Hops, Neighbours
-from kithstream.streams.serve.nominators import Around, Neighbourhood, match
+from kithstream.streams.serve.nominators import About, Around, match
 from kithstream.streams.state import counters
 from kithstream.streams.state.counters import Kind
 
@@ -45,34 +45,31 @@ class Nominated(NamedTuple):
 class Whole:
     """Names candidates for an account and tells the ranker about pairs. Any thread may ask."""
 
-    def __init__(self, facts: Facts, config: RankingConfig, seed: int) -> None:
+    def __init__(self, facts: Facts, config: RankingConfig, seed: int = 0) -> None:
+        """`seed` is that of `learns_from`."""
         self.facts = facts
         self.config = config
         self.nominators = nominators.made(config.nominators, facts)
-        self._person = seed.to_bytes(8, "little", signed=True)
+        self._seed = seed
 
     def learns_from(self, event: str) -> bool:
-        """Whether the ranker learns from a follow: a function of its id and the seed, for `train_share` of them."""
-        digest = blake2b(event.encode(), digest_size=8, person=self._person).digest()
-        return int.from_bytes(digest, "little") < self.config.train_share * 2.0**64
+        """Whether the ranker learns from a follow."""
+        return learned(event, self.config.train_share, self._seed)
 
-    def nominate(
-        self, around: Neighbourhood, rows: Rows, languages: Collection[int], hidden: Collection[str]
-    ) -> Nominated:
-        """Name accounts for one that asks, whose rows and neighbours are given."""
+    def nominate(self, about: About, languages: Collection[int], hidden: Collection[str]) -> Nominated:
+        """Name accounts for one that asks."""
         held = self.facts
-        own = int(rows.languages[0])
-        interests = _interests(rows)
+        own = about.language
         with held.lock:
-            followees = _known(held, around.followees)
-            followers = _known(held, [name for _, name in around.followers[: nominators.FOLLOWERS]])
+            followees = _known(held, about.followees)
+            followers = _known(held, [name for _, name in about.followers])
             hops = held.co_followed(followees), held.followed_by(followees), held.followed_by(followers)
             told = Around(
-                [name for _, name in around.followers],
+                [name for _, name in about.followers],
                 followees,
                 hops,
                 languages or ({own} if own else ()),
-                interests,
+                about.interests,
                 hidden,
             )
             sources: dict[str, list[int]] = {}
@@ -81,27 +78,24 @@ class Whole:
                     sources.setdefault(name, []).append(SOURCES.index(source))
         return Nominated(sources, hops)
 
-    def features(
-        self, pool: Pool, around: Neighbourhood, rows: Rows, hops: tuple[Hops, Hops, Hops], as_of: int
-    ) -> PairFeatures:
+    def features(self, pool: Pool, about: About, hops: tuple[Hops, Hops, Hops], as_of: int) -> PairFeatures:
         """What the ranker reads of a pool, as of a time in microseconds."""
         held = self.facts
         with held.lock:
             numbers = held.numbers_of(pool.names)
             seen = held.seen(numbers, as_of)
             counted = [held.gained(one, numbers) for one in hops]
-            counted.append(held.common_followers(_known(held, around.followees), numbers))
+            counted.append(held.common_followers(_known(held, about.followees), numbers))
         n = len(pool.names)
-        since = {name: max(as_of - time, 0) / 1e6 for time, name in around.followers}
+        since = {name: max(as_of - time, 0) / 1e6 for time, name in about.followers}
         latest: dict[str, float] = {}
         often: dict[str, int] = {}
-        for name, age in zip(rows.engaged[0], rows.engaged_ages[0].tolist(), strict=False):
+        for name, age in about.engaged:
             latest[name] = min(age, latest.get(name, np.inf))
             often[name] = often.get(name, 0) + 1
-        followers, followees, mutual = rows.degrees[0].tolist()
         return pair_features(
             Pairs(
-                asker=Asker(followers, followees, mutual, float(rows.last[0, OUT])),
+                asker=Asker(*about.degrees, about.last),
                 scores=pool.scores,
                 places=pool.places,
                 sources=pool.sources,
@@ -113,9 +107,9 @@ class Whole:
                 follows_you=np.fromiter((since.get(name, np.inf) for name in pool.names), np.float64, n),
                 engaged=np.fromiter((latest.get(name, np.inf) for name in pool.names), np.float64, n),
                 engagements=np.fromiter((often.get(name, 0) for name in pool.names), np.int64, n),
-                community=match(_interests(rows), seen.communities, seen.weights),
-                known_for=(seen.known_for == rows.known_for[0]) & (seen.known_for >= 0),
-                language=(seen.languages == rows.languages[0]) & (seen.languages > 0),
+                community=match(about.interests, seen.communities, seen.weights),
+                known_for=(seen.known_for == about.known_for) & (seen.known_for >= 0),
+                language=(seen.languages == about.language) & (seen.languages > 0),
             )
         )
 
@@ -123,26 +117,40 @@ class Whole:
         self,
         weights: Weights,
         pool: Pool,
-        around: Neighbourhood,
-        rows: Rows,
+        about: About,
         hops: tuple[Hops, Hops, Hops],
         as_of: int,
     ) -> list[float]:
         """The one score of each of a pool: a logit, as the towers' is."""
-        extra = weights.extra(self.features(pool, around, rows, hops, as_of))
+        extra = weights.extra(self.features(pool, about, hops, as_of))
         whole: list[float] = (pool.scores + extra).astype(np.float32).tolist()
         return whole
 
 
-def neighbourhood(partition: Readable, account: str) -> Neighbourhood:
-    """Read an account's newest neighbours."""
-    name = account.encode()
+def learned(event: str, share: float, seed: int) -> bool:
+    """Whether the ranker learns from a follow: a function of its event's id and the seed, for a share of them."""
+    person = seed.to_bytes(8, "little", signed=True)
+    digest = blake2b(event.encode(), digest_size=8, person=person).digest()
+    return int.from_bytes(digest, "little") < share * 2.0**64
+
+
+def about(partition: Readable, rows: Rows, at: int = 0) -> About:
+    """Return what is told of one of the accounts that were read, which lives in the partition."""
+    name = rows.accounts[at].encode()
     keys = FOLLOWER_LIST + name, FOLLOWEE_LIST + name
     lists = partition.load_recents(keys)
     followers, followees = (lists[key].entries for key in keys)
-    return Neighbourhood(
+    numbers, weights = rows.interests[at].tolist(), rows.interest_weights[at].tolist()
+    followed_by, follows, mutual = rows.degrees[at].tolist()
+    return About(
         [(-time, other) for time, other in followers[: nominators.FOLLOWERS]],
         [other for _, other in followees[: nominators.FOLLOWEES]],
+        (followed_by, follows, mutual),
+        float(rows.last[at, OUT]),
+        list(zip(rows.engaged[at], rows.engaged_ages[at].tolist(), strict=False)),
+        int(rows.languages[at]),
+        int(rows.known_for[at]),
+        [(number, weight) for number, weight in zip(numbers, weights, strict=True) if number >= 0],
     )
 
 
@@ -171,11 +179,6 @@ def pooled(scored: Sequence[tuple[str, float]], hits: int, nominated: Mapping[st
     places = np.arange(len(scored))
     places[hits:] = np.searchsorted(-scores[:hits], -scores[hits:])
     return Pool([name for name, _ in scored], scores, places, sources)
-
-
-def _interests(rows: Rows) -> list[tuple[int, float]]:
-    pairs = zip(rows.interests[0].tolist(), rows.interest_weights[0].tolist(), strict=True)
-    return [(number, weight) for number, weight in pairs if number >= 0]
 
 
 def _known(held: Facts, names: Sequence[str]) -> NDArray[np.int32]:

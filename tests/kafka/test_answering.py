@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from answering import PATIENCE, Replies, Worker, publish, settle, until
 from drive import MODEL, PARTITIONS, run
+from kafka import KafkaProducer
 
 from kithstream.models.ages import TICK
+from kithstream.models.model import Model
+from kithstream.models.ranker import MEASURED, Weights
+from kithstream.models.train import OnlineTrainer, TrainerConfig
 from kithstream.streams.config import Config, EngineConfig, IndexSection, KafkaConfig, ModelConfig
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.errors import Unavailable
@@ -22,9 +27,10 @@ from kithstream.streams.events.stamp import wall_clock
 from kithstream.streams.events.wire import Event
 from kithstream.streams.kafka import wire
 from kithstream.streams.kafka.feed import Feed
+from kithstream.streams.kafka.names import steps
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.retrieval import Retrieval
-from kithstream.streams.kafka.steps import Follower
+from kithstream.streams.kafka.steps import Follower, records
 from kithstream.streams.serve.answers import Question
 from kithstream.streams.serve.embedded import Embedded
 from kithstream.streams.state.store import RocksStore
@@ -51,12 +57,30 @@ def follows() -> list[Event]:
     return [*found, *(event(f"p{name}", "profile", name, language="de") for name in CROWD[::2])]
 
 
-def test_answers_equal_the_embedded_runtimes(tenant: KafkaConfig, tmp_path: Path) -> None:
+def learned(worker: Worker, path: Path) -> str:
+    """Publish a step whose ranker ranks, by any weights; return the file of the model that it leads to."""
+    trainer = OnlineTrainer(Model.day_zero(0), TrainerConfig(), np.random.Generator(np.random.PCG64(0)))
+    model, rng = trainer.model, np.random.default_rng(3)
+    model.ranker.weights = Weights(*(rng.normal(size=w.shape) for w in model.ranker.weights))
+    model.ranker.examples, model.ranker.gain = MEASURED, 0.01
+    model.step = 1
+    model.save(path)
+    kafka = worker.drive.config.kafka
+    producer = KafkaProducer(bootstrap_servers=kafka.servers)
+    for key, value in records(trainer.delta(), 1, 0, 0):
+        producer.send(steps(kafka.prefix, model.lineage), value, key, partition=0).get(PATIENCE)
+    producer.close()
+    return str(path)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["towers", "whole"])
+def test_answers_equal_the_embedded_runtimes(tenant: KafkaConfig, tmp_path: Path, whole: bool) -> None:
     async def ask() -> None:
         async with Worker(tenant, tmp_path / "one", "w1") as worker:
             await worker.own(EVERY, 1)
             given = follows()
             token = publish(worker, given)
+            path = learned(worker, tmp_path / "learned") if whole else ""
             tick = -1
             while True:  # once more if a minute ends meanwhile
                 worker.drive.now = wall_clock()
@@ -64,14 +88,14 @@ def test_answers_equal_the_embedded_runtimes(tenant: KafkaConfig, tmp_path: Path
                 await settle(worker)
                 found = [(await worker.ask(name, after=token, k="7"))[1] for name in CROWD]
                 tick = worker.drive.now // TICK
-                if {answer["as_of"] // TICK for answer in found} == {tick}:
+                if {(answer["as_of"] // TICK, answer["step"]) for answer in found} == {(tick, int(whole))}:
                     break
             assert sum(len(answer["candidates"]) for answer in found) > 60
             assert any(candidate["reasons"] for answer in found for candidate in answer["candidates"])
             clock = [found[0]["as_of"]]
             config = Config(
                 engine=EngineConfig(partitions=PARTITIONS),
-                model=ModelConfig(learn=False),
+                model=ModelConfig(path=path, learn=False),
                 index=IndexSection(background=False),
             )
             with Embedded(tmp_path / "embedded", config, clock=lambda: clock[0]) as live:
@@ -82,7 +106,7 @@ def test_answers_equal_the_embedded_runtimes(tenant: KafkaConfig, tmp_path: Path
                     same = msgspec.to_builtins(live.candidates(answer["account"], 7))
                     for field in ("account", "candidates", "as_of", "model", "step", "tick", "plan", "short"):
                         assert msgspec.json.encode(answer[field]) == msgspec.json.encode(same[field])
-                told = 0
+                told, named = 0, set[str]()
                 for name in CROWD:
                     full = (await worker.ask(name, after=token, k="7", explain="full"))[1]
                     clock[0] = full["as_of"]
@@ -91,7 +115,10 @@ def test_answers_equal_the_embedded_runtimes(tenant: KafkaConfig, tmp_path: Path
                     same = msgspec.to_builtins(live.candidates(name, 7, explain="full"))
                     assert msgspec.json.encode(full["candidates"]) == msgspec.json.encode(same["candidates"])
                     told += sum(len(candidate.get("because", ())) for candidate in full["candidates"])
+                    named.update(*(candidate.get("sources", ()) for candidate in full["candidates"]))
                 assert told > 12 or clock[0] // TICK != tick
+                wanted = {"towers", "popular", "two_hop", "reciprocal"} if whole else set[str]()
+                assert named == wanted or clock[0] // TICK != tick
 
     run(ask())
 

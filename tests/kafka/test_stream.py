@@ -303,7 +303,8 @@ def test_account_control_reaches_the_engagements_and_nothing_else_does(
                 ("malformed", drive.names.control),
             ]
             last = {r.key: r.value for r in drive.everywhere(drive.vectors)}
-            assert last.get(b"u2") is None
+            told = msgspec.msgpack.decode(last[b"u2"] or b"", type=wire.Vector)
+            assert (told.vector, told.followers) == (b"", ["u1"])  # no candidate; paths lead through it
 
     run(body())
 

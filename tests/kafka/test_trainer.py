@@ -21,7 +21,7 @@ from workers import PATIENCE, Worker, publish
 from kithstream.models.lineage import day_zero_lineage
 from kithstream.models.model import Model
 from kithstream.models.train import OnlineTrainer, TrainerConfig
-from kithstream.streams.config import Config, EngineConfig, KafkaConfig, ModelConfig
+from kithstream.streams.config import Config, EngineConfig, KafkaConfig, ModelConfig, RankingConfig
 from kithstream.streams.events.stamp import wall_clock
 from kithstream.streams.events.wire import Event
 from kithstream.streams.kafka import registry
@@ -136,7 +136,13 @@ def learner() -> Learner:
     model = Model.day_zero(0)
     trainer = OnlineTrainer(model, TrainerConfig(), np.random.Generator(np.random.PCG64(0)))
     section = ModelConfig()
-    return Learner(trainer, PARTITIONS, example_batch=section.example_batch, idle_days=section.idle_days)
+    return Learner(
+        trainer,
+        PARTITIONS,
+        example_batch=section.example_batch,
+        idle_days=section.idle_days,
+        ranking=RankingConfig(),
+    )
 
 
 def same(one: Model, other: Model) -> None:
@@ -188,11 +194,61 @@ def test_what_is_learned_is_served_and_is_a_function_of_the_log(
         again.take(offset, value)
     again.save(tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == trainer.checkpoint.read_bytes()
+    assert again.model.ranker.examples > 20
     follower = Follower(Model.day_zero(0))
     follower.feed((key, value) for _, key, value in contents(town, steps(town.prefix, LINEAGE)))
     follower.apply()
     assert (follower.step, follower.unusable) == (again.model.step, 0)
     same(follower._model, again.model)
+
+
+def crowd() -> tuple[list[Event], list[Event]]:
+    """Ten stars that sixty follow and forty others that few do; then thirty follow the others alone."""
+    rng, now = random.Random(0), wall_clock()
+    stars, others = [f"s{n}" for n in range(10)], [f"t{n}" for n in range(40)]
+    pairs = [(f"w{n}", star) for n in range(60) for star in stars]
+    pairs += [(f"w{n}", other) for n, other in enumerate(others)]
+    later = [(f"u{n}", other) for n in range(30) for other in rng.sample(others, 30)]
+    rng.shuffle(later)
+    return tuple(  # type: ignore[return-value]  # two
+        [Event(f"{a}>{b}", "follow", a, now, target=b) for a, b in some] for some in (pairs, later)
+    )
+
+
+def test_answers_come_from_the_whole_once_its_ranker_has_learned(
+    town: KafkaConfig, trainer: Trainer, tmp_path: Path
+) -> None:
+    trainer.start()
+    first, later = crowd()
+    with Worker(
+        town, tmp_path / "one", PARTITIONS, ["ranking.train_share=1.0", "ranking.train_most=1000"]
+    ) as worker:
+        worker.ready()
+        publish(town, first, PARTITIONS)
+        worker.until(lambda: len(worker.get("/v1/candidates/u1?k=60")[1]["candidates"]) == 50, "for them")
+        for at in range(0, len(later), 50):
+            publish(town, later[at : at + 50], PARTITIONS)
+
+        def sources(account: str) -> set[str]:
+            status, body = worker.get(f"/v1/candidates/{account}?k=20&explain=full")
+            assert status == 200
+            assert body["step"] >= 0
+            return {source for candidate in body["candidates"] for source in candidate.get("sources", ())}
+
+        worker.until(lambda: "two_hop" in sources("u1"), "for an answer of the whole")
+        answer = worker.get("/v1/candidates/new?k=20")[1]
+        assert answer["step"] > 0
+        assert not [one["account"] for one in answer["candidates"] if one["account"].startswith("s")]
+    trainer.stop()
+    learned = Learner.load(
+        trainer.checkpoint,
+        PARTITIONS,
+        TrainerConfig(),
+        example_batch=64,
+        idle_days=365,
+        ranking=RankingConfig(),
+    )
+    assert learned.model.ranker.ready
 
 
 def test_one_directory_is_one_trainers(town: KafkaConfig, trainer: Trainer) -> None:
