@@ -37,6 +37,7 @@ TELLING: Final = 0.5  # seconds between two words on how folding stands
 RESTART: Final = 1.0  # seconds before a dead retrieval process is started again
 ENDING: Final = 4.0  # seconds in which the retrieval process must answer what is in flight and end
 RELEASING: Final = 5.0  # seconds in which the retrieval process must let go of a store
+STARTING: Final = 20.0  # the same of one that has not said anything yet: it has its libraries to load
 
 
 class RetrievalProcess:
@@ -61,6 +62,7 @@ class RetrievalProcess:
         self._channel: Channel[wire.ToStream] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._closed: dict[int, asyncio.Event] = {}
+        self._spoke = False  # since it was started
         self._stopping = False
 
     async def run(self) -> None:
@@ -108,7 +110,7 @@ class RetrievalProcess:
         closed = self._closed[number] = asyncio.Event()
         self._channel.send(wire.Closing(number))
         try:
-            await asyncio.wait_for(closed.wait(), RELEASING)
+            await asyncio.wait_for(closed.wait(), RELEASING if self._spoke else STARTING)
         except TimeoutError:
             _log.error("the retrieval process does not let go of partition %d; it is ended", number)
             if self._process is not None:
@@ -118,6 +120,7 @@ class RetrievalProcess:
             self._closed.pop(number, None)
 
     async def _start(self) -> None:
+        self._spoke = False
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "kithstream.streams.kafka.retrieval", "--fd", str(theirs.fileno())]
         with theirs:
@@ -136,6 +139,7 @@ class RetrievalProcess:
     async def _listen(self) -> None:
         assert self._channel is not None
         async for message in self._channel:
+            self._spoke = True
             match message:
                 case wire.Closed():
                     if message.partition in self._closed:
