@@ -10,6 +10,8 @@ NAMES = (
     "server",
     "clients",
     "kafka",
+    "swap",
+    "trainer",
     "index",
     "load",
     "recall",

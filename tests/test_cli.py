@@ -30,6 +30,10 @@ COMMANDS = dict(commands(cli))
 ACTING = sorted(name for name, command in COMMANDS.items() if not isinstance(command, click.Group))
 # Those that take settings.
 SET = (
+    "trainer",
+    "models list",
+    "models publish",
+    "models rollback",
     "audit",
     "demo",
     "serve",

@@ -26,6 +26,9 @@ NAMES = (
     "engagements",
     "edges",
     f"producer-vectors.{LINEAGE}",
+    f"model-steps.{LINEAGE}",
+    "models",
+    "training",
     "retrieval-requests",
     "replies",
     "candidates",
@@ -89,7 +92,8 @@ def test_topics_of_accounts_have_one_partition_count(config: Config) -> None:
     counts = {
         topic.name.removeprefix(config.kafka.prefix): topic.partitions for topic in wanted(sized, LINEAGE)
     }
-    assert counts == dict.fromkeys(NAMES, 5) | {"replies": 2}
+    ordered = dict.fromkeys((f"model-steps.{LINEAGE}", "models", "training"), 1)
+    assert counts == dict.fromkeys(NAMES, 5) | {"replies": 2} | ordered
 
 
 @pytest.mark.parametrize(
@@ -189,10 +193,11 @@ def test_tenants_do_not_see_each_other(config: Config) -> None:
     assert topics(config.kafka.prefix).engagements in there
 
 
-def test_another_lineage_adds_its_vectors_alone(config: Config) -> None:
+def test_another_lineage_adds_its_vectors_and_steps_alone(config: Config) -> None:
     create(config.kafka, wanted(config, LINEAGE))
     table = wanted(config, "0a0a")
-    assert create(config.kafka, table) == [f"{config.kafka.prefix}producer-vectors.0a0a"]
+    prefix = config.kafka.prefix
+    assert create(config.kafka, table) == [f"{prefix}producer-vectors.0a0a", f"{prefix}model-steps.0a0a"]
 
 
 def test_compacted_topics_are_compacted_while_they_are_written(config: Config) -> None:
@@ -224,7 +229,7 @@ def test_the_command_makes_them_once_and_finds_them_right(config: Config) -> Non
     assert first["there"] == again["created"] == []
     assert run(config, "create").stdout.splitlines()[0] == f"there    {prefix}engagements"
     right = run(config, "check")
-    assert (right.exit_code, right.stdout, right.stderr) == (0, "", "9 topics are as they must be\n")
+    assert (right.exit_code, right.stdout, right.stderr) == (0, "", "12 topics are as they must be\n")
 
 
 def test_the_command_names_what_does_not_fit(config: Config) -> None:
@@ -233,7 +238,9 @@ def test_the_command_names_what_does_not_fit(config: Config) -> None:
         result = run(config, name, "-o", "engine.partitions=4")
         assert result.exit_code == 1
         lines = (result.stderr if name == "create" else result.stdout).splitlines()
-        assert len(lines) == len(NAMES) - 1
+        assert (
+            len(lines) == len(NAMES) - 4
+        )  # of one partition are the model's three; replies have their own count
         assert lines[0].startswith(f"{config.kafka.prefix}engagements: partitions is 3, expected 4; ")
 
 
