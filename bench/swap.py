@@ -18,6 +18,7 @@ import json
 import random
 import tempfile
 import time
+from collections import Counter
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
@@ -38,6 +39,7 @@ from kithstream.streams.simulate import simulate
 from kithstream.streams.world import SimulationConfig
 
 DIM: Final = 120
+GONE: Final = (404, 410)  # what is said of accounts that are deactivated or deleted in this world
 SETTLED: Final = 3.0  # seconds asked on before and after each swap
 PATIENCE: Final = 600.0  # seconds for a swap
 
@@ -106,17 +108,23 @@ async def turn(
     before = [row[1] for row in rows if row[0] < swapped]
     during = [row[1] for row in rows if row[0] >= swapped]
     changes = [
-        [name for name, _ in groupby(row[3] for row in sorted(one.rows, key=lambda r: r[0] + r[1] / 1000))]
+        [name for name, _ in groupby(row[3] for row in sorted(one.rows, key=arrived) if row[2] == 200)]
         for one in asked
     ]
     return {
         **took,
         "asked": len(rows),
-        "failures": sum(row[2] != 200 for row in rows),
+        "statuses": dict(Counter(row[2] for row in rows)),
+        "failures": sum(row[2] not in (200, *GONE) for row in rows),
         "mixed": sum(max(len(one) - 3, 0) for one in changes),
         "idle_ms": spread(before),
         "during_ms": spread(during),
     }
+
+
+def arrived(row: tuple[float, float, int, str]) -> float:
+    """When an answer came."""
+    return row[0] + row[1] / 1000
 
 
 def spread(values: list[float]) -> dict[str, float]:
