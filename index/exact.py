@@ -88,13 +88,6 @@ def among(table: VectorTable, request: Request, allow: Collection[str]) -> Found
     return _found(table, view, request, slots, products, "allowed")
 
 
-def _scanned(table: VectorTable) -> Callable[[Request], Found]:
-    def find(request: Request) -> Found:
-        return scan(table, request) if request.allow is None else among(table, request, request.allow)
-
-    return find
-
-
 def wanted(labels: Labels, these: frozenset[int]) -> Bools:
     """Which labels (n,) are among a few."""
     mask = np.zeros(len(labels), np.bool_)
@@ -278,7 +271,12 @@ class Reading:
     ) -> Hits:
         """`query` by the exact plan; see `Queryable`."""
         request = Request.of(vector, k, self._table.dim, exclude, allow, labels)
-        return answer(self._table, request, _scanned(self._table))
+        return answer(self._table, request, self._scanned)
+
+    def _scanned(self, request: Request) -> Found:
+        if request.allow is not None:
+            return among(self._table, request, request.allow)
+        return scan(self._table, request)
 
     def scores(self, vector: Floats, ids: Sequence[str]) -> Floats:
         """The score of each id, NaN for an unknown one."""
@@ -362,16 +360,10 @@ class ExactIndex(Reading):
         labels: Collection[int] | None = None,
     ) -> Hits:
         """The k best by dot product; see `Queryable`."""
-        request = Request.of(vector, k, self._table.dim, exclude, allow, labels)
-        return answer(self._table, request, self._find)
+        return self.scan(vector, k, exclude=exclude, allow=allow, labels=labels)
 
     def stats(self) -> IndexStats:
         """Counts, for metrics and tests."""
         table = self._table
         size = sum(array.nbytes for array in table.view)
         return IndexStats(table.alive, 0, 0, 0, table.revision, size, 0.0, 0, 0, 0, 0, 0, 0, 0)
-
-    def _find(self, request: Request) -> Found:
-        if request.allow is not None:
-            return among(self._table, request, request.allow)
-        return scan(self._table, request)

@@ -19,6 +19,11 @@ def day_zero_lineage(seed: int, dim: int = DIM) -> str:
     return blake2b(f"{SCHEMA.hash}/{dim}/{seed}".encode(), digest_size=6).hexdigest()
 
 
+def lineage_of_content(path: Path) -> str:
+    """Return the lineage that a file is published as: the same content is the same lineage."""
+    return blake2b(path.read_bytes(), digest_size=6).hexdigest()
+
+
 def lineage_of(path: str, seed: int) -> str:
     """Return the lineage of a checkpoint, or the day-zero model's if `path` is empty.
 

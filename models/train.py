@@ -211,10 +211,19 @@ class OnlineTrainer:
         return "rng" in checkpoint.names(Path(path), SCHEMA.hash)
 
     @classmethod
+    def begin(cls, model: Model, config: TrainerConfig, seed: int) -> Self:
+        """A trainer at the beginning of a stream."""
+        return cls(model, config, np.random.Generator(np.random.PCG64(seed)))
+
+    @classmethod
     def load(cls, path: Path | str, config: TrainerConfig) -> Self:
         """Goes on from what `save` wrote, random numbers included."""
-        saved = checkpoint.read(Path(path), SCHEMA.hash)
-        trainer = cls(Model.from_checkpoint(saved), config, np.random.Generator(np.random.PCG64(0)))
+        return cls.restored(checkpoint.read(Path(path), SCHEMA.hash), path, config)
+
+    @classmethod
+    def restored(cls, saved: checkpoint.Checkpoint, path: Path | str, config: TrainerConfig) -> Self:
+        """`load`, from a checkpoint that was read from `path`."""
+        trainer = cls.begin(Model.from_checkpoint(saved), config, 0)
         trainer.producers.restore(saved)
         for name, squares in trainer.squares.items():
             values = saved.array(f"squares.{name}", tuple(squares.shape), np.float32)

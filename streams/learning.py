@@ -32,11 +32,11 @@ from kithstream.streams.config import RankingConfig
 from kithstream.streams.engine.actors import Change
 from kithstream.streams.events.wire import Event
 from kithstream.streams.looking import Asked, Looker, Told
+from kithstream.streams.serve.exclusions import FOLLOW
 from kithstream.streams.serve.facts import Neighbours
 from kithstream.streams.state.ledger import DAY
 from kithstream.streams.state.reader import Reader
 
-FOLLOW: Final = 0  # the family
 _OFFSET: Final = "log.offset"
 _FOLDED: Final = "log.folded"
 
@@ -298,9 +298,9 @@ class Learner:
 
         One that was written without the ranker learning knows no candidates until they are encoded again.
         """
-        trainer = OnlineTrainer.load(path, config)
-        learner = cls(trainer, partitions, example_batch=example_batch, idle_days=idle_days, ranking=ranking)
         saved = checkpoint.read(path, SCHEMA.hash)
+        trainer = OnlineTrainer.restored(saved, path, config)
+        learner = cls(trainer, partitions, example_batch=example_batch, idle_days=idle_days, ranking=ranking)
         learner.offset, learner._swept = saved.array(_OFFSET, (2,), np.int64).tolist()
         learner._folded = np.array(saved.array(_FOLDED, (partitions,), np.int64))
         if learner.looker is not None and "facts.names" in saved.arrays:

@@ -333,8 +333,7 @@ class _Fit:
         if section.path:
             trainer = OnlineTrainer.load(section.path, self._rates)
         else:
-            rng = np.random.Generator(np.random.PCG64(section.seed))
-            trainer = OnlineTrainer(Model.day_zero(section.seed), self._rates, rng)
+            trainer = OnlineTrainer.begin(Model.day_zero(section.seed), self._rates, section.seed)
         step = _Step(of, cut=border)
         self._save(step, trainer)
         return step, trainer

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
 from kithstream.models.features import SCHEMA
+from kithstream.streams.alone import alone
 from kithstream.streams.communities import folder as communities
 from kithstream.streams.config import Config
-from kithstream.streams.errors import StoreRefused, UnusableSource
+from kithstream.streams.errors import UnusableSource
 from kithstream.streams.examples import folder, standing
 from kithstream.streams.examples.capture import Capture, Counts, Polled, positive_signals
 from kithstream.streams.examples.folder import MANIFEST, Manifest, PartWriter
 from kithstream.streams.state.store import RocksStore
-
-_LOCK: Final = "lock"
 
 
 class Source(Protocol):
@@ -87,7 +85,7 @@ def make(
     """
     began = time.perf_counter()
     path.mkdir(parents=True, exist_ok=True)
-    with _alone(path):
+    with alone(path, f"{path} is in use by another pass"):
         manifest = _manifest(source, path, config)
         folder.sweep(path, manifest)
         with ExitStack() as stack:
@@ -214,17 +212,6 @@ def _open(source: Source, path: Path, config: Config, manifest: Manifest, stack:
     if served is not None:
         capture.engine.adopt(served)
     return capture
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a folder against a second pass; raises StoreRefused."""
-    with open(path / _LOCK, "wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreRefused(f"{path} is in use by another pass") from error
-        yield
 
 
 __all__ = ["make", "Made", "Source", "Counts"]

@@ -10,8 +10,6 @@ from typing import Final
 import anyio.to_thread
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from kithstream.index.config import IndexConfig
-from kithstream.index.live import LiveIndex
 from kithstream.models.model import Model
 from kithstream.streams.config import Config
 from kithstream.streams.kafka import learned
@@ -21,6 +19,7 @@ from kithstream.streams.kafka.security import reach
 from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.kafka.tail import Fed, Tail
 from kithstream.streams.serve.facts import Facts
+from kithstream.streams.serve.vectors import live_index
 
 _log = logging.getLogger(__name__)
 
@@ -41,16 +40,7 @@ class Feed:
         fed: Callable[[Feed, Fed], None],
     ) -> None:
         """`fed` hears in the event loop what each batch of vectors did."""
-        section = config.index
-        self.index = LiveIndex(
-            IndexConfig(
-                dim=model.dim,
-                bound=model.norm_bound,
-                hot_capacity=section.hot_capacity,
-                exact_rows=section.exact_rows,
-                ef=section.ef,
-            )
-        )
+        self.index = live_index(model, config.index)
         self.model = model
         facts = Facts() if config.ranking.ranker else None
         self.tail = Tail(self.index, config.engine.partitions, facts)
@@ -61,7 +51,7 @@ class Feed:
         self._reading = reading
         self._follower = follower
         self._fed = fed
-        if section.background:
+        if config.index.background:
             self.index.start()
 
     @property

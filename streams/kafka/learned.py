@@ -18,6 +18,8 @@ _WAIT: Final = 500  # milliseconds for which a fetch may wait
 class Reader(Protocol):
     """Takes the records of a topic; what it makes of them is applied apart, under whatever lock that needs."""
 
+    at: int  # offset of the record to be read next: whoever follows after catching up reads nothing twice
+
     def feed(self, pairs: Iterable[tuple[bytes | None, bytes | None]]) -> bool:
         """Take records in their order; True if there is something to apply."""
         ...
@@ -29,7 +31,7 @@ class Reader(Protocol):
 
 async def catch_up(config: KafkaConfig, topic: str, reader: Reader) -> None:
     """Read what a topic holds now, and apply it."""
-    consumer, tp = await _reading(config, topic)
+    consumer, tp = await _reading(config, topic, reader)
     try:
         end = (await consumer.end_offsets([tp]))[tp]
         while await consumer.position(tp) < end:
@@ -40,19 +42,21 @@ async def catch_up(config: KafkaConfig, topic: str, reader: Reader) -> None:
 
 
 async def follow(
-    config: KafkaConfig, topic: str, reader: Reader, ready: Callable[[], Awaitable[None]]
+    config: KafkaConfig, topic: str, reader: Reader, ready: Callable[[], Awaitable[None]] | None = None
 ) -> None:
-    """Read a topic for ever, from its begin; `ready` is awaited when there is something to apply."""
-    consumer, tp = await _reading(config, topic)
+    """Read a topic for ever, on from where the reader stands; `ready` is awaited when there is something to apply."""
+    consumer, tp = await _reading(config, topic, reader)
     try:
         while True:
-            if await _feed(consumer, tp, reader):
+            if await _feed(consumer, tp, reader) and ready is not None:
                 await ready()
     finally:
         await consumer.stop()
 
 
-async def _reading(config: KafkaConfig, topic: str) -> tuple[AIOKafkaConsumer, TopicPartition]:
+async def _reading(
+    config: KafkaConfig, topic: str, reader: Reader
+) -> tuple[AIOKafkaConsumer, TopicPartition]:
     tp = TopicPartition(topic, 0)
     consumer = AIOKafkaConsumer(
         **reach(config),
@@ -63,10 +67,14 @@ async def _reading(config: KafkaConfig, topic: str) -> tuple[AIOKafkaConsumer, T
     )
     consumer.assign([tp])
     await consumer.start()
+    if reader.at:
+        consumer.seek(tp, reader.at)
     return consumer, tp
 
 
 async def _feed(consumer: AIOKafkaConsumer, tp: TopicPartition, reader: Reader) -> bool:
     batch = await consumer.getmany(tp, timeout_ms=_WAIT, max_records=FETCHED)
     pairs = [(record.key, record.value) for record in batch.get(tp, ())]
-    return await asyncio.to_thread(reader.feed, pairs) if pairs else False
+    moved = await asyncio.to_thread(reader.feed, pairs) if pairs else False
+    reader.at = await consumer.position(tp)
+    return moved

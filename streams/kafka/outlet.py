@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from kithstream.models.ages import TICK
 from kithstream.models.features import ProducerFeatures, Rows
@@ -64,6 +66,7 @@ class Outlet:
         self.fresh: dict[int, tuple[int, list[int], bool]] = {}  # by partition: the progress published last
         self._adopting: dict[int, set[str]] = {}  # by partition: accounts whose vector is not out yet
         self._facts = pairs
+        self._learn = config.learn
         self._shards = shards
         self._generations = generations
         self._clock = clock
@@ -158,6 +161,19 @@ class Outlet:
                 vector.marks = marked[at]
                 _link(vector, near, at)
             self._pairs.setdefault(number, []).append((account.encode(), _pack(vector)))
+        if self._learn:
+            self._teach(rows, encoded, tick, raw, marked, near)
+
+    def _teach(
+        self,
+        rows: Rows,
+        encoded: Producers,
+        tick: int,
+        raw: NDArray[np.float32],
+        marked: Sequence[bytes],
+        near: Neighbours | None,
+    ) -> None:
+        """Note what the training log is told of candidates that were encoded."""
         features = encoded.features
         for first in range(0, len(features.rows), TAUGHT):
             some = slice(first, first + TAUGHT)
@@ -190,7 +206,7 @@ class Outlet:
                 dead = self._dead(number)
                 _link(dead, near, at)
                 self._pairs.setdefault(number, []).append((account.encode(), _pack(dead)))
-        for first in range(0, len(accounts), TAUGHT):
+        for first in range(0, len(accounts) if self._learn else 0, TAUGHT):
             some = slice(first, first + TAUGHT)
             part = Neighbours._make(values[some] for values in near)
             self._lessons.append(learning.others(accounts[some], part))

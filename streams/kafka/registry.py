@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from kithstream.models.delta import Delta
 from kithstream.models.features import SCHEMA
 from kithstream.models.ids import IdVectors
+from kithstream.models.lineage import lineage_of_content
 from kithstream.models.model import Model
 from kithstream.models.ranker import PAIRS
 from kithstream.models.tower import Tower, TowerConfig
@@ -70,6 +70,7 @@ class Registry:
         self.published: dict[str, Published] = {}
         self.current: Current | None = None
         self.unusable = 0  # records that are none of ours
+        self.at = 0  # of the topic, to be read next
 
     def feed(self, pairs: Iterable[tuple[bytes | None, bytes | None]]) -> bool:
         """Take records in their order; True if the pointer was among them."""
@@ -139,7 +140,7 @@ def publish(config: Config, path: Path, clock: Callable[[], int]) -> Current:
     StoreRefused if it is the one that is served, Unreachable, TopicRefused.
     """
     model = Model.load(path)
-    model.lineage = blake2b(path.read_bytes(), digest_size=6).hexdigest()
+    model.lineage = lineage_of_content(path)
     create(config.kafka, wanted(config, model.lineage))
     return asyncio.run(_publish(config, model, clock))
 

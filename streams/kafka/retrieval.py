@@ -155,12 +155,9 @@ class Retrieval:
         running: dict[str, asyncio.Task[None]] = {}
         topic = self.names.models
 
-        async def moved() -> None:
-            pass  # the loop below looks by itself
-
         await learned.catch_up(self.config.kafka, topic, self.registry)
         async with asyncio.TaskGroup() as group:
-            group.create_task(learned.follow(self.config.kafka, topic, self.registry, moved))
+            group.create_task(learned.follow(self.config.kafka, topic, self.registry))
             while True:
                 for lineage in self._wanted():
                     if lineage not in self.feeds and (feed := await self._open(lineage)) is not None:

@@ -75,6 +75,7 @@ class Follower:
         self.offset = 0  # of the training log, that the model stands for
         self.as_of = 0
         self.unusable = 0  # records that are none of ours
+        self.at = 0  # of the topic, to be read next
         self._model = model
         self._waiting: dict[str, bytes | None] = {}
         self._ready: list[Delta] = []

@@ -543,10 +543,8 @@ class Stream:
                 if any(more for _, more in encoded):
                     self._due.set()
                 out = [outlet.take() for outlet in outlets]
-            if self._learn:
-                for lesson in (
-                    one for _, lessons in out for one in lessons
-                ):  # vectors are of their own lineage
+            for _, lessons in out:  # vectors are of their own lineage
+                for lesson in lessons:
                     await self._producer.send(self._names.training, 0, lesson)
             await asyncio.gather(
                 *(self._publish(shard, outlets, out, reached[n], marks[n]) for n, shard in shards)

@@ -10,18 +10,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import fcntl
 import logging
-import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import msgspec
-import numpy as np
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from kithstream.models.checkpoint import CheckpointError
@@ -29,6 +25,7 @@ from kithstream.models.lineage import lineage_of
 from kithstream.models.model import Model
 from kithstream.models.train import OnlineTrainer, TrainerConfig
 from kithstream.streams import metrics
+from kithstream.streams.alone import alone
 from kithstream.streams.config import Config
 from kithstream.streams.errors import GapInLog, StoreRefused, TopicRefused
 from kithstream.streams.kafka import learned, registry, wire
@@ -195,7 +192,7 @@ def train(config: Config, port: int, started: Callable[[str], None]) -> None:
         raise TopicRefused("; ".join(map(str, wrong)) + ". Run: kithstream topics create")
     folder = Path(config.trainer.data)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder, f"{folder} is another trainer's"):
         asyncio.run(_run(config, base, folder, port, started))
 
 
@@ -213,12 +210,9 @@ async def _run(config: Config, base: str, folder: Path, port: int, started: Call
         loop.add_signal_handler(number, stopping.set)
     known = await registry.read(config, base)
 
-    async def moved() -> None:
-        pass  # the loop looks by itself
-
     async with Producer(config.kafka, failed) as producer:
         models = topics(config.kafka.prefix).models
-        watching = asyncio.create_task(learned.follow(config.kafka, models, known, moved))
+        watching = asyncio.create_task(learned.follow(config.kafka, models, known))
         try:
             while not stopping.is_set():
                 lineage = known.serving
@@ -274,7 +268,7 @@ def open_learner(config: Config, known: Registry, published: Follower, model: Mo
                 f"published by -o trainer.accept_gap=true"
             )
         model, offset = base_model(section), 0
-    trainer = OnlineTrainer(model, TrainerConfig(), np.random.Generator(np.random.PCG64(section.seed)))
+    trainer = OnlineTrainer.begin(model, TrainerConfig(), section.seed)
     learner = Learner(
         trainer,
         partitions,
@@ -284,16 +278,3 @@ def open_learner(config: Config, known: Registry, published: Follower, model: Mo
     )
     learner.offset = offset
     return learner
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the directory; raises StoreRefused if another trainer does."""
-    with open(folder / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StoreRefused(f"{folder} is another trainer's") from error
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield

@@ -51,13 +51,10 @@ class Turnover:
     async def run(self) -> None:
         """Look for ever."""
 
-        async def moved() -> None:
-            pass  # the loop below looks by itself
-
         models = topics(self._config.kafka.prefix).models
         async with asyncio.TaskGroup() as group:
             following: dict[str, asyncio.Task[None]] = {}
-            group.create_task(learned.follow(self._config.kafka, models, self._known, moved))
+            group.create_task(learned.follow(self._config.kafka, models, self._known))
             while True:
                 await self._add()
                 for outlet in self._stream.outlets:

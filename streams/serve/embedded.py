@@ -27,10 +27,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 import msgspec
-import numpy as np
 
-from kithstream.index.config import IndexConfig
-from kithstream.index.live import LiveIndex
 from kithstream.models.checkpoint import CheckpointError, read_header
 from kithstream.models.features import SCHEMA
 from kithstream.models.model import Model
@@ -57,7 +54,7 @@ from kithstream.streams.serve.answers import (
 )
 from kithstream.streams.serve.candidates import Candidates
 from kithstream.streams.serve.lineages import Lineages, Wanted
-from kithstream.streams.serve.vectors import every_account
+from kithstream.streams.serve.vectors import every_account, live_index
 from kithstream.streams.serve.why import CONSIDERED
 from kithstream.streams.sources import graph
 from kithstream.streams.state.ledger import HOUR
@@ -685,23 +682,12 @@ class Embedded:
         section = self.config.model
         if not section.learn:
             return model, None
-        return model, OnlineTrainer(
-            model, TrainerConfig(), np.random.Generator(np.random.PCG64(section.seed))
-        )
+        return model, OnlineTrainer.begin(model, TrainerConfig(), section.seed)
 
     def _chain(
         self, model: Model, trainer: OnlineTrainer | None, *, lock: threading.Lock | None = None
     ) -> Candidates:
-        section = self.config.index
-        index = LiveIndex(
-            IndexConfig(
-                dim=model.dim,
-                bound=model.norm_bound,
-                hot_capacity=section.hot_capacity,
-                exact_rows=section.exact_rows,
-                ef=section.ef,
-            )
-        )
+        index = live_index(model, self.config.index)
         return Candidates(
             self.engine, model, trainer, index, self.config.model, self.config.ranking, lock=lock
         )

@@ -10,7 +10,6 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -18,6 +17,7 @@ import msgspec
 
 from kithstream.models import checkpoint
 from kithstream.models.features import SCHEMA
+from kithstream.models.lineage import lineage_of_content
 from kithstream.streams.errors import StoreRefused
 
 NAME: Final = "models"  # of the folder, beside the stores
@@ -70,7 +70,7 @@ class Lineages:
         Raises CheckpointError, and StoreRefused if it is the one that is served.
         """
         header = checkpoint.read_header(file, SCHEMA.hash)
-        lineage = blake2b(file.read_bytes(), digest_size=6).hexdigest()
+        lineage = lineage_of_content(file)
         self._refuse_served(lineage)
         self._folder.mkdir(exist_ok=True)
         if not self.file(lineage).exists():

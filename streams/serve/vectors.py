@@ -8,10 +8,12 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kithstream.index.config import IndexConfig
+from kithstream.index.live import LiveIndex
 from kithstream.models.ages import TICK
 from kithstream.models.features import IN, Rows
-from kithstream.models.model import Producers
-from kithstream.streams.config import ModelConfig
+from kithstream.models.model import Model, Producers
+from kithstream.streams.config import IndexSection, ModelConfig
 from kithstream.streams.engine.shard import Held
 from kithstream.streams.serve.ageing import Ageing
 from kithstream.streams.state.reader import Reader
@@ -131,6 +133,19 @@ class Vectors:
             if standing is not None:
                 live[at] = standing
         return live
+
+
+def live_index(model: Model, section: IndexSection) -> LiveIndex:
+    """Return an empty index for a model's vectors."""
+    return LiveIndex(
+        IndexConfig(
+            dim=model.dim,
+            bound=model.norm_bound,
+            hot_capacity=section.hot_capacity,
+            exact_rows=section.exact_rows,
+            ef=section.ef,
+        )
+    )
 
 
 def every_account(held: Held) -> set[str]:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from promises import agree, expected, held
 from soup import ACCOUNTS, DAY, KNOWN, OTHERWISE, START, departing, soup
+from storm import weathered
 
 from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.config import EngineConfig
@@ -167,44 +168,16 @@ def test_crashes_delays_duplicates_and_zombies_change_nothing(
     """
     limits = Limits(1 if newest == 50 and rng.random() < 0.5 else 50, newest)
     engine = fresh(limits=limits)
-    logs = logs_of(engine, events)
-    topic: list[list[bytes]] = [[] for _ in logs]  # every frame ever delivered, as Kafka keeps them
-    kept = [partition.store.copy() for partition in engine.partitions]
-    known = KNOWN
-    for step in range(60):
-        number = rng.randrange(3)
+
+    def switch(step: int, engine: Engine) -> None:
         if switched and step == 20:
-            known = OTHERWISE
             engine.adopt(SECOND)
-        match rng.randrange(9):
-            case 0 | 1:
-                first = max(engine.partitions[number].applied - rng.randrange(3), 0)
-                engine.apply(number, logs[number][first : first + rng.randrange(1, 9)], first)
-            case 2 | 3:
-                waiting = engine.waiting()
-                rng.shuffle(waiting)
-                for frame in waiting[: rng.randrange(4)]:
-                    topic[frame.destination].append(frame.raw)
-                    engine.deliver(frame.destination, [frame.raw] * rng.randrange(1, 3))
-                    if rng.random() < 0.5:
-                        engine.acknowledge(frame)
-            case 4 if topic[number]:  # a zombie sends again what it had sent long ago
-                engine.deliver(number, [rng.choice(topic[number])])
-            case 5:  # kill -9: only what was written is left
-                engine = reopened([partition.store.copy() for partition in engine.partitions], limits)
-            case 6:  # a partition comes back from an older copy and reads its part of the topic again
-                stores = [partition.store.copy() for partition in engine.partitions]
-                stores[number] = kept[number].copy()
-                engine = reopened(stores, limits)
-                if topic[number]:
-                    engine.deliver(number, topic[number])
-                kept = [partition.store.copy() for partition in engine.partitions]
-            case 7 | 8:
-                engine.work()
-    for number, log in enumerate(logs):
-        first = engine.partitions[number].applied
-        engine.apply(number, log[first:], first)
-    engine.settle()
+
+    def opened(stores: list[MemoryStore]) -> Engine:
+        return reopened(stores, limits)
+
+    engine = weathered(engine, logs_of(engine, events), rng, opened, most=9, meanwhile=switch)
+    known = OTHERWISE if switched else KNOWN
     agree(engine, events, known, most=limits.most, newest=limits.newest)
     assert_gone(engine, events)
 

@@ -11,6 +11,7 @@ from mortal import Row, columns
 from msgspec.structs import replace
 from promises import agree, held
 from soup import DAY, FEW, KNOWN, START, departing, soup
+from storm import weathered
 from test_engine import NOW, SALT, assert_gone, fresh, logs_of, reopened, run
 from test_load import RECENT, as_events, graphs, level, publish
 
@@ -111,40 +112,7 @@ def test_crashes_delays_and_older_copies_withhold_the_same(
         return reopened(stores, bounds)
 
     engine = fresh(limits=bounds) if known else opened([MemoryStore() for _ in range(3)])
-    logs = logs_of(engine, events)
-    topic: list[list[bytes]] = [[] for _ in logs]
-    kept = [partition.store.copy() for partition in engine.partitions]
-    for _ in range(60):
-        number = rng.randrange(3)
-        match rng.randrange(9):
-            case 0 | 1:
-                first = max(engine.partitions[number].applied - rng.randrange(3), 0)
-                engine.apply(number, logs[number][first : first + rng.randrange(1, 12)], first)
-            case 2 | 3:
-                waiting = engine.waiting()
-                rng.shuffle(waiting)
-                for frame in waiting[: rng.randrange(4)]:
-                    topic[frame.destination].append(frame.raw)
-                    engine.deliver(frame.destination, [frame.raw] * rng.randrange(1, 3))
-                    if rng.random() < 0.5:
-                        engine.acknowledge(frame)
-            case 4 if topic[number]:
-                engine.deliver(number, [rng.choice(topic[number])])
-            case 5:
-                engine = opened([partition.store.copy() for partition in engine.partitions])
-            case 6:
-                stores = [partition.store.copy() for partition in engine.partitions]
-                stores[number] = kept[number].copy()
-                engine = opened(stores)
-                if topic[number]:
-                    engine.deliver(number, topic[number])
-                kept = [partition.store.copy() for partition in engine.partitions]
-            case 7 | 8:
-                engine.work()
-    for number, log in enumerate(logs):
-        first = engine.partitions[number].applied
-        engine.apply(number, log[first:], first)
-    engine.settle()
+    engine = weathered(engine, logs_of(engine, events), rng, opened, most=12)
     agree(engine, events, KNOWN if known else None, reach=reach)
     assert_gone(engine, events)
 

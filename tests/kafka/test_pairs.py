@@ -81,7 +81,7 @@ class Town:
             model,
             Follower(model),
             self.shards,
-            config.model,
+            msgspec.structs.replace(config.model, learn=True),  # it tells the log
             "",
             generations,
             lambda: self.now,

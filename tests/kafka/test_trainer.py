@@ -203,14 +203,18 @@ def test_what_is_learned_is_served_and_is_a_function_of_the_log(
 
 
 def crowd() -> tuple[list[Event], list[Event]]:
-    """Ten stars that sixty follow and forty others that few do; then ninety follow the others alone, each those of
-    one of four tastes: what the towers know of nobody yet, and two-step paths tell."""
+    """Ten stars that sixty follow and 120 others that one does; then accounts follow the others alone.
+
+    Each follows those of one of twenty tastes: too few of each for the towers to learn, and two-step paths tell. `half`
+    follows half of one taste.
+    """
     rng, now = random.Random(0), wall_clock()
-    stars, others = [f"s{n}" for n in range(10)], [f"t{n}" for n in range(40)]
+    stars, others = [f"s{n}" for n in range(10)], [f"t{n}" for n in range(120)]
     pairs = [(f"w{n}", star) for n in range(60) for star in stars]
-    pairs += [(f"w{n}", other) for n, other in enumerate(others)]
-    later = [(f"u{n}", other) for n in range(90) for other in others[n % 4 :: 4]]
+    pairs += [(f"v{n}", other) for n, other in enumerate(others)]
+    later = [(f"u{n}", other) for n in range(160) for other in others[n % 20 :: 20]]
     rng.shuffle(later)
+    later += [("half", other) for other in others[:60:20]]
     return tuple(  # type: ignore[return-value]  # two
         [Event(f"{a}>{b}", "follow", a, now, target=b) for a, b in some] for some in (pairs, later)
     )
@@ -226,9 +230,16 @@ def test_answers_come_from_the_whole_once_its_ranker_has_learned(
     ) as worker:
         worker.ready()
         publish(town, first, PARTITIONS)
-        worker.until(lambda: len(worker.get("/v1/candidates/u1?k=60")[1]["candidates"]) == 50, "for them")
-        for at in range(0, len(later), 50):
-            publish(town, later[at : at + 50], PARTITIONS)
+        worker.until(lambda: len(worker.get("/v1/candidates/u1?k=200")[1]["candidates"]) == 130, "for them")
+        for at in range(
+            0, len(later), 50
+        ):  # each on what those before have made, however slow the machine is
+            ends = publish(town, later[at : at + 50], PARTITIONS)
+            token = ",".join(f"{number}:{end}" for number, end in ends.items())
+            worker.until(
+                lambda token=token: worker.get(f"/v1/candidates/nobody?after={token}")[0] == 200,  # type: ignore[misc]
+                f"for {token}",
+            )
 
         def sources(account: str) -> set[str]:
             status, body = worker.get(f"/v1/candidates/{account}?k=20&explain=full")
@@ -236,7 +247,10 @@ def test_answers_come_from_the_whole_once_its_ranker_has_learned(
             assert body["step"] >= 0
             return {source for candidate in body["candidates"] for source in candidate.get("sources", ())}
 
-        worker.until(lambda: "two_hop" in sources("u1"), "for an answer of the whole")
+        worker.until(lambda: "two_hop" in sources("half"), "for an answer of the whole")
+        worker.until(lambda: trainer.gauge("behind_records") == 0, "for the log's end")
+        newest = trainer.gauge("step")
+        worker.until(lambda: worker.get("/v1/candidates/new?k=20")[1]["step"] >= newest, "for all of it")
         answer = worker.get("/v1/candidates/new?k=20")[1]
         assert answer["step"] > 0
         assert not [one["account"] for one in answer["candidates"] if one["account"].startswith("s")]
