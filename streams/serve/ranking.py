@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -24,13 +24,14 @@ from kithstream.streams.serve.exclusions import Exclusions
 from kithstream.streams.serve.fading import tiredness
 from kithstream.streams.serve.finding import Found, find, looked
 from kithstream.streams.serve.nominators import About
-from kithstream.streams.serve.whole import Nominated, Whole, about, pooled
+from kithstream.streams.serve.whole import Nominated, Whole, about, pooled, unknown
 from kithstream.streams.serve.why import Allowed, Group, Standing, Thinking, standings
 from kithstream.streams.state import profiles
 from kithstream.streams.state.reader import Glance, Reader
 
 NO_CANDIDATE: Final = "not a candidate"
 _POPULAR: Final = 10  # new followers of the day from which an answer tells them
+Nominate = Callable[[Collection[int], Collection[str]], Nominated]
 Glances = Callable[[Sequence[str], int], Sequence[Glance]]
 
 
@@ -142,20 +143,18 @@ class Ranker:
         wanted = question.k if asking.contact is None else 4 * question.k + 100
         if asking.weights is not None:
             wanted = max(wanted, self._config.considered)
-        nominate = None
-        if self._whole is not None and asking.about is not None and asking.weights is not None:
-            nominate = partial(self._whole.nominate, asking.about)
+        nominate, score = self._beside_towers(asking, labels or (), wanted, as_of)
         index = self._index
         found = find(index, index.query, asking.vector, limits, losses, wanted, nominate)
         hits, scored, nominated = found
-        if asking.weights is not None and asking.about is not None:
-            scored = self._whole_scores(asking.about, asking.weights, found, as_of)
+        if score is not None:
+            scored = score(found)
         if losses:
             scored = [(name, score + losses[name] if name in losses else score) for name, score in scored]
         if asking.contact is not None:
             gain = self._config.contact
             scored = [(name, score + gain * asking.contact(name)) for name, score in scored]
-        if losses or asking.contact is not None or asking.weights is not None:
+        if losses or asking.contact is not None or score is not None:
             scored.sort(key=lambda one: (-one[1], one[0]))
             del scored[question.k :]
         reasoned = [name for name, _ in scored[: question.reasons]]
@@ -170,7 +169,7 @@ class Ranker:
                     sources = _sources(candidates[at].account, hits, nominated)
                     candidates[at] = msgspec.structs.replace(candidates[at], sources=sources)
         short = hits.short if len(scored) < question.k else None
-        if short is not None and asking.weights is not None:
+        if short is not None and nominate is not None:
             short = f"{len(scored)} of {question.k}: no more are allowed"
         return Ranked(candidates, hits.plan, short, asking.step, tick)
 
@@ -189,14 +188,31 @@ class Ranker:
         exclude, losses = asking.exclude, asking.losses
         return looked(self._index, self._whole, asking.vector, asking.about, exclude, losses, target, as_of)
 
-    def _whole_scores(
-        self, about: About, weights: Weights, found: Found, as_of: int
-    ) -> list[tuple[str, float]]:
-        assert self._whole is not None
-        assert found.nominated is not None
-        pool = pooled(found.scored, len(found.hits.ids), found.nominated.sources)
-        scores = self._whole.scored(weights, pool, about, found.nominated.hops, as_of)
-        return list(zip(pool.names, scores, strict=True))
+    def _beside_towers(
+        self, asking: Asking, languages: Collection[int], wanted: int, as_of: int
+    ) -> tuple[Nominate | None, Callable[[Found], list[tuple[str, float]]] | None]:
+        """Who names accounts beside the index, and what ranks all of them: a rule, the learned ranker, or nobody."""
+        whole, told, weights = self._whole, asking.about, asking.weights
+        if whole is None or told is None:
+            return None, None
+        if unknown(told):  # towers that have learned know nothing of those of whom nothing is known
+            nominate: Nominate = partial(whole.most_followed, told, wanted)
+
+            def popularity(found: Found) -> list[tuple[str, float]]:
+                names = [name for name, _ in found.scored]
+                return list(zip(names, whole.followed(names, told, languages, as_of), strict=True))
+
+            return nominate, popularity
+        if weights is None:
+            return None, None
+
+        def learned(found: Found) -> list[tuple[str, float]]:
+            assert found.nominated is not None
+            pool = pooled(found.scored, len(found.hits.ids), found.nominated.sources)
+            scores = whole.scored(weights, pool, told, found.nominated.hops, as_of)
+            return list(zip(pool.names, scores, strict=True))
+
+        return partial(whole.nominate, told), learned
 
     def standings(
         self, asking: Asking, candidates: Sequence[str], allowed: Allowed, most: int
