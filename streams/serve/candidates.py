@@ -67,8 +67,8 @@ class Candidates:
         self.lock = lock or threading.Lock()
         self._waiting: set[int] = set()  # threads with a question
         self.exclusions = Exclusions(engine, engine.config.row_cache, used_to_follow=ranking.used_to_follow)
-        self.whole: Whole | None = None  # where pairs are ranked, or learned
-        if ranking.ranker and (trainer is not None or model.ranker.ready):
+        self.whole: Whole | None = None  # facts, nominators and the learned score
+        if ranking.ranker:
             self.whole = Whole(Facts(), ranking, config.seed)
         facts = None if self.whole is None else self.whole.facts
         self.vectors = Vectors(engine, model, config, _IndexSink(index, trainer, facts))

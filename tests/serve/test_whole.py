@@ -299,6 +299,21 @@ def test_an_account_of_which_nothing_is_known_is_shown_the_most_followed_of_its_
     assert names(live, "new-en", 2) == ["p6", "p8"]
 
 
+def test_what_is_ignored_sinks_also_for_an_account_of_which_nothing_is_known(
+    opened: Callable[[Config], Embedded], given_model: ModelConfig
+) -> None:
+    live = town(opened(whole(given_model)))
+    fully = {c.account: c.score for c in live.candidates("new-en", 9).candidates}
+    shown = [
+        Event(f"i{n}", "impression", "new-en", START + 7 * DAY - n, target="p8", item=f"i{n}")
+        for n in range(2)
+    ]
+    told(live, *shown, Event("n", "not_interested", "new-en", START + 7 * DAY, target="p6"))
+    assert "p6" not in names(live, "new-en", 9)
+    tired = {c.account: c.score for c in live.candidates("new-en", 9).candidates}["p8"]
+    assert tired == pytest.approx(fully["p8"] - 0.6, abs=0.01)
+
+
 def test_the_first_signal_of_an_account_ends_that(
     opened: Callable[[Config], Embedded], given_model: ModelConfig
 ) -> None:
