@@ -198,6 +198,11 @@ class Facts:
         """(n,) Languages of accounts, 0 if unknown."""
         return self._languages[self.numbers_of(accounts)]
 
+    def followers(self, accounts: Sequence[str]) -> NDArray[np.int64]:
+        """(n,) Followers of accounts, 0 if unknown."""
+        found: NDArray[np.int64] = self._degrees[self.numbers_of(accounts), 0]
+        return found
+
     def arrays(self) -> dict[str, Array]:
         """Content by name, for a checkpoint."""
         used = len(self.names)

@@ -24,6 +24,7 @@ from kithstream.streams.serve.exclusions import Exclusions
 from kithstream.streams.serve.fading import tiredness
 from kithstream.streams.serve.finding import Found, find, looked
 from kithstream.streams.serve.nominators import About
+from kithstream.streams.serve.served import RankedBy, Served
 from kithstream.streams.serve.whole import Nominated, Whole, about, pooled, unknown
 from kithstream.streams.serve.why import Allowed, Group, Standing, Thinking, standings
 from kithstream.streams.state import profiles
@@ -81,10 +82,15 @@ class Ranker:
         index: Queryable,
         config: RankingConfig,
         whole: Whole | None = None,
+        served: Served | None = None,
     ) -> None:
-        """Without the `whole`, candidates are the index's and the towers alone rank them."""
+        """Without the `whole`, candidates are the index's and the towers alone rank them.
+
+        `served` takes note of every answer.
+        """
         self._reads = reads
         self._whole = whole
+        self._served = served
         self._config = config
         self._reader = reader
         self._exclusions = exclusions
@@ -143,7 +149,7 @@ class Ranker:
         wanted = question.k if asking.contact is None else 4 * question.k + 100
         if asking.weights is not None:
             wanted = max(wanted, self._config.considered)
-        nominate, score = self._beside_towers(asking, labels or (), wanted, as_of)
+        by, nominate, score = self._beside_towers(asking, labels or (), wanted, as_of)
         index = self._index
         found = find(index, index.query, asking.vector, limits, losses, wanted, nominate)
         hits, scored, nominated = found
@@ -171,6 +177,11 @@ class Ranker:
         short = hits.short if len(scored) < question.k else None
         if short is not None and nominate is not None:
             short = f"{len(scored)} of {question.k}: no more are allowed"
+        if self._served is not None:
+            facts = None if self._whole is None else self._whole.facts
+            names, language = [name for name, _ in scored], int(asking.rows.languages[0])
+            self._served.took(names, hits, by, short=short is not None, facts=facts, language=language)
+            self._served.compare(index, asking.vector, limits, hits.plan)
         return Ranked(candidates, hits.plan, short, asking.step, tick)
 
     def example(self, encoded: Encoded, target: str, as_of: int) -> Example | None:
@@ -190,11 +201,11 @@ class Ranker:
 
     def _beside_towers(
         self, asking: Asking, languages: Collection[int], wanted: int, as_of: int
-    ) -> tuple[Nominate | None, Callable[[Found], list[tuple[str, float]]] | None]:
-        """Who names accounts beside the index, and what ranks all of them: a rule, the learned ranker, or nobody."""
+    ) -> tuple[RankedBy, Nominate | None, Callable[[Found], list[tuple[str, float]]] | None]:
+        """What ranks, who names accounts beside the index, and the scores of all if they are not the towers'."""
         whole, told, weights = self._whole, asking.about, asking.weights
         if whole is None or told is None:
-            return None, None
+            return "towers", None, None
         if unknown(told):  # towers that have learned know nothing of those of whom nothing is known
             nominate: Nominate = partial(whole.most_followed, told, wanted)
 
@@ -202,9 +213,9 @@ class Ranker:
                 names = [name for name, _ in found.scored]
                 return list(zip(names, whole.followed(names, told, languages, as_of), strict=True))
 
-            return nominate, popularity
+            return "popularity", nominate, popularity
         if weights is None:
-            return None, None
+            return "towers", None, None
 
         def learned(found: Found) -> list[tuple[str, float]]:
             assert found.nominated is not None
@@ -212,7 +223,7 @@ class Ranker:
             scores = whole.scored(weights, pool, told, found.nominated.hops, as_of)
             return list(zip(pool.names, scores, strict=True))
 
-        return partial(whole.nominate, told), learned
+        return "whole", partial(whole.nominate, told), learned
 
     def standings(
         self, asking: Asking, candidates: Sequence[str], allowed: Allowed, most: int
