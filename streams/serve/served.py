@@ -79,15 +79,12 @@ class Served:
                 self._lists.append(tuple(names[:TOP]))
 
     def exposure(self, facts: Facts) -> Exposure:
-        """Return how the newest answers spread over all candidates; walks over all of them."""
+        """Return how the newest answers spread over all candidates."""
         with self._lock:
             lists = list(self._lists)
-        times = Counter(name for names in lists for name in names)
         with facts.lock:
-            everyone = facts.candidates()
-            followers = facts.followers(everyone)
-        shown = np.fromiter((times.get(name, 0) for name in everyone), np.float64, len(everyone))
-        return Exposure(len(lists), int((shown > 0).sum()), prpc(followers, shown))
+            followers, times = facts.exposed(name for names in lists for name in names)
+        return Exposure(len(lists), int((times > 0).sum()), prpc(followers, times.astype(np.float64)))
 
     # -- shadow recall ---------------------------------------------------------------------------------------
 
