@@ -30,6 +30,7 @@ from kithstream.streams.kafka.stream import Ends, Stream
 from kithstream.streams.kafka.topics import check, wanted
 from kithstream.streams.kafka.turnover import Turnover
 from kithstream.streams.metrics import StreamMetrics
+from kithstream.streams.serve import access
 
 _log = logging.getLogger(__name__)
 
@@ -166,6 +167,7 @@ def work(config: Config, started: Callable[[str], None]) -> None:
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kithstream").setLevel(logging.INFO)
+    access.check(config.serve)
     base = lineage_of(config.model.path, config.model.seed)
     wrong = check(config.kafka, wanted(config, base))
     if wrong:
