@@ -102,7 +102,8 @@ class ProducerTable:
 
     def restore(self, saved: Checkpoint) -> None:
         """Replaces the content by that of a checkpoint."""
-        rows = saved.array("producers.rows", (-1,), np.int32)
+        known = len(saved.array("ids.ends", (-1,), np.int64))  # rows of the id vectors beside them
+        rows = saved.rows("producers.rows", known)
         values = [
             saved.array(f"producers.{name}", (len(rows), *shape), kind)
             for name, (shape, kind) in SHAPES.items()

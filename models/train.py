@@ -232,10 +232,10 @@ class OnlineTrainer:
             ("targets", trainer.negatives.targets),
             ("sources", trainer.negatives.sources),
         ):
-            recent.restore(saved.array(f"recent.{kind}", (-1,), np.int32))  # type: ignore[arg-type]  # checked
+            recent.restore(saved.rows(f"recent.{kind}", len(trainer.model.ids.names)))  # type: ignore[arg-type]  # checked
         try:
             trainer.rng.bit_generator.state = json.loads(saved.array("rng", (-1,), np.uint8).tobytes())
-        except ValueError as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise DamageError(f"{path} has no state of a PCG64 generator: {error}") from error
         return trainer
 
