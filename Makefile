@@ -1,14 +1,17 @@
-# make demo | make kafka | make test | make lint | make bench | make clean
+# make demo | make kafka | make test | make lint | make bench | make audit | make clean
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 KAFKA_PORT ?= 9092
+KAFKA_LOCKED ?=
+AUDIT  := var/audit
+AUDIT_SERVICE ?= pypi
 
 # hnswlib compiles from source; an image built on one CPU must run on another.
 export HNSWLIB_NO_NATIVE = 1
 
-.PHONY: demo kafka test lint types unit bench docs clean setup
+.PHONY: demo kafka test lint types unit bench audit docs clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -22,9 +25,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@$(BIN)/kithstream demo
 
-# A broker without Docker, until Ctrl-C: Java 17, and Maven the first time. Its files are in var/kafka.
+# A broker without Docker, until Ctrl-C: Java 17, and Maven the first time. Its files are in var/kafka. With
+# KAFKA_LOCKED=1 it is behind TLS and a password, in a directory of its own.
 kafka: $(READY)
-	@exec $(BIN)/python -m kithstream.streams.kafka.local --port $(KAFKA_PORT)
+	@exec $(BIN)/python -m kithstream.streams.kafka.local --port $(KAFKA_PORT) \
+		$(if $(KAFKA_LOCKED),--locked --data var/kafka/locked)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -41,6 +46,14 @@ test: lint types unit
 
 bench: $(READY)
 	$(BIN)/python -m bench
+
+# Known vulnerabilities of the pinned versions. Needs an advisory service, and fails where it cannot ask one, or one that
+# does not know a package: what was not audited is never told to be sound.
+audit: $(READY)
+	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet pip-audit; }
+	@$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off \
+		--vulnerability-service $(AUDIT_SERVICE) --requirement constraints.txt \
+		|| { echo "kithstream: not sound, or not audited: the lines above say which"; exit 1; }
 
 docs: $(READY)
 	$(BIN)/python -m kithstream.streams.events.schema docs

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,13 @@ from kithstream.index.score import Bools, Floats, Labels, Slots
 
 FORMAT: Final = 1
 Metadata = Mapping[str, str | int]
+_ARRAYS: Final[dict[str, tuple[type[np.generic], int]]] = {  # type and dimensions
+    "vectors": (np.float32, 2),
+    "sequences": (np.int64, 1),
+    "labels": (np.int32, 1),
+    "alive": (np.bool_, 1),
+    "hot": (np.int64, 1),
+}
 
 
 class Image(NamedTuple):
@@ -124,7 +132,14 @@ def load(directory: Path, name: str | None = None) -> Loaded:
     text = _read(path / "meta.json")
     if hashlib.sha256(text).hexdigest()[:32] != path.name.partition("-")[2]:
         raise SnapshotRefused(f"meta.json of {path.name} is damaged")
-    meta = json.loads(text)
+    try:
+        return _checked(path, json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise SnapshotRefused(f"{path.name} is no snapshot of this index: {error!r}") from error
+
+
+def _checked(path: Path, meta: Any) -> Loaded:
+    """What the files of a snapshot hold; an error of any kind where they do not hold what they should."""
     if meta["format"] != FORMAT:
         raise SnapshotRefused(f"meta.json of {path.name} has format {meta['format']}, this is {FORMAT}")
     for file, expected in meta["files"].items():
@@ -132,10 +147,7 @@ def load(directory: Path, name: str | None = None) -> Loaded:
             raise SnapshotRefused(f"{file} of {path.name} is missing")
         if _digest(path / file) != expected:
             raise SnapshotRefused(f"{file} of {path.name} is damaged")
-    arrays = {
-        file: np.load(path / f"{file}.npy", allow_pickle=False)
-        for file in ("vectors", "sequences", "labels", "alive", "hot")
-    }
+    arrays = {name: _array(path / f"{name}.npy", kind, dims) for name, (kind, dims) in _ARRAYS.items()}
     shape = None if meta["shape"] is None else shape_of(meta["shape"])
     image = Image(
         names=json.loads(_read(path / "ids.json")),
@@ -148,6 +160,23 @@ def load(directory: Path, name: str | None = None) -> Loaded:
         degree=meta["degree"],
     )
     return Loaded(image, None if shape is None else path, meta["metadata"])
+
+
+def _array(path: Path, kind: type[np.generic], dims: int) -> NDArray[Any]:
+    """An array that is as large as its file: a header may ask for any size, and numpy would allocate it."""
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+        if version != (1, 0):
+            raise ValueError(f"{path.name} is of version {version}")
+        shape, column_major, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+        if dtype != np.dtype(kind) or len(shape) != dims or column_major:
+            raise ValueError(
+                f"{path.name} is {dtype}{list(shape)}, expected {dims} dimensions of {np.dtype(kind)}"
+            )
+        if math.prod(shape) * dtype.itemsize != path.stat().st_size - file.tell():
+            raise ValueError(f"{path.name} is {list(shape)}, which is not the size of its file")
+    found: NDArray[Any] = np.load(path, allow_pickle=False)
+    return found
 
 
 def _read(path: Path) -> bytes:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from kithstream.models.tower import TowerConfig
+from kithstream.models.tower import FIXED, TowerConfig
 
 FORMAT: Final = 1
+MOST_DIM: Final = 8192  # of a vector: a header that asks for more is none of ours, and is not allocated for
 Array = NDArray[np.generic]
 
 
@@ -69,6 +70,13 @@ class Checkpoint(msgspec.Struct, frozen=True):
             )
         return found
 
+    def rows(self, name: str, below: int) -> Array:
+        """An array of row numbers, int32; refused unless all are below a bound, so that no table grows by them."""
+        found = self.array(name, (-1,), np.int32)
+        if len(found) and not 0 <= int(found.min()) <= int(found.max()) < below:
+            raise DamageError(f"array {name} names row {found.max()}, of {below}")
+        return found
+
 
 def write(path: Path, header: Header, arrays: Mapping[str, Array]) -> None:
     """Writes aside, syncs, renames: a reader sees the old file or the new one, whole."""
@@ -96,10 +104,11 @@ def read(path: Path, schema_hash: str) -> Checkpoint:
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
+            header = _header(path, metadata, schema_hash)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except SafetensorError as error:
+    except (SafetensorError, TypeError, AttributeError) as error:  # the latter of types that numpy has not
         raise DamageError(f"{path} is no checkpoint: {error}") from error
-    return Checkpoint(_header(path, metadata, schema_hash), arrays)
+    return Checkpoint(header, arrays)
 
 
 def names(path: Path, schema_hash: str) -> frozenset[str]:
@@ -130,4 +139,7 @@ def _header(path: Path, metadata: Mapping[str, str], schema_hash: str) -> Header
         raise SchemaError(f"{path} has format {header.format}, this build reads {FORMAT}")
     if header.schema_hash != schema_hash:
         raise SchemaError(f"{path} was written for schema {header.schema_hash}, this build has {schema_hash}")
+    dim, seed = header.tower.dim, header.seed
+    if not (FIXED + 2 <= dim <= MOST_DIM and 0 <= seed < 1 << 64 and header.step >= 0):
+        raise DamageError(f"{path} has dim {dim}, seed {seed}, step {header.step}, which cannot be")
     return header

@@ -89,10 +89,12 @@ class Model:
                 )
         ids = IdVectors(config.id_dim, config.sign_dim, saved.header.seed, config.born)
         names = _unpack(saved.array("ids.names", (-1,), np.uint8), saved.array("ids.ends", (-1,), np.int64))
-        rows = len(names)
+        rows, free = len(names), saved.array("ids.free", (-1,), np.int64).tolist()
+        if set(free) - {row for row, name in enumerate(names) if name is None}:
+            raise DamageError("ids.free names a row that is an account's, or none")
         ids.restore(
             names=names,
-            free=saved.array("ids.free", (-1,), np.int64).tolist(),
+            free=free,
             target=saved.array("ids.target", (rows, config.id_dim), np.float32),  # type: ignore[arg-type]  # checked
             source=saved.array("ids.source", (rows, config.id_dim), np.float32),  # type: ignore[arg-type]  # checked
             squares=saved.array("ids.squares", (rows, 2), np.float32),  # type: ignore[arg-type]  # checked
@@ -193,7 +195,12 @@ def _pack(names: object) -> tuple[Array, Array]:
 
 def _unpack(data: Array, ends: Array) -> list[str | None]:
     raw, stops = data.tobytes(), ends.tolist()
-    if not stops or stops[-1] != len(raw):
-        raise DamageError(f"the ids end at {stops[-1:]}, their bytes at {len(raw)}")
     starts = [0, *stops[:-1]]
-    return [raw[a:b].decode() or None for a, b in zip(starts, stops, strict=True)]
+    if not stops or stops[-1] != len(raw) or any(a > b for a, b in zip(starts, stops, strict=True)):
+        raise DamageError(
+            f"the ids end at {stops[-1:]}, their bytes at {len(raw)}, or not one after the other"
+        )
+    try:
+        return [raw[a:b].decode() or None for a, b in zip(starts, stops, strict=True)]
+    except UnicodeDecodeError as error:
+        raise DamageError(f"the ids are not UTF-8: {error}") from error

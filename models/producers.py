@@ -100,9 +100,9 @@ class ProducerTable:
         values = {f"producers.{name}": table[self.rows] for name, table in self.tables.items()}
         return {"producers.rows": self.rows, **values}
 
-    def restore(self, saved: Checkpoint) -> None:
-        """Replaces the content by that of a checkpoint."""
-        rows = saved.array("producers.rows", (-1,), np.int32)
+    def restore(self, saved: Checkpoint, below: int) -> None:
+        """Replaces the content by that of a checkpoint, beside id vectors of so many rows; raises DamageError."""
+        rows = saved.rows("producers.rows", below)
         values = [
             saved.array(f"producers.{name}", (len(rows), *shape), kind)
             for name, (shape, kind) in SHAPES.items()

@@ -224,7 +224,8 @@ class OnlineTrainer:
     def restored(cls, saved: checkpoint.Checkpoint, path: Path | str, config: TrainerConfig) -> Self:
         """`load`, from a checkpoint that was read from `path`."""
         trainer = cls.begin(Model.from_checkpoint(saved), config, 0)
-        trainer.producers.restore(saved)
+        known = len(trainer.model.ids.names)
+        trainer.producers.restore(saved, known)
         for name, squares in trainer.squares.items():
             values = saved.array(f"squares.{name}", tuple(squares.shape), np.float32)
             squares.copy_(torch.from_numpy(values))
@@ -232,10 +233,10 @@ class OnlineTrainer:
             ("targets", trainer.negatives.targets),
             ("sources", trainer.negatives.sources),
         ):
-            recent.restore(saved.array(f"recent.{kind}", (-1,), np.int32))  # type: ignore[arg-type]  # checked
+            recent.restore(saved.rows(f"recent.{kind}", known))  # type: ignore[arg-type]  # checked
         try:
             trainer.rng.bit_generator.state = json.loads(saved.array("rng", (-1,), np.uint8).tobytes())
-        except ValueError as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise DamageError(f"{path} has no state of a PCG64 generator: {error}") from error
         return trainer
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 FORMATS: Final = ("jsonl", "higgs", "bitcoin", "pairs")
 METHODS: Final = ("modularity", "simclusters")
+SCOPES: Final = ("publish", "query", "admin")
 GRAPHS: Final = ("parquet", "csv", "jsonl")
 UNITS: Final = {"s": 1_000_000, "ms": 1000, "us": 1}  # microseconds
 _FILE: Final = click.Path(exists=True, dir_okay=False, allow_dash=True)
@@ -194,12 +195,14 @@ def serve(
     """
     from kithstream.streams import logs, metrics
     from kithstream.streams.events.stamp import wall_clock
-    from kithstream.streams.serve import http
+    from kithstream.streams.serve import access, http
     from kithstream.streams.serve.service import InProcess
 
     given = {"serve.host": host, "serve.port": port}
     options += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
     config = read_settings(config_file, options)
+    with told():
+        access.check(config.serve)
 
     def started(url: str) -> None:
         if machine:
@@ -1146,6 +1149,33 @@ def adopt(
         slot = live.engine.partitions[0].communities
         count, accounts = (0, 0) if slot is None else (slot.known.count, len(slot.known))
     show({"version": version, "communities": count, "accounts": accounts}, machine)
+
+
+@cli.group(cls=Commands, epilog=example("kithstream token new --scope query"))
+def token() -> None:
+    """Bearer tokens of the HTTP server, each with its scopes."""
+
+
+@token.command("new", epilog=example("kithstream token new --scope query --scope publish"))
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    required=True,
+    type=click.Choice(SCOPES),
+    help="What it may do; may be given several times. admin reads metrics.",
+)
+@as_json
+def new_token(scopes: tuple[str, ...], machine: bool) -> None:
+    """Make a token, and the line by which a server knows it.
+
+    Append the line to the file that serve.tokens names, on every worker, and then hand the token out: it is printed
+    this once, and cannot be had from the line. A token whose line is removed is refused within two seconds.
+    """
+    from kithstream.streams.serve import access
+
+    made, line = access.new_token(scopes)
+    show({"token": made, "line": line}, machine)
 
 
 @cli.group(cls=Commands, epilog=example("kithstream topics create"))

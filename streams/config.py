@@ -72,7 +72,18 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     host: str = "127.0.0.1"
     port: int = 8484
-    token: str = ""  # bearer token; empty lets everybody in
+    token: str = (
+        ""  # bearer token that may do everything; empty, and no file of tokens either, lets everybody in
+    )
+    tokens: str = (
+        ""  # file of tokens with scopes, read again when it changes; `kithstream token new` makes its lines
+    )
+    rate: float = 0.0  # requests a second of one token, or of one address without; 0 counts none
+    rate_burst: int = 100  # requests that may come at once beside
+    connections: int = 2048  # open at a time; more are refused as overloaded
+    head_bytes: int = (
+        1 << 18
+    )  # of a request's line and headers: long lists of `exclude` and `allow` are in it
     deadline_ms: float = 1000.0  # longest wait for a token's state
     request_bytes: int = 1 << 20
     threads: int = 8  # publishing and answering at a time
@@ -81,6 +92,9 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shadow_seconds: float = (
         10.0  # between two answers of the graph that are compared with an exact scan; 0: none
     )
+
+    def __repr__(self) -> str:
+        return _without(self, "token")
 
 
 class IndexSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,8 +123,7 @@ class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     password: str = ""
 
     def __repr__(self) -> str:
-        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "password")
-        return f"KafkaConfig({', '.join(shown)})"
+        return _without(self, "password")
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,6 +153,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accept_gap: bool = (
         False  # open an empty store though the topic no longer reaches back to its first record
     )
+
+    def __repr__(self) -> str:
+        return _without(self, "salt")
 
 
 class TrainerSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -186,6 +202,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: LogConfig = LogConfig()
 
 
+def _without(section: msgspec.Struct, secret: str) -> str:
+    """A section as it may be shown."""
+    shown = (f"{name}={getattr(section, name)!r}" for name in section.__struct_fields__ if name != secret)
+    return f"{type(section).__name__}({', '.join(shown)})"
+
+
 def load(
     path: Path | None = None,
     *,
@@ -210,7 +232,7 @@ def load(
         where, equals, value = option.partition("=")
         section, dot, key = where.partition(".")
         if not equals or not dot:
-            raise ValueError(f"option is {option!r}, expected section.key=value")
+            raise ValueError(f"option is {where!r}, expected section.key=value")
         tree.setdefault(section, {})[key] = value
     try:
         return msgspec.convert(tree, Config, strict=False)

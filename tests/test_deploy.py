@@ -137,6 +137,44 @@ def test_images_have_a_version_and_kafka_is_the_one_of_the_tests() -> None:
     assert {SERVICES[name]["image"] for name in OURS} == {f"kithstream:{project['version']}"}
 
 
+# -- what a service may do -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_has_no_power_over_the_machine(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    given = {"cap_add", "privileged", "devices", "network_mode", "pid", "ipc", "userns_mode", "user"} & set(
+        service
+    )
+    assert given == set()  # an image's own user is used, and ours is nobody special
+    assert not any("docker.sock" in mount for mount in service.get("volumes", ()))
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - {"kafka"}))
+def test_a_service_writes_to_its_volumes_and_tmp_alone(name: str) -> None:
+    """Not Kafka's: its image writes its configuration when it starts."""
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service.get("tmpfs", []) in ([], ["/tmp"])
+    for mount in service.get("volumes", ()):
+        source, _, rest = mount.partition(":")
+        assert rest.endswith(":ro") or source in COMPOSE["volumes"], mount
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_secret_is_written_into_the_file(name: str) -> None:
+    for key, value in SERVICES[name].get("environment", {}).items():
+        if re.search("token|password|secret|salt|key$", key, re.IGNORECASE):
+            assert re.fullmatch(r"\$\{\w+:\?[^}]+\}", value), key  # must be given, and has no default
+
+
+def test_the_image_is_given_no_secret() -> None:
+    assert not re.findall(r"(?i)^(?:ARG|ENV) .*(?:token|password|secret|salt)", DOCKERFILE, re.MULTILINE)
+
+
 # -- the image -----------------------------------------------------------------------------------------------
 
 

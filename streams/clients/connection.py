@@ -12,6 +12,7 @@ from kafka.net.compat import KafkaNetClient
 
 from kithstream.streams.config import KafkaConfig
 from kithstream.streams.errors import Unreachable
+from kithstream.streams.kafka.refusals import Refusals
 from kithstream.streams.kafka.security import reach
 
 CONNECTING: Final = 10.0  # seconds in which a broker must answer
@@ -52,7 +53,7 @@ def close(client: KafkaProducer) -> None:
 def _connected(
     make: Callable[..., _Client], config: KafkaConfig, seconds: float, settings: dict[str, object]
 ) -> _Client:
-    with ExitStack() as undo:
+    with ExitStack() as undo, Refusals.of("kafka") as refusals:
 
         def network(**keywords: object) -> KafkaNetClient:
             client = KafkaNetClient(**keywords)
@@ -71,9 +72,10 @@ def _connected(
         except KafkaConfigurationError as error:
             raise ValueError(str(error)) from error
         except KafkaError as error:
+            why = refusals.why(config.security, "the logger `kafka` has the reason")
             raise Unreachable(
                 f"no broker of {config.servers} answered over {config.security} in {seconds:g} s: "
-                "address, certificate or password; the logger `kafka` has the reason"
+                f"address, certificate or password; {why}"
             ) from error
         undo.pop_all()
         return made

@@ -89,10 +89,16 @@ class KnownFor:
             with safe_open(path, "np") as file:
                 meta = file.metadata() or {}
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-        except (SafetensorError, OSError) as error:
+        except (
+            SafetensorError,
+            OSError,
+            TypeError,
+            AttributeError,
+        ) as error:  # the latter of types numpy has not
             raise StoreRefused(f"{path} holds no communities: {error}") from error
         form, _, version_held = meta.get(MARK, "").partition(" ")
-        if form != FORMAT or set(found) != {"hashes", "communities", "norms"}:
+        flat = all(array.ndim == 1 for array in found.values())
+        if form != FORMAT or set(found) != {"hashes", "communities", "norms"} or not flat:
             raise StoreRefused(f"{path} holds no communities of format {FORMAT}")
         version = cls(found["hashes"], found["communities"], found["norms"])
         sound = (
@@ -100,7 +106,7 @@ class KnownFor:
             and version.communities.dtype == np.int32
             and version.norms.dtype == np.float32
             and version.hashes.shape == version.communities.shape
-            and bool((np.diff(version.hashes) > 0).all())
+            and bool((version.hashes[1:] > version.hashes[:-1]).all())
             and (
                 not len(version)
                 or 0 <= version.communities.min() <= version.communities.max() < version.count

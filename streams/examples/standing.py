@@ -120,7 +120,7 @@ def restore(path: Path, number: int, capture: Capture) -> None:
         np.zeros((rows, 2), np.float32),
         np.zeros(rows, np.int64),
     )
-    capture.producers.restore(features)
+    capture.producers.restore(features, rows)
     capture.as_of, capture.round, capture.counts = derived.as_of, derived.round, derived.counts
     capture.vectors.tick = derived.tick
     capture.vectors.ageing.restore(derived.ageing)

@@ -16,6 +16,7 @@ from kithstream.streams.kafka import learned
 from kithstream.streams.kafka.names import steps, vectors
 from kithstream.streams.kafka.reading import Reading
 from kithstream.streams.kafka.security import reach
+from kithstream.streams.kafka.starting import start
 from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.kafka.tail import Fed, Tail
 from kithstream.streams.serve.facts import Facts
@@ -87,7 +88,7 @@ class Feed:
             fetch_max_wait_ms=HELD_BACK,
         )
         consumer.assign(tps)
-        await consumer.start()
+        await start(consumer, config.kafka)
         try:
             ends = await consumer.end_offsets(tps)
             pause = config.worker.poll_milliseconds / 1000

@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from kithstream.streams.config import KafkaConfig
 from kithstream.streams.kafka.security import reach
+from kithstream.streams.kafka.starting import start
 
 FETCHED: Final = 20_000  # records of one batch at most
 _WAIT: Final = 500  # milliseconds for which a fetch may wait
@@ -66,7 +67,7 @@ async def _reading(
         fetch_max_wait_ms=_WAIT,
     )
     consumer.assign([tp])
-    await consumer.start()
+    await start(consumer, config)
     if reader.at:
         consumer.seek(tp, reader.at)
     return consumer, tp

@@ -106,8 +106,9 @@ class LocalKafka:
 
     It ends with the thread that started it, where there is setpriv.
 
-    `security` is the protocol of its listener; what a protocol needs beside, such as users and keystores, are
-    `properties`, which go before everything that is set here.
+    `security` is the protocol of its listener; what a protocol needs beside, such as keystores, are `properties`, which
+    go before everything that is set here. `users` are names and passwords for SCRAM-SHA-512, set when the storage is
+    formatted.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class LocalKafka:
         jars: Path = JARS,
         security: str = "PLAINTEXT",
         properties: Mapping[str, str] | None = None,
+        users: Mapping[str, str] | None = None,
         heap_mib: int = 512,
     ) -> None:
         self.data = data
@@ -126,6 +128,7 @@ class LocalKafka:
         self._jars = jars
         self._security = security
         self._properties = dict(properties or {})
+        self._users = dict(users or {})
         self._heap = heap_mib
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -148,9 +151,12 @@ class LocalKafka:
         self._check_port()
         self.data.mkdir(parents=True, exist_ok=True)
         settings = self.data / "server.properties"
+        settings.touch(mode=0o600)  # passwords may be in it
         settings.write_text("".join(f"{key}={value}\n" for key, value in self._settings().items()))
         if not (self.data / "logs" / "meta.properties").exists():
             storage = ["kafka.tools.StorageTool", "format", "-c", str(settings), "-t", _CLUSTER]
+            for name, password in self._users.items():
+                storage += ["--add-scram", f'SCRAM-SHA-512=[name="{name}",password="{password}"]']
             made = subprocess.run(self._java(jars, storage), capture_output=True, text=True, check=False)
             if made.returncode:
                 raise NoKafka(f"the storage cannot be formatted: {made.stderr.strip()[-400:]}")
@@ -277,24 +283,39 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=9092, help="of its only listener (%(default)s)")
     parser.add_argument("--data", type=Path, default=DATA, help="its files, gone on with (%(default)s)")
     parser.add_argument("--jars", type=Path, default=JARS, help="brought by Maven once (%(default)s)")
+    parser.add_argument(
+        "--locked",
+        action="store_true",
+        help="behind TLS and a password; clients take client.toml beside its files",
+    )
     given = parser.parse_args()
     for number in _ENDING:
         signal.signal(number, _end)
-    broker = LocalKafka(given.data, port=given.port, jars=given.jars)
     try:
         check_java()
         fetch(given.jars, tell=_say)
+        broker, settings = _broker(given.data, given.port, given.jars, given.locked)
         with broker:
             _say(
                 f"Apache Kafka {VERSION} takes connections on {broker.servers}, with its files in {given.data}"
             )
-            _say(f"the topics: kithstream topics create -o kafka.servers={broker.servers}")
+            _say(f"the topics: kithstream topics create {settings}")
             status = broker.wait()
     except NoKafka as error:
         _say(str(error))
         sys.exit(2)
     _say(f"the broker ended with {status}: {given.data / _LOG} says why")
     sys.exit(2)
+
+
+def _broker(data: Path, port: int, jars: Path, locked: bool) -> tuple[LocalKafka, str]:
+    """A broker, and the words that a command needs to reach it."""
+    if not locked:
+        broker = LocalKafka(data, port=port, jars=jars)
+        return broker, f"-o kafka.servers={broker.servers}"
+    from kithstream.streams.kafka.locked import lock
+
+    return lock(data, port=port, jars=jars)[0], f"--config {data / 'client.toml'}"
 
 
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

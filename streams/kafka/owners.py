@@ -8,6 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from kithstream.streams.config import KafkaConfig
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.security import reach
+from kithstream.streams.kafka.starting import start
 from kithstream.streams.kafka.wire import Owner
 
 _decode = msgspec.json.Decoder(Owner).decode
@@ -66,7 +67,7 @@ class Owners:
         """Learn for ever, from the first record on."""
         consumer = AIOKafkaConsumer(**reach(config), auto_offset_reset="earliest", enable_auto_commit=False)
         consumer.assign([TopicPartition(self._topic, number) for number in range(self._partitions)])
-        await consumer.start()
+        await start(consumer, config)
         try:
             async for record in consumer:
                 number = self.learn(record.key, record.value)

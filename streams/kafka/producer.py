@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 
 from kithstream.streams.config import KafkaConfig
 from kithstream.streams.kafka.security import reach
+from kithstream.streams.kafka.starting import start
 
 BATCH_BYTES: Final = 900_000  # below the brokers' default of what a batch may hold
 Acknowledged = Callable[[], None]
@@ -33,7 +34,7 @@ class Producer:
         self._producer: AIOKafkaProducer | None = None
 
     async def start(self) -> None:
-        """Connect."""
+        """Connect; raises Unreachable."""
         self._producer = AIOKafkaProducer(
             **reach(self._config),
             acks="all",
@@ -42,7 +43,7 @@ class Producer:
             max_batch_size=BATCH_BYTES,
             max_request_size=2 * BATCH_BYTES,
         )
-        await self._producer.start()
+        await start(self._producer, self._config)
 
     async def stop(self) -> None:
         """Send what waits, and disconnect."""

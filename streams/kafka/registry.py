@@ -28,6 +28,7 @@ from kithstream.streams.kafka.base import base_model
 from kithstream.streams.kafka.names import steps, topics
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.security import reach
+from kithstream.streams.kafka.starting import start
 from kithstream.streams.kafka.steps import Follower, records
 from kithstream.streams.kafka.topics import create, wanted
 
@@ -224,7 +225,7 @@ async def _end(config: Config, topic: str) -> int:
     consumer = AIOKafkaConsumer(**reach(config.kafka))
     tp = TopicPartition(topic, 0)
     consumer.assign([tp])
-    await consumer.start()
+    await start(consumer, config.kafka)
     try:
         return int((await consumer.end_offsets([tp]))[tp])
     finally:

@@ -319,7 +319,7 @@ class Retrieval:
         limit = aiohttp.ClientTimeout(total=self.config.serve.deadline_ms / 1000 + 1.0)
         url = URL(owner.url + target, encoded=True)
         try:
-            async with self._session.get(url, headers=headers, timeout=limit) as reply:
+            async with self._session.get(url, headers=headers, timeout=limit, allow_redirects=False) as reply:
                 body = await reply.read()
                 retry = reply.headers.get("retry-after", "")
                 return Relayed(reply.status, reply.headers.get("content-type", http.JSON), body, retry)

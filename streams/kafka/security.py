@@ -48,7 +48,12 @@ def tls(config: KafkaConfig) -> ssl.SSLContext:
     context.check_hostname = config.check_hostname
     if config.cert_file:
         try:
-            context.load_cert_chain(config.cert_file, config.key_file or None)
+            context.load_cert_chain(config.cert_file, config.key_file or None, password=_no_password)
         except (OSError, ssl.SSLError) as error:
             raise ValueError(f"kafka.cert_file is {config.cert_file!r}: {error}") from error
     return context
+
+
+def _no_password() -> str:
+    """A key that is encrypted is refused; OpenSSL would ask for its password at the terminal, and wait."""
+    return ""

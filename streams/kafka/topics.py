@@ -5,7 +5,6 @@ What is there is never altered. A partition count decides where every account li
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -18,6 +17,7 @@ from kafka.net.compat import KafkaNetClient
 from kithstream.streams.config import Config, KafkaConfig
 from kithstream.streams.errors import TopicRefused, Unreachable
 from kithstream.streams.kafka import names
+from kithstream.streams.kafka.refusals import Refusals
 from kithstream.streams.kafka.security import reach
 
 HOUR: Final = 3_600_000  # milliseconds
@@ -26,7 +26,6 @@ CONNECTING: Final = 10.0  # seconds in which a broker must answer
 _SEGMENT_BYTES: Final = 64 << 20  # of compacted topics: what is being written is not compacted
 _UNKNOWN: Final = errors.UnknownTopicOrPartitionError.errno
 _EXISTS: Final = errors.TopicAlreadyExistsError.errno
-_LATE: Final = (errors.KafkaTimeoutError, errors.RequestTimedOutError)  # the end of waiting, not its reason
 
 
 class Topic(msgspec.Struct, frozen=True):
@@ -214,7 +213,7 @@ def _admin(config: KafkaConfig, seconds: float) -> Iterator[KafkaAdminClient]:
         return opened[-1]
 
     milliseconds = int(seconds * 1000)
-    with _reasons() as reasons:
+    with Refusals.of("kafka", alone=True) as refusals:
         try:
             yield KafkaAdminClient(
                 **settings,
@@ -223,35 +222,10 @@ def _admin(config: KafkaConfig, seconds: float) -> Iterator[KafkaAdminClient]:
                 request_timeout_ms=milliseconds,
             )
         except errors.KafkaError as error:
-            why = str(reasons[-1] if reasons else error)
-            if config.security.startswith("SASL") and "disconnected" in why:
-                why += "; a broker that refuses the password may hang up without saying so"
+            why = refusals.why(config.security, error)
             raise Unreachable(
                 f"no broker of {config.servers} could be used in {seconds:g} s: {why}"
             ) from error
         finally:
             for net in opened:
                 net.close()  # the admin client leaves its thread behind where it cannot connect
-
-
-class _Reasons(logging.Handler):
-    """Keeps the errors that kafka-python warns of, so that they are told once and not written to stderr."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.found: list[Exception] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        for value in record.args if isinstance(record.args, tuple) else ():
-            if isinstance(value, Exception) and not isinstance(value, _LATE):
-                self.found.append(value)
-
-
-@contextmanager
-def _reasons() -> Iterator[list[Exception]]:
-    handler, logger = _Reasons(), logging.getLogger("kafka")
-    logger.addHandler(handler)
-    try:
-        yield handler.found
-    finally:
-        logger.removeHandler(handler)

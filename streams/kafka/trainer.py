@@ -34,6 +34,7 @@ from kithstream.streams.kafka.names import steps, topics
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.registry import Registry
 from kithstream.streams.kafka.security import reach
+from kithstream.streams.kafka.starting import start
 from kithstream.streams.kafka.steps import Follower, records
 from kithstream.streams.kafka.topics import check, wanted
 from kithstream.streams.learning import Learner
@@ -146,7 +147,7 @@ class Trainer:
             fetch_max_wait_ms=_WAIT,
         )
         consumer.assign([tp])
-        await consumer.start()
+        await start(consumer, self._config.kafka)
         try:
             await self._check(consumer, tp)
             consumer.seek(tp, self.learner.offset)

@@ -31,6 +31,7 @@ from kithstream.streams.kafka.stream import Ends, Stream
 from kithstream.streams.kafka.topics import check, wanted
 from kithstream.streams.kafka.turnover import Turnover
 from kithstream.streams.metrics import StreamMetrics
+from kithstream.streams.serve import access
 
 _log = logging.getLogger(__name__)
 
@@ -168,6 +169,7 @@ def work(config: Config, started: Callable[[str], None]) -> None:
     `started` is called with the URL once HTTP takes connections.
     """
     logs.configure(config.log, "worker")
+    access.check(config.serve)
     base = lineage_of(config.model.path, config.model.seed)
     wrong = check(config.kafka, wanted(config, base))
     if wrong:

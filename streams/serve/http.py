@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import math
 import re
@@ -19,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import ip_address
 from types import FrameType
-from typing import Final, TypeVar
+from typing import Final
 
 import anyio
 import anyio.to_thread
@@ -38,6 +37,8 @@ from kithstream.streams.config import ServeConfig
 from kithstream.streams.errors import InvalidEvent, NotYet, Unanswerable, Unavailable
 from kithstream.streams.events.stamp import checked
 from kithstream.streams.metrics import CONTENT_TYPE, ServeMetrics
+from kithstream.streams.serve.access import Access, Grant, Rates, address_of
+from kithstream.streams.serve.connections import Connection, allow_descriptors
 from kithstream.streams.serve.messages import (
     Accepted,
     BadParameter,
@@ -56,8 +57,6 @@ from kithstream.streams.serve.openapi import document
 from kithstream.streams.serve.page import page
 from kithstream.streams.serve.service import Service, Stopped
 
-T = TypeVar("T")
-
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 BODY_SECONDS: Final = 30.0  # for a body to arrive
@@ -65,7 +64,11 @@ KEPT_SECONDS: Final = 75  # an idle connection lives: longer than those of the u
 TOLD: Final = 100  # refusals that a reply names at most
 CANDIDATES: Final = "/v1/candidates/"
 FORWARDED: Final = "kithstream-forwarded"  # header of a question that another worker passed on
-_OPEN: Final = ("/healthz", "/readyz")  # without the token
+_OPEN: Final = ("/healthz", "/readyz")  # without a token
+_NEEDS: Final = {
+    "/v1/events": "publish",
+    "/metrics": "admin",
+}  # a scope; all other paths but candidates: any token
 _PATHS: Final = ("/v1/events", *_OPEN, "/metrics", "/openapi.json", "/docs")
 _RETRY: Final = {"retry-after": "1"}
 _CLOSE: Final = {"connection": "close"}  # what is left of the body is not read
@@ -81,7 +84,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 def make_app(service: Service, config: ServeConfig, metrics: ServeMetrics) -> Starlette:
-    """Return the ASGI application of a runtime; it opens and closes nothing."""
+    """Return the ASGI application of a runtime; it opens and closes nothing.
+
+    Raises ValueError naming a setting of `serve` that cannot be.
+    """
     server = _Server(service, config, metrics)
     asking = Route(CANDIDATES + "{account:path}", server.candidates, methods=["GET"])
     asking.path_regex = re.compile(
@@ -97,7 +103,9 @@ def make_app(service: Service, config: ServeConfig, metrics: ServeMetrics) -> St
             Route("/openapi.json", server.openapi, methods=["GET"]),
             Route("/docs", server.docs, methods=["GET"]),
         ],
-        middleware=[Middleware(_Guard, config=config, metrics=metrics)],
+        middleware=[
+            Middleware(_Guard, config=config, metrics=metrics, access=Access(config), rates=Rates(config))
+        ],
         exception_handlers={
             HTTPException: _http_problem,
             _Unusable: _unusable,
@@ -114,9 +122,13 @@ def make_app(service: Service, config: ServeConfig, metrics: ServeMetrics) -> St
 
 def make_server(service: Service, config: ServeConfig, metrics: ServeMetrics) -> uvicorn.Server:
     """Return the server of a runtime, to be run on the socket that `listen` returns."""
+    allow_descriptors(config.connections)
     return uvicorn.Server(
         uvicorn.Config(
             make_app(service, config, metrics),
+            http=type("Connection", (Connection,), {"most": config.connections}),
+            h11_max_incomplete_event_size=config.head_bytes,
+            ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -143,7 +155,7 @@ def serve(
     server = make_server(service, config, metrics)
     with listen(config.host, config.port) as listening, _signals(server):
         host, port = listening.getsockname()[:2]
-        if not (config.token or ip_address(host).is_loopback):
+        if not (config.token or config.tokens or ip_address(host).is_loopback):
             _log.warning("serving on %s without a token: everybody who can reach it may publish", host)
         if started is not None:
             started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
@@ -165,7 +177,7 @@ async def serve_until(
     server = make_server(service, config, metrics)
     with listen(config.host, config.port) as listening:
         host, port = listening.getsockname()[:2]
-        if not (config.token or ip_address(host).is_loopback):
+        if not (config.token or config.tokens or ip_address(host).is_loopback):
             _log.warning("serving on %s without a token: everybody who can reach it may publish", host)
         server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
         serving = asyncio.create_task(server.serve(sockets=[listening]))
@@ -308,10 +320,13 @@ class _Server:
 class _Guard:
     """Lets a request in, measures it, and leaves no error without a JSON reply."""
 
-    def __init__(self, app: ASGIApp, *, config: ServeConfig, metrics: ServeMetrics) -> None:
+    def __init__(
+        self, app: ASGIApp, *, config: ServeConfig, metrics: ServeMetrics, access: Access, rates: Rates
+    ) -> None:
         self._app = app
         self._metrics = metrics
-        self._authorization = f"Bearer {config.token}".encode() if config.token else b""
+        self._access = access
+        self._rates = rates
         self._most = config.requests
         self._flying = 0
 
@@ -350,15 +365,29 @@ class _Guard:
         if self._flying > self._most:
             problem = Problem("overloaded", f"{self._most} requests are in flight; ask again.")
             return _reply(problem, 503, {**_RETRY, **_CLOSE})
-        if not self._authorization:
-            return None
+        now = time.monotonic()
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        scheme, _, secret = given.partition(b" ")
-        if hmac.compare_digest(scheme.title() + b" " + secret.strip(), self._authorization):
-            return None
-        challenge = 'Bearer realm="kithstream"' + (', error="invalid_token"' if given else "")
+        grant = self._access.grant(given, now) if self._access.needed else None
+        wait = self._rates.take(grant.digest if grant else address_of(scope.get("client")), now)
+        if wait > 0:
+            problem = Problem("too_many_requests", "More requests than may be asked in this time; ask again.")
+            return _reply(problem, 429, {"retry-after": str(math.ceil(wait)), **_CLOSE})
+        return _forbidden(scope["path"], grant, bool(given)) if self._access.needed else None
+
+
+def _forbidden(path: str, grant: Grant | None, given: bool) -> Response | None:
+    """The refusal of a bearer who may not do what is asked on a path."""
+    challenge = 'Bearer realm="kithstream"'
+    if grant is None:
+        challenge += ', error="invalid_token"' if given else ""
         problem = Problem("unauthorized", "A bearer token is needed in the header Authorization.")
         return _reply(problem, 401, {"www-authenticate": challenge, **_CLOSE})
+    needed = "query" if path.startswith(CANDIDATES) else _NEEDS.get(path)
+    if needed is None or needed in grant.scopes:
+        return None
+    challenge += f', error="insufficient_scope", scope="{needed}"'
+    problem = Problem("forbidden", f"The token lacks the scope {needed}.")
+    return _reply(problem, 403, {"www-authenticate": challenge, **_CLOSE})
 
 
 def _route(path: str) -> str:

@@ -36,7 +36,7 @@ _EXAMPLE: Final[list[Json]] = [
 
 def document(config: ServeConfig, version: str) -> Json:
     """Return the OpenAPI 3.1 document of a server with this configuration."""
-    secured: list[Json] = [{"bearer": []}] if config.token else []
+    secured: list[Json] = [{"bearer": []}] if config.token or config.tokens else []
     return {
         "openapi": "3.1.0",
         "info": {
@@ -45,16 +45,22 @@ def document(config: ServeConfig, version: str) -> Json:
             "description": (
                 "Publish engagement events; ask whom an account should follow, from state that has them. "
                 "Every error is a JSON object with a code (`error`) and a sentence (`message`). HEAD is "
-                "answered wherever GET is."
+                "answered wherever GET is. Tokens have scopes: `publish`, `query` and `admin`; pages of this "
+                "document need a token of any."
             ),
         },
         "security": secured,
         "paths": {
-            "/v1/events": {"post": _publish(config)},
-            "/v1/candidates/{account}": {"get": _candidates(config)},
+            "/v1/events": {"post": {**_publish(config), **_scope("publish", secured)}},
+            "/v1/candidates/{account}": {"get": {**_candidates(config), **_scope("query", secured)}},
             "/healthz": {"get": _healthz()},
             "/readyz": {"get": _readyz()},
-            "/metrics": {"get": _text_page("metrics", "Metrics for Prometheus.", "text/plain")},
+            "/metrics": {
+                "get": {
+                    **_text_page("metrics", "Metrics for Prometheus.", "text/plain"),
+                    **_scope("admin", secured),
+                }
+            },
             "/openapi.json": {"get": _text_page("openapi", "This document.", "application/json")},
             "/docs": {"get": _text_page("docs", "This document as a page.", "text/html")},
         },
@@ -64,11 +70,17 @@ def document(config: ServeConfig, version: str) -> Json:
                 "bearer": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "Where the server has a token. In the header only, never in the query.",
+                    "description": "Where the server has tokens. In the header only, never in the query. The roles "
+                    "named beside an operation are the scopes that its token needs.",
                 }
             },
         },
     }
+
+
+def _scope(name: str, secured: list[Json]) -> Json:
+    """What an operation needs of its token, where tokens are needed."""
+    return {"security": [{"bearer": [name]}]} if secured else {}
 
 
 def _schemas(config: ServeConfig) -> Json:
@@ -195,10 +207,21 @@ def _always() -> Json:
             "Problem",
             {"WWW-Authenticate": {"description": "The scheme.", "schema": {"type": "string"}}},
         ),
+        "403": _response(
+            "The token lacks the scope that is named (`forbidden`).",
+            "Problem",
+            {"WWW-Authenticate": {"description": "The scope.", "schema": {"type": "string"}}},
+        ),
+        "429": _response(
+            "More requests of this token or address than may be in this time (`too_many_requests`).",
+            "Problem",
+            _RETRY,
+        ),
+        "431": _response("The head of the request is too large (`head_too_large`).", "Problem"),
         "500": _response("A defect of the server.", "Problem"),
         "503": _response(
-            "Folding has stopped (`stopped`), too many requests are in flight (`overloaded`), or, on a cluster, the "
-            "partition is being moved or the brokers do not answer (`unavailable`).",
+            "Folding has stopped (`stopped`), too many requests are in flight or connections open (`overloaded`), or, "
+            "on a cluster, the partition is being moved or the brokers do not answer (`unavailable`).",
             "Problem",
             _RETRY,
         ),

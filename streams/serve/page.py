@@ -33,7 +33,7 @@ def _lines(document: _Node) -> Iterator[str]:
     yield f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
     yield f"<h1>{escape(title)}</h1><p>{_text(info['description'])}</p>"
     yield '<p>The same for machines: <a href="openapi.json">openapi.json</a>.</p>'
-    secured = bool(document["security"])
+    secured = _list(document["security"])
     for path, operations in _node(document["paths"]).items():
         for method, operation in _node(operations).items():
             yield from _operation(method, path, _node(operation), secured)
@@ -43,12 +43,13 @@ def _lines(document: _Node) -> Iterator[str]:
     yield "</body></html>"
 
 
-def _operation(method: str, path: str, operation: _Node, secured: bool) -> Iterator[str]:
+def _operation(method: str, path: str, operation: _Node, secured: list[object]) -> Iterator[str]:
     name = escape(str(operation["operationId"]))
     yield f'<h2 id="{name}"><code>{method.upper()} {escape(path)}</code></h2>'
     yield f"<p>{_text(operation['summary'])} {_text(operation.get('description', ''))}</p>"
-    if operation.get("security", secured):
-        yield "<p>Needs the bearer token.</p>"
+    for need in _list(operation.get("security", secured)):
+        scopes = ", ".join(f"<code>{escape(str(scope))}</code>" for scope in _list(_node(need)["bearer"]))
+        yield f"<p>Needs a bearer token{' with the scope ' + scopes if scopes else ''}.</p>"
     parameters = [_node(parameter) for parameter in _list(operation.get("parameters", []))]
     if parameters:
         yield "<h3>Parameters</h3><table><tr><th>name<th>in<th>type<th>meaning</tr>"

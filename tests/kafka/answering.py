@@ -27,14 +27,16 @@ SECRET = "s3cret"
 class Worker:
     """A stream process driven by the test, and the retrieval process that it started."""
 
-    def __init__(self, kafka: KafkaConfig, folder: Path, name: str, *, push_rate: float = 0.0) -> None:
+    def __init__(
+        self, kafka: KafkaConfig, folder: Path, name: str, *, push_rate: float = 0.0, tokens: str = ""
+    ) -> None:
         worker = WorkerConfig(
             session_seconds=600.0, push_rate=push_rate, push_seconds=0.0, push_valid_seconds=3600.0
         )
         self.drive = Drive(kafka, folder, worker=worker, now=wall_clock(), name=name)
         self.drive.config = msgspec.structs.replace(
             self.drive.config,
-            serve=ServeConfig(port=0, token=SECRET, deadline_ms=PATIENCE * 1000),
+            serve=ServeConfig(port=0, token=SECRET, tokens=tokens, deadline_ms=PATIENCE * 1000),
             index=IndexSection(background=False),
         )
         self.stale: list[str] = []

@@ -31,6 +31,7 @@ from kithstream.streams.kafka.names import steps
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.retrieval import Retrieval
 from kithstream.streams.kafka.steps import Follower, records
+from kithstream.streams.serve.access import SCOPES, new_token
 from kithstream.streams.serve.answers import Question
 from kithstream.streams.serve.embedded import Embedded
 from kithstream.streams.state.store import RocksStore
@@ -164,6 +165,33 @@ def test_a_token_of_a_block_covers_the_blocked_side_and_each_level_waits_for_its
             status, body = await worker.ask(blocked)
             assert status == 200
             assert await worker.names(blocked, after=body["token"], deadline_ms="0") is not None
+
+    run(ask())
+
+
+def test_the_token_of_a_question_goes_with_it_to_the_owner(tenant: KafkaConfig, tmp_path: Path) -> None:
+    """So the owner decides by its own file; here the two workers share one."""
+    made = {scope: new_token([scope]) for scope in SCOPES}
+    file = tmp_path / "tokens"
+    file.write_text("".join(line + "\n" for _, line in made.values()))
+    bearer = {scope: f"Bearer {token}" for scope, (token, _) in made.items()}
+
+    async def ask() -> None:
+        async with (
+            Worker(tenant, tmp_path / "one", "w1", tokens=str(file)) as one,
+            Worker(tenant, tmp_path / "two", "w2", tokens=str(file)) as two,
+        ):
+            await asyncio.gather(one.own([0], 1), two.own([1, 2], 1))
+            await settle(one, two)
+            await one.ready()
+            await two.ready()
+            for worker, name in ((one, TWO), (two, ONE), (one, ONE)):
+                path = f"/v1/candidates/{name}"
+                status, body = await worker.get(path, authorization=bearer["query"])
+                assert (status, body["account"]) == (200, name)
+                for scope in ("publish", "admin"):
+                    status, body = await worker.get(path, authorization=bearer[scope])
+                    assert (status, body["error"]) == (403, "forbidden")
 
     run(ask())
 
