@@ -80,4 +80,3 @@ class Changed:
         ends = CHANGED + until.to_bytes(_ROUND, "big")
         gone = Dropped(Column.META, CHANGED, ends)
         self._store.write({Column.META: {NAMED: named}}, [gone])
-

@@ -29,7 +29,9 @@ from kithstream.streams.state.protocol import Column, Dropped, Store
 from kithstream.streams.state.reach import REACH
 from kithstream.streams.state.recent import NEIGHBOURS, Recent, Size
 
-FORMAT: Final = 3  # since then a store may name a snapshot of the index: an older build would change rows unmarked
+FORMAT: Final = (
+    3  # since then a store may name a snapshot of the index: an older build would change rows unmarked
+)
 UPGRADED: Final = 2  # the format that is brought up to it when a store is opened
 
 # Keys of the column ROWS: a letter, then the account.

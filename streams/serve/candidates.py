@@ -24,7 +24,7 @@ from kithstream.streams.serve.exclusions import Exclusions
 from kithstream.streams.serve.facts import Facts
 from kithstream.streams.serve.ranking import NO_CANDIDATE, Ranked, Ranker
 from kithstream.streams.serve.ranking import Encoded as Asker
-from kithstream.streams.serve.vectors import Encoded, Vectors, every_account
+from kithstream.streams.serve.vectors import PART, Encoded, Vectors, every_account
 from kithstream.streams.serve.whole import Whole, neighbours
 from kithstream.streams.serve.why import Allowed, Standing
 from kithstream.streams.state.ledger import DAY
@@ -57,8 +57,9 @@ class Candidates:
         ranking: RankingConfig,
         *,
         lock: threading.Lock | None = None,
+        facts: Facts | None = None,
     ) -> None:
-        """`lock` is that of another chain over the same engine."""
+        """`lock` is that of another chain over the same engine, `facts` what belongs to an index that is not empty."""
         self.engine = engine
         self.model = model
         self.trainer = trainer
@@ -68,10 +69,10 @@ class Candidates:
         self._waiting: set[int] = set()  # threads with a question
         self.exclusions = Exclusions(engine, engine.config.row_cache, used_to_follow=ranking.used_to_follow)
         self.whole: Whole | None = None  # where pairs are ranked, or learned
-        if ranking.ranker and (trainer is not None or model.ranker.ready):
-            self.whole = Whole(Facts(), ranking, config.seed)
-        facts = None if self.whole is None else self.whole.facts
-        self.vectors = Vectors(engine, model, config, _IndexSink(index, trainer, facts))
+        if ranks_pairs(model, trainer, ranking):
+            self.whole = Whole(facts or Facts(), ranking, config.seed)
+        told = None if self.whole is None else self.whole.facts
+        self.vectors = Vectors(engine, model, config, _IndexSink(index, trainer, told))
         self._config = config
         self._reader = self.vectors.reader
         self._ranker = Ranker(engine, self._reader, self.exclusions, model, index, ranking, self.whole)
@@ -209,6 +210,13 @@ class Candidates:
         self.vectors.advance(as_of)
         return self.vectors.encode(sorted(accounts), changed=True)
 
+    def overtake(self, changed: Iterable[str], as_of: int) -> Encoded:
+        """Encode accounts that changed, and everything that has aged by a time."""
+        everyone = sorted(changed)
+        parts = [everyone[first : first + PART] for first in range(0, len(everyone), PART)]
+        done = [*(self.fill(part, as_of) for part in parts), self.vectors.overdue(as_of)]
+        return Encoded(sum(one.upserted for one in done), sum(one.deleted for one in done))
+
     def _link(self, accounts: Collection[str]) -> None:
         """Let the facts hold the newest neighbours of accounts."""
         if self.whole is None or not accounts:
@@ -263,6 +271,11 @@ class Candidates:
         """Return an account's rows as the towers read them."""
         with self.reading():
             return self._reader.read([account], as_of, unreciprocated=True)
+
+
+def ranks_pairs(model: Model, trainer: OnlineTrainer | None, ranking: RankingConfig) -> bool:
+    """True if pairs are ranked, or learned to be."""
+    return ranking.ranker and (trainer is not None or model.ranker.ready)
 
 
 def _one(rows: Rows, at: int) -> Rows:

@@ -28,8 +28,10 @@ from typing import Final, NamedTuple, Self
 
 import msgspec
 
+from kithstream.index.errors import SnapshotRefused
 from kithstream.models.checkpoint import CheckpointError, read_header
 from kithstream.models.features import SCHEMA
+from kithstream.models.lineage import lineage_of_content
 from kithstream.models.model import Model
 from kithstream.models.train import OnlineTrainer, TrainerConfig
 from kithstream.streams.communities import folder
@@ -52,9 +54,19 @@ from kithstream.streams.serve.answers import (
     check,
     check_id,
 )
-from kithstream.streams.serve.candidates import Candidates
+from kithstream.streams.serve.candidates import Candidates, ranks_pairs
 from kithstream.streams.serve.lineages import Lineages, Wanted
-from kithstream.streams.serve.vectors import every_account, live_index
+from kithstream.streams.serve.snapshots import (
+    Recovery,
+    Saving,
+    Snapshots,
+    Taken,
+    Trail,
+    copied,
+    resume,
+    trail_of,
+)
+from kithstream.streams.serve.vectors import every_account, index_config, live_index
 from kithstream.streams.serve.why import CONSIDERED
 from kithstream.streams.sources import graph
 from kithstream.streams.state.ledger import HOUR
@@ -111,6 +123,7 @@ class Embedded:
         layout = _layout(path, config.engine.partitions)
         self.partitions = layout.partitions
         self.lineages = Lineages(path)
+        self.trails: dict[str, Trail] = {}  # by lineage: which snapshots are of a model's own past
         numbers = range(layout.partitions)
         with ExitStack() as undo:
             stores: list[RocksStore] = []
@@ -129,7 +142,11 @@ class Embedded:
                 self.engine.adopt(served)
             model, trainer = self._open_model()
             undo.pop_all()
-        self.chain = self._chain(model, trainer)
+        began = time.perf_counter()
+        finish(self.engine)
+        self.snapshots = Snapshots(path, self.engine)
+        taken, refused = self._taken(model, trainer)
+        self.chain = self._chain(model, trainer, taken)
         self._turn: Turn | None = None  # of lineages
         self._looked = -math.inf  # monotonic: when somebody last looked for a request
         self._visible = [partition.applied for partition in self.engine.partitions]
@@ -140,9 +157,12 @@ class Embedded:
         self._stopping = self._closed = False
         self._trimmed = 0  # hour since 1970
         self.on_pumped: Callable[[Pumped], None] | None = None
-        finish(self.engine)
         self.chain.forget_deleted()
-        self.chain.rebuild(self.as_of)
+        self._saving: Saving | None = None
+        self._saved_step = model.step  # of the newest model on the disk
+        self._unsaved = 0  # vectors encoded since the newest snapshot
+        self._saved_at = self._snapshot_at = time.monotonic()
+        self.recovery = self._recover(taken, refused, began)
         if config.index.background:
             self.chain.index.start()
 
@@ -210,6 +230,7 @@ class Embedded:
             chain.forget(left := engine.take_left())
             folded = time.perf_counter()
             encoded = chain.flush(self.as_of, self.config.model.aged_rows if aged is None else aged)
+            self._unsaved += encoded.upserted + encoded.deleted
             self._go_on_turning(left)
             done = time.perf_counter()
             with self._arrived:
@@ -230,6 +251,7 @@ class Embedded:
             self.on_pumped(pumped)
         self._trim()
         engine.compact()
+        self._save()
         return pumped
 
     def _work(self) -> None:
@@ -239,8 +261,7 @@ class Embedded:
         if engine.work():
             self._settled(engine.exchange())
         if engine.communities != read:
-            for chain in self._chains:
-                chain.reread(self.as_of)
+            self._reread()
             held = {slot.known.version for partition in engine.partitions for slot in partition.slots}
             folder.forget_others(self.path / folder.NAME, held)
 
@@ -249,8 +270,14 @@ class Embedded:
         read = self.engine.communities
         self._settled(self.engine.settle())
         if self.engine.communities != read:
-            for chain in self._chains:
-                chain.reread(self.as_of)
+            self._reread()
+
+    def _reread(self) -> None:
+        """Encode everybody anew, since everybody's rows may have changed."""
+        self._stop_saving()
+        self.snapshots.discard()
+        for chain in self._chains:
+            self._unsaved += chain.reread(self.as_of).upserted
 
     @property
     def _chains(self) -> list[Candidates]:
@@ -309,12 +336,11 @@ class Embedded:
         if wanted is None:
             return None
         try:
-            model, trainer = self._load_model(self.lineages.file(wanted.lineage))
+            model, trainer = self._load_model(self.lineages.file(wanted.lineage), wanted.lineage)
         except (CheckpointError, OSError) as error:
             _log.error("lineage %s cannot be served: %s", wanted.lineage, error)
             self.lineages.refuse(wanted)
             return None
-        model.lineage = wanted.lineage
         return wanted, model, trainer
 
     def _begin_turn(self, wanted: Wanted, model: Model, trainer: OnlineTrainer | None) -> None:
@@ -335,6 +361,10 @@ class Embedded:
         former = self.chain
         if self.config.index.background:
             turn.chain.index.start()
+        self._stop_saving()
+        self.snapshots.discard()
+        self._saved_step, self._saved_at, self._snapshot_at = -1, -math.inf, -math.inf
+        self._unsaved += len(turn.chain.index)
         self._save_model(former, self.lineages.file(former.model.lineage))
         self.lineages.take(turn.wanted, former.model.lineage)
         self.chain, self._turn = (
@@ -426,6 +456,7 @@ class Embedded:
         source = f"{graph.fingerprint(file).hex()} {microseconds} {default_time}"
         with self.chain.lock:
             self._settle()
+            self._stop_saving()
             first = next_row(self.engine, source)
             batches = graph.read_columns(
                 file, first, microseconds=microseconds, default_time=default_time, form=form
@@ -441,7 +472,7 @@ class Embedded:
                 )
             finally:
                 finish(self.engine)  # the rows of what a file gave before it broke
-                self.chain.reread(self.as_of)
+                self._reread()
 
     # -- answering -------------------------------------------------------------------------------------------
 
@@ -595,9 +626,58 @@ class Embedded:
 
     def _save_model(self, chain: Candidates, path: Path) -> None:
         if chain.trainer is not None:
-            chain.trainer.save(path)
+            copied(chain.trainer, self.trails.get(chain.model.lineage, ()), path)()
         else:
             chain.model.save(path)
+
+    def _save(self) -> None:
+        """Save beside folding what is due: what was learned, and a snapshot of what it made."""
+        with self.chain.lock:
+            if (saving := self._saving) is not None:
+                if saving.under_way:
+                    return
+                self._stop_saving()
+            now = time.monotonic()
+            if self._turn is not None:
+                return
+            if self._unsaved and _due(self._snapshot_at, self.config.index.snapshot_seconds, now):
+                saving = self._begin_snapshot()
+            elif self._learned and _due(self._saved_at, self.config.model.save_seconds, now):
+                trail = self.trails.get(self.chain.model.lineage, ())
+                write = copied(self.chain.trainer, trail, self.path / MODEL)
+                self._saved_step, self._saved_at = self.chain.model.step, now
+                saving = Saving(lambda: write() or "", ())
+            else:
+                return
+            self._saving = saving
+        if self._thread is not None:
+            saving.start()
+        else:
+            saving.run()
+            with self.chain.lock:
+                self._stop_saving()
+
+    @property
+    def _learned(self) -> bool:
+        """True if something was learned that is not on the disk."""
+        return self.chain.trainer is not None and self.chain.model.step != self._saved_step
+
+    def _begin_snapshot(self) -> Saving:
+        model = self.chain.model
+        if self.chain.vectors.dirty:  # a snapshot drops the marks of what it is taken to hold
+            self.chain.flush(self.as_of, 0)
+        trail = self.trails.get(model.lineage, ())
+        saving, self.trails[model.lineage] = self.snapshots.begin(self.chain, trail, self.path / MODEL)
+        self._unsaved, self._saved_step = 0, model.step
+        self._saved_at = self._snapshot_at = time.monotonic()
+        return saving
+
+    def _stop_saving(self) -> None:
+        """Wait for what is being written, and take note of it."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.join()
+            self.snapshots.finish(saving)
 
     def checkpoint(self, path: Path) -> None:
         """Write a consistent copy of all state into a new directory: stores, layout, model; not the log."""
@@ -629,10 +709,16 @@ class Embedded:
                 self._arrived.notify_all()
             self._thread.join()
             self._thread = None
+        self._stop_saving()
         for chain in self._chains:
             chain.index.close()
-        if self.chain.trainer is not None and not self.failed:
-            self.save_model()
+        if not self.failed:
+            if self.config.index.snapshot_seconds > 0 and self._unsaved and self._turn is None:
+                self._saving = self._begin_snapshot()
+                self._saving.run()
+                self._stop_saving()
+            elif self.chain.trainer is not None:
+                self.save_model()
         self.engine.close()
         for log in self._logs:
             log.close()
@@ -666,17 +752,27 @@ class Embedded:
             return self._load_model(Path(section.path))
         saved, serving = self.path / MODEL, self.lineages.state.serving
         if serving and not (saved.exists() and read_header(saved, SCHEMA.hash).lineage == serving):
-            model, trainer = self._load_model(self.lineages.file(serving))  # killed before it was saved
-            model.lineage = serving
-            return model, trainer
-        return self._load_model(saved) if saved.exists() else self._taught(Model.day_zero(section.seed))
+            return self._load_model(self.lineages.file(serving), serving)  # killed before it was saved
+        if saved.exists():
+            return self._load_model(saved)
+        model = Model.day_zero(section.seed)
+        self.trails[model.lineage] = () if section.learn else (f"day-zero {model.lineage}",)
+        return self._taught(model)
 
-    def _load_model(self, path: Path) -> tuple[Model, OnlineTrainer | None]:
+    def _load_model(self, path: Path, lineage: str = "") -> tuple[Model, OnlineTrainer | None]:
         """Open a checkpoint; where nothing can be learned on from, learning begins with its weights."""
         if self.config.model.learn and OnlineTrainer.saved(path):
-            trainer = OnlineTrainer.load(path, TrainerConfig())
-            return trainer.model, trainer
-        return self._taught(Model.load(path))
+            trainer: OnlineTrainer | None = OnlineTrainer.load(path, TrainerConfig())
+            assert trainer is not None
+            model = trainer.model
+        else:
+            model, trainer = self._taught(Model.load(path))
+        model.lineage = lineage or model.lineage
+        trail = trail_of(path)
+        if not self.config.model.learn:  # it stays what it is
+            trail = (*trail, f"file {lineage_of_content(path)}")
+        self.trails[model.lineage] = trail
+        return model, trainer
 
     def _taught(self, model: Model) -> tuple[Model, OnlineTrainer | None]:
         section = self.config.model
@@ -684,13 +780,58 @@ class Embedded:
             return model, None
         return model, OnlineTrainer.begin(model, TrainerConfig(), section.seed)
 
+    def _taken(self, model: Model, trainer: OnlineTrainer | None) -> tuple[Taken | None, str]:
+        """Return the snapshot that the stores stand on if it fits, and why not if it does not."""
+        if self.config.index.snapshot_seconds <= 0:
+            self.snapshots.discard()
+            shutil.rmtree(self.snapshots.folder, ignore_errors=True)
+            return None, ""
+        facts = ranks_pairs(model, trainer, self.config.ranking)
+        trail = self.trails[model.lineage]
+        try:
+            return self.snapshots.load(model, trail, index_config(model, self.config.index), facts=facts), ""
+        except SnapshotRefused as error:
+            _log.warning("snapshot %s is refused, every account is encoded: %s", self.snapshots.named, error)
+            self.snapshots.refused += 1
+            self.snapshots.discard()
+            return None, str(error)
+
+    def _recover(self, taken: Taken | None, refused: str, began: float) -> Recovery:
+        """Fill the index: over a snapshot with what it lacks, else with every account."""
+        changed: set[str] = set()
+        if taken is not None:
+            changed = self.snapshots.changed()
+            encoded = resume(self.chain, taken, changed, self.as_of)
+        else:
+            encoded = self.chain.rebuild(self.as_of)
+        self._unsaved = encoded.upserted + encoded.deleted
+        name = "" if taken is None else taken.name
+        return Recovery(name, refused, len(changed), encoded.upserted, time.perf_counter() - began)
+
     def _chain(
-        self, model: Model, trainer: OnlineTrainer | None, *, lock: threading.Lock | None = None
+        self,
+        model: Model,
+        trainer: OnlineTrainer | None,
+        taken: Taken | None = None,
+        *,
+        lock: threading.Lock | None = None,
     ) -> Candidates:
-        index = live_index(model, self.config.index)
+        index = live_index(model, self.config.index) if taken is None else taken.live
+        facts = None if taken is None else taken.facts
         return Candidates(
-            self.engine, model, trainer, index, self.config.model, self.config.ranking, lock=lock
+            self.engine,
+            model,
+            trainer,
+            index,
+            self.config.model,
+            self.config.ranking,
+            lock=lock,
+            facts=facts,
         )
+
+
+def _due(last: float, seconds: float, now: float) -> bool:
+    return 0 < seconds <= now - last
 
 
 def _layout(path: Path, partitions: int) -> _Layout:
