@@ -361,6 +361,25 @@ class _Gauges(Collector):
         yield GaugeMetricFamily(
             "kithstream_model_step", "Training steps of the towers.", live.chain.model.step
         )
+        kept = live.snapshots
+        for name, text, value in (
+            ("saved", "Snapshots of the index written since the runtime was opened.", kept.saved),
+            ("failed", "Saves that the disk refused since then.", kept.failed),
+            (
+                "refused",
+                "Snapshots not gone on from when it was opened: every account was encoded.",
+                kept.refused,
+            ),
+        ):
+            yield CounterMetricFamily(f"kithstream_snapshots_{name}", text, value)
+        yield GaugeMetricFamily(
+            "kithstream_recovery_seconds",
+            "From open stores to an index that is whole.",
+            live.recovery.seconds,
+        )
+        yield GaugeMetricFamily(
+            "kithstream_recovery_encoded_vectors", "Vectors encoded for that.", live.recovery.encoded
+        )
         yield GaugeMetricFamily("kithstream_folding_up", "0 if the folding thread died.", not live.failed)
 
 

@@ -625,10 +625,21 @@ class Embedded:
         return path
 
     def _save_model(self, chain: Candidates, path: Path) -> None:
-        if chain.trainer is not None:
-            copied(chain.trainer, self.trails.get(chain.model.lineage, ()), path)()
-        else:
-            chain.model.save(path)
+        copied(chain, self.trails.get(chain.model.lineage, ()), path)()
+
+    def save(self) -> None:
+        """Write a snapshot of what was derived, and what was learned; return when both are on the disk.
+
+        A runtime that folds does this by itself (`index.snapshot_seconds`, `model.save_seconds`), and when it is
+        closed. What a disk refuses is logged and tried again.
+        """
+        self._raise_failure()
+        with self.chain.lock:
+            self._stop_saving()
+            if self._turn is None:
+                self._saving = self._begin_snapshot()
+                self._saving.run()
+                self._stop_saving()
 
     def _save(self) -> None:
         """Save beside folding what is due: what was learned, and a snapshot of what it made."""
@@ -644,7 +655,7 @@ class Embedded:
                 saving = self._begin_snapshot()
             elif self._learned and _due(self._saved_at, self.config.model.save_seconds, now):
                 trail = self.trails.get(self.chain.model.lineage, ())
-                write = copied(self.chain.trainer, trail, self.path / MODEL)
+                write = copied(self.chain, trail, self.path / MODEL)
                 self._saved_step, self._saved_at = self.chain.model.step, now
                 saving = Saving(lambda: write() or "", ())
             else:

@@ -36,7 +36,6 @@ from kithstream.models.ages import TICK
 from kithstream.models.checkpoint import Array, Checkpoint
 from kithstream.models.features import SCHEMA
 from kithstream.models.model import Model
-from kithstream.models.train import OnlineTrainer
 from kithstream.streams.engine.engine import Engine
 from kithstream.streams.serve.candidates import Candidates
 from kithstream.streams.serve.facts import Facts
@@ -182,7 +181,7 @@ class Snapshots:
             "tick": chain.tick,
             "applied": json.dumps([partition.applied for partition in self._engine.partitions]),
         }
-        save_model = copied(chain.trainer, trail, model)
+        save_model = None if chain.trainer is None else copied(chain, trail, model)
         header, arrays, ageing = chain.model.header(), facts_of(chain), chain.vectors.ageing.copy()
         begun = [partition.changed.begin() for partition in self._engine.partitions]
         capture: Capture = chain.index.capture()
@@ -192,7 +191,8 @@ class Snapshots:
                 checkpoint.write(folder / DERIVED, header, {**arrays, **_ageing(*ageing)})
 
             try:
-                save_model()  # first: no snapshot is named whose model is not on the disk
+                if save_model is not None:  # first: no snapshot is named whose model is not on the disk
+                    save_model()
                 return capture.write(self.folder, metadata, keep=KEPT, beside=beside).path.name
             finally:
                 capture.release()
@@ -238,14 +238,13 @@ def resume(chain: Candidates, taken: Taken, changed: Iterable[str], as_of: int) 
     return chain.overtake(changed, as_of)
 
 
-def copied(trainer: OnlineTrainer | None, trail: Trail, path: Path) -> Callable[[], None]:
-    """Copy what a trainer saves; return what writes it down."""
-    if trainer is None:
-        return lambda: None
-    header = trainer.model.header()
-    arrays = {name: np.array(values) for name, values in trainer.arrays().items()}
-    arrays[TRAIL] = np.frombuffer(json.dumps(trail).encode(), np.uint8)
-    return lambda: checkpoint.write(path, header, arrays)
+def copied(chain: Candidates, trail: Trail, path: Path) -> Callable[[], None]:
+    """Copy a chain's model, with what its trainer needs to go on; return what writes it down."""
+    model = chain.model
+    arrays = model.arrays() if chain.trainer is None else chain.trainer.arrays()
+    header, owned = model.header(), {name: np.array(values) for name, values in arrays.items()}
+    owned[TRAIL] = np.frombuffer(json.dumps(trail).encode(), np.uint8)
+    return lambda: checkpoint.write(path, header, owned)
 
 
 def trail_of(path: Path) -> Trail:
