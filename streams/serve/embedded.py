@@ -34,6 +34,8 @@ from kithstream.models.features import SCHEMA
 from kithstream.models.lineage import lineage_of_content
 from kithstream.models.model import Model
 from kithstream.models.train import OnlineTrainer, TrainerConfig
+from kithstream.streams import backup, manifest
+from kithstream.streams.backup import LAYOUT, MODEL, Backed, Moment
 from kithstream.streams.communities import folder
 from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.config import Config
@@ -74,8 +76,6 @@ from kithstream.streams.state.store import RocksStore
 
 _log = logging.getLogger(__name__)
 
-LAYOUT: Final = "layout.json"
-MODEL: Final = "model.safetensors"
 LOOKING: Final = 1.0  # seconds between two looks for another model to serve
 FILLED: Final = 1024  # accounts that a round encodes for it
 ALL: Final = 1 << 30  # no bound on what is encoded again: where nobody waits for an answer
@@ -159,6 +159,7 @@ class Embedded:
         self.on_pumped: Callable[[Pumped], None] | None = None
         self.chain.forget_deleted()
         self._saving: Saving | None = None
+        self._looked_for_backup = -math.inf  # monotonic
         self._saved_step = model.step  # of the newest model on the disk
         self._unsaved = 0  # vectors encoded since the newest snapshot
         self._saved_at = self._snapshot_at = time.monotonic()
@@ -625,7 +626,7 @@ class Embedded:
         return path
 
     def _save_model(self, chain: Candidates, path: Path) -> None:
-        copied(chain, self.trails.get(chain.model.lineage, ()), path)()
+        copied(chain, self.trails.get(chain.model.lineage, ()))(path)
 
     def save(self) -> None:
         """Write a snapshot of what was derived, and what was learned; return when both are on the disk.
@@ -641,6 +642,48 @@ class Embedded:
                 self._saving.run()
                 self._stop_saving()
 
+    def backup(self, to: Path) -> Backed:
+        """Copy the whole runtime as it stands, log included, to where nothing is; `backup.restore` is the way back.
+
+        Publishing and folding go on while it is written. Raises StoreRefused, OSError.
+        """
+        self._raise_failure()
+        with self.chain.lock:
+            self._stop_saving()
+            moment, model = self._moment()
+        return moment.write(to, model)
+
+    def _moment(self) -> tuple[Moment, Callable[[Path], None]]:
+        trail = self.trails.get(self.chain.model.lineage, ())
+        with self._appending:
+            moment = Moment(self.path, [partition.store for partition in self.engine.partitions])
+        return moment, copied(self.chain, trail)
+
+    def _back_up(self) -> Saving | None:
+        """Begin the backup that somebody asked for, if it can be; tell them what becomes of it."""
+        try:
+            wanted = backup.wanted(self.path)
+        except StoreRefused as error:
+            _log.error("%s", error)
+            return None
+        if wanted is None:
+            return None
+        moment, model = self._moment()
+
+        def write() -> str:
+            try:
+                done = moment.write(Path(wanted.to), model)
+            except (StoreRefused, OSError) as error:
+                _log.error("no backup to %s: %s", wanted.to, error)
+                backup.reply(self.path, wanted.word, backup.Reply(error=str(error)))
+            else:
+                _log.info("backed up to %s: %d files, %d bytes", *done)
+                backup.reply(self.path, wanted.word, backup.Reply(True, done.files, done.bytes))
+            return ""
+
+        backup.reply(self.path, wanted.word, backup.Reply())
+        return Saving(write, ())
+
     def _save(self) -> None:
         """Save beside folding what is due: what was learned, and a snapshot of what it made."""
         with self.chain.lock:
@@ -651,13 +694,19 @@ class Embedded:
             now = time.monotonic()
             if self._turn is not None:
                 return
-            if self._unsaved and _due(self._snapshot_at, self.config.index.snapshot_seconds, now):
+            asked = None
+            if now - self._looked_for_backup >= LOOKING:
+                self._looked_for_backup = now
+                asked = self._back_up()
+            if asked is not None:
+                saving = asked
+            elif self._unsaved and _due(self._snapshot_at, self.config.index.snapshot_seconds, now):
                 saving = self._begin_snapshot()
             elif self._learned and _due(self._saved_at, self.config.model.save_seconds, now):
                 trail = self.trails.get(self.chain.model.lineage, ())
-                write = copied(self.chain, trail, self.path / MODEL)
+                write = copied(self.chain, trail)
                 self._saved_step, self._saved_at = self.chain.model.step, now
-                saving = Saving(lambda: write() or "", ())
+                saving = Saving(lambda: write(self.path / MODEL) or "", ())
             else:
                 return
             self._saving = saving
@@ -708,6 +757,7 @@ class Embedded:
             if (self.path / folder.NAME).exists():
                 shutil.copytree(self.path / folder.NAME, temporary / folder.NAME)
         shutil.copy(self.path / LAYOUT, temporary / LAYOUT)
+        manifest.write(temporary, {})
         os.rename(temporary, path)
 
     def close(self) -> None:
@@ -876,14 +926,26 @@ def open(
 
 
 def restore(checkpoint: Path, path: Path) -> None:
-    """Replace the state under `path` by a checkpoint; its log stays and is replayed when it is opened."""
+    """Replace the state under `path` by a checkpoint; its log stays and is replayed when it is opened.
+
+    Raises StoreRefused, naming the file, for a checkpoint that is not as it was written; then nothing was replaced.
+    """
     if not (checkpoint / LAYOUT).exists():
         raise StoreRefused(f"{checkpoint} is no checkpoint: {LAYOUT} is missing")
     path.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(path / "state", ignore_errors=True)
-    shutil.copytree(checkpoint / "state", path / "state")
-    if (checkpoint / folder.NAME).exists():
-        shutil.copytree(checkpoint / folder.NAME, path / folder.NAME, dirs_exist_ok=True)
-    for name in (LAYOUT, MODEL):
-        if (checkpoint / name).exists():
-            shutil.copy(checkpoint / name, path / name)
+    aside = path / "state.writing"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        if (checkpoint / manifest.NAME).exists():
+            manifest.copy(checkpoint, aside)
+        else:  # an older build wrote none
+            shutil.copytree(checkpoint, aside)
+        shutil.rmtree(path / "state", ignore_errors=True)
+        os.rename(aside / "state", path / "state")
+        if (aside / folder.NAME).exists():
+            shutil.copytree(aside / folder.NAME, path / folder.NAME, dirs_exist_ok=True)
+        for name in (LAYOUT, MODEL):
+            if (aside / name).exists():
+                os.replace(aside / name, path / name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

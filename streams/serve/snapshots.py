@@ -181,7 +181,7 @@ class Snapshots:
             "tick": chain.tick,
             "applied": json.dumps([partition.applied for partition in self._engine.partitions]),
         }
-        save_model = None if chain.trainer is None else copied(chain, trail, model)
+        save_model = None if chain.trainer is None else copied(chain, trail)
         header, arrays, ageing = chain.model.header(), facts_of(chain), chain.vectors.ageing.copy()
         begun = [partition.changed.begin() for partition in self._engine.partitions]
         capture: Capture = chain.index.capture()
@@ -192,7 +192,7 @@ class Snapshots:
 
             try:
                 if save_model is not None:  # first: no snapshot is named whose model is not on the disk
-                    save_model()
+                    save_model(model)
                 return capture.write(self.folder, metadata, keep=KEPT, beside=beside).path.name
             finally:
                 capture.release()
@@ -238,13 +238,13 @@ def resume(chain: Candidates, taken: Taken, changed: Iterable[str], as_of: int) 
     return chain.overtake(changed, as_of)
 
 
-def copied(chain: Candidates, trail: Trail, path: Path) -> Callable[[], None]:
-    """Copy a chain's model, with what its trainer needs to go on; return what writes it down."""
+def copied(chain: Candidates, trail: Trail) -> Callable[[Path], None]:
+    """Copy a chain's model, with what its trainer needs to go on; return what writes it into a file."""
     model = chain.model
     arrays = model.arrays() if chain.trainer is None else chain.trainer.arrays()
     header, owned = model.header(), {name: np.array(values) for name, values in arrays.items()}
     owned[TRAIL] = np.frombuffer(json.dumps(trail).encode(), np.uint8)
-    return lambda: checkpoint.write(path, header, owned)
+    return lambda path: checkpoint.write(path, header, owned)
 
 
 def trail_of(path: Path) -> Trail:

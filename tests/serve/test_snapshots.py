@@ -23,10 +23,11 @@ from kithstream.models.features import SCHEMA
 from kithstream.models.model import Model
 from kithstream.models.ranker import MEASURED, Weights
 from kithstream.streams.audit import audit
+from kithstream.streams.backup import MODEL
 from kithstream.streams.config import Config, EngineConfig, IndexSection, ModelConfig
 from kithstream.streams.events.wire import Event
 from kithstream.streams.metrics import fresh
-from kithstream.streams.serve.embedded import MODEL, Embedded
+from kithstream.streams.serve.embedded import Embedded
 from kithstream.streams.serve.embedded import restore as restore_checkpoint
 from kithstream.streams.serve.snapshots import DERIVED, FOLDER
 from kithstream.streams.state.reader import Reader
