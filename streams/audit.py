@@ -275,6 +275,10 @@ class _Search:
             if names[self._account]:
                 why = "a snapshot of the index holds its vector and name"
                 self._findings.append(Finding(place, 1, why, _SNAPSHOT, False))
+        elif file.name == "tail.msgpack":
+            if self._mentions(file.read_bytes()):
+                why = "a snapshot of the index holds reasons that name it"
+                self._findings.append(Finding(place, 1, why, _SNAPSHOT, False))
         else:
             with file.open("rb") as lines:
                 count = sum(1 for line in lines if self._name in line and self._mention.search(line))

@@ -315,6 +315,26 @@ class _WorkerGauges(Collector):
                 retrieval.dropped,
             ),
             ("kithstream_unusable_vectors", "Records of vectors that are none.", retrieval.unusable),
+            (
+                "kithstream_snapshots_refused",
+                "Snapshots of the index not gone on from: all vectors were read.",
+                retrieval.snapshots_refused,
+            ),
+            (
+                "kithstream_snapshots_saved",
+                "Snapshots of the index written.",
+                sum(feed.saved for feed in retrieval.feeds.values()),
+            ),
+            (
+                "kithstream_snapshots_failed",
+                "Snapshots of the index that the disk refused.",
+                sum(feed.failed for feed in retrieval.feeds.values()),
+            ),
+            (
+                "kithstream_replica_read_records",
+                "Vectors read of their topics.",
+                sum(feed.read for feed in retrieval.feeds.values()),
+            ),
         ):
             yield CounterMetricFamily(name, text, value)
 

@@ -707,9 +707,10 @@ def _check_layout(stored: str, number: int, partitions: int) -> None:
     """Return if a store of another layout is one that this build brings up to its own; raises WrongLayout."""
     form, _, place = stored.partition(" ")
     if form not in (str(FORMAT), str(UPGRADED)):
+        newer = form.isdecimal() and int(form) > FORMAT
+        cure = "open it with the build that wrote it" if newer else "load or replay it anew"
         raise WrongLayout(
-            f"the store has format {form}, this build reads {FORMAT} and upgrades {UPGRADED}; "
-            + ("open it with the build that wrote it" if form > str(FORMAT) else "load or replay it anew")
+            f"the store has format {form}, this build reads {FORMAT} and upgrades {UPGRADED}; {cure}"
         )
     if place != f"{number}/{partitions}":
         raise WrongLayout(f"the store is of partition {place}, not {number}/{partitions}")
