@@ -245,9 +245,10 @@ def test_a_retrieval_process_that_is_killed_goes_on_from_its_snapshot(
         settled(one, town)
         folder = tmp_path / "one" / "index" / day_zero_lineage(0)
 
-        def answers() -> list[dict[str, float]]:
-            found = [one.get(f"/v1/candidates/u{number}?k=20")[1] for number in range(6)]
-            return [{c["account"]: round(c["score"], 2) for c in answer["candidates"]} for answer in found]
+        def answers() -> list[set[str]]:
+            """All who are candidates; their scores move with the time of day."""
+            found = [one.get(f"/v1/candidates/u{number}?k=100")[1] for number in range(6)]
+            return [{c["account"] for c in answer["candidates"]} for answer in found]
 
         def again() -> tuple[float, str]:
             """Kill it, wait for the next one; return how many records that one read, and what was said of it."""
@@ -265,7 +266,6 @@ def test_a_retrieval_process_that_is_killed_goes_on_from_its_snapshot(
         read, _ = again()
         assert read < records / 2
         assert answers() == expected
-        one.until(lambda: told(one, "kithstream_snapshots_saved_total") >= 0, "to answer")
         for file in folder.glob("*/vectors.npy"):
             file.write_bytes(file.read_bytes()[:-1])
         read, said = again()
