@@ -5,11 +5,11 @@
     python -m bench.recovery --accounts 2000 --edges 20000
 
 Embedded: a graph is loaded in bulk (as `kithstream load` does), `--rested` hours pass (vectors age: right after a load
-every one of them is due again within minutes, and an opening encodes all of them whatever it begins with), a snapshot, a
-checkpoint and a backup are made, `--tail` follows are published and folded behind them, and the process is killed with
--9. Then a new process is timed from its start to an answer that includes everything published: from the snapshot
+every one of them is due again within minutes, and an opening encodes all of them whatever it begins with), a snapshot,
+a checkpoint and a backup are made, `--tail` follows are published and folded behind them, and the process is killed
+with -9. Then a new process is timed from its start to an answer that includes everything published: from the snapshot
 (`own_disk`), with every account encoded (`own_disk_encoded`), from the checkpoint in place of the stores and the log
-(`checkpoint_and_log`, the copying included), and from the backup on an empty disk (`empty_disk`, the checking included).
+(`checkpoint_and_log`, the copying included), and from the backup on an empty disk (`empty_disk`, checked).
 
 Kafka: all follows are published, the worker is stopped so that it leaves checkpoints, `--tail` more are published and
 folded, and the worker is killed with -9: on its own disk (`own_disk`), and with its directory removed (`empty_disk`:
@@ -78,7 +78,7 @@ def prepare(folder: Path, graph: Path, accounts: int, tail: int, rested: float) 
     live = Embedded(folder / "town", _config(), clock=lambda: wall_clock() - back)
     live.load(graph)
     back = 0
-    live.catch_up()
+    live.pump(aged=accounts)
     live.save()
     live.checkpoint(folder / "checkpoint")
     live.backup(folder / "backup")

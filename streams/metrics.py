@@ -383,15 +383,19 @@ class _Gauges(Collector):
         )
         kept = live.snapshots
         for name, text, value in (
-            ("saved", "Snapshots of the index written since the runtime was opened.", kept.saved),
-            ("failed", "Saves that the disk refused since then.", kept.failed),
             (
-                "refused",
+                "kithstream_snapshots_saved",
+                "Snapshots of the index written since the runtime was opened.",
+                kept.saved,
+            ),
+            ("kithstream_snapshots_failed", "Saves that the disk refused since then.", kept.failed),
+            (
+                "kithstream_snapshots_refused",
                 "Snapshots not gone on from when it was opened: every account was encoded.",
                 kept.refused,
             ),
         ):
-            yield CounterMetricFamily(f"kithstream_snapshots_{name}", text, value)
+            yield CounterMetricFamily(name, text, value)
         yield GaugeMetricFamily(
             "kithstream_recovery_seconds",
             "From open stores to an index that is whole.",
