@@ -391,7 +391,7 @@ class _Gauges(Collector):
             ("kithstream_snapshots_failed", "Saves that the disk refused since then.", kept.failed),
             (
                 "kithstream_snapshots_refused",
-                "Snapshots not gone on from when it was opened: every account was encoded.",
+                "Snapshots refused when it was opened: every account was encoded.",
                 kept.refused,
             ),
         ):
