@@ -28,14 +28,9 @@ from typing import Final, NamedTuple, Self
 
 import msgspec
 
-from kithstream.index.errors import SnapshotRefused
-from kithstream.models.checkpoint import CheckpointError, read_header
-from kithstream.models.features import SCHEMA
-from kithstream.models.lineage import lineage_of_content
-from kithstream.models.model import Model
-from kithstream.models.train import OnlineTrainer, TrainerConfig
-from kithstream.streams import backup, manifest
-from kithstream.streams.backup import LAYOUT, MODEL, Backed, Moment
+from kithstream.models.checkpoint import CheckpointError
+from kithstream.streams import manifest
+from kithstream.streams.backup import LAYOUT, MODEL, Backed
 from kithstream.streams.communities import folder
 from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.config import Config
@@ -56,19 +51,12 @@ from kithstream.streams.serve.answers import (
     check,
     check_id,
 )
-from kithstream.streams.serve.candidates import Candidates, ranks_pairs
+from kithstream.streams.serve.candidates import Candidates
+from kithstream.streams.serve.keeping import Keeping
 from kithstream.streams.serve.lineages import Lineages, Wanted
-from kithstream.streams.serve.snapshots import (
-    Recovery,
-    Saving,
-    Snapshots,
-    Taken,
-    Trail,
-    copied,
-    resume,
-    trail_of,
-)
-from kithstream.streams.serve.vectors import every_account, index_config, live_index
+from kithstream.streams.serve.opening import Opened, load_model, open_model, take_snapshot
+from kithstream.streams.serve.snapshots import Recovery, Snapshots, Taken, resume
+from kithstream.streams.serve.vectors import every_account, live_index
 from kithstream.streams.serve.why import CONSIDERED
 from kithstream.streams.sources import graph
 from kithstream.streams.state.ledger import HOUR
@@ -123,7 +111,6 @@ class Embedded:
         layout = _layout(path, config.engine.partitions)
         self.partitions = layout.partitions
         self.lineages = Lineages(path)
-        self.trails: dict[str, Trail] = {}  # by lineage: which snapshots are of a model's own past
         numbers = range(layout.partitions)
         with ExitStack() as undo:
             stores: list[RocksStore] = []
@@ -140,29 +127,25 @@ class Embedded:
                 self.engine.settle()
             if served is not None:
                 self.engine.adopt(served)
-            model, trainer = self._open_model()
+            opened = open_model(path, config.model, self.lineages)
             undo.pop_all()
         began = time.perf_counter()
         finish(self.engine)
-        self.snapshots = Snapshots(path, self.engine)
-        taken, refused = self._taken(model, trainer)
-        self.chain = self._chain(model, trainer, taken)
+        self._appending = threading.Lock()
+        self._keeping = Keeping(path, config, self.engine, self._appending)
+        taken, refused = take_snapshot(self.snapshots, opened, config)
+        self.chain = self._chain(opened, taken)
         self._turn: Turn | None = None  # of lineages
         self._looked = -math.inf  # monotonic: when somebody last looked for a request
         self._visible = [partition.applied for partition in self.engine.partitions]
         self._arrived = threading.Condition()
-        self._appending = threading.Lock()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._stopping = self._closed = False
         self._trimmed = 0  # hour since 1970
         self.on_pumped: Callable[[Pumped], None] | None = None
         self.chain.forget_deleted()
-        self._saving: Saving | None = None
-        self._looked_for_backup = -math.inf  # monotonic
-        self._saved_step = model.step  # of the newest model on the disk
-        self._unsaved = 0  # vectors encoded since the newest snapshot
-        self._saved_at = self._snapshot_at = time.monotonic()
+        self._keeping.opened(self.chain)
         self.recovery = self._recover(taken, refused, began)
         if config.index.background:
             self.chain.index.start()
@@ -231,7 +214,7 @@ class Embedded:
             chain.forget(left := engine.take_left())
             folded = time.perf_counter()
             encoded = chain.flush(self.as_of, self.config.model.aged_rows if aged is None else aged)
-            self._unsaved += encoded.upserted + encoded.deleted
+            self._keeping.unsaved += encoded.upserted + encoded.deleted
             self._go_on_turning(left)
             done = time.perf_counter()
             with self._arrived:
@@ -252,7 +235,9 @@ class Embedded:
             self.on_pumped(pumped)
         self._trim()
         engine.compact()
-        self._save()
+        self._keeping.run(
+            self.chain, beside=self._thread is not None, turning=self._turn is not None, as_of=self.as_of
+        )
         return pumped
 
     def _work(self) -> None:
@@ -275,10 +260,9 @@ class Embedded:
 
     def _reread(self) -> None:
         """Encode everybody anew, since everybody's rows may have changed."""
-        self._stop_saving()
-        self.snapshots.discard()
+        self._keeping.discard()
         for chain in self._chains:
-            self._unsaved += chain.reread(self.as_of).upserted
+            self._keeping.unsaved += chain.reread(self.as_of).upserted
 
     @property
     def _chains(self) -> list[Candidates]:
@@ -328,7 +312,7 @@ class Embedded:
         if self.config.model.path:
             raise StoreRefused(f"model.path is {self.config.model.path!r}: the settings say what is served")
 
-    def _asked(self) -> tuple[Wanted, Model, OnlineTrainer | None] | None:
+    def _asked(self) -> tuple[Wanted, Opened] | None:
         """Look for a request, and load what it asks for; while a turn is under way requests wait."""
         if self._turn is not None or self.config.model.path or time.monotonic() - self._looked < LOOKING:
             return None
@@ -337,15 +321,15 @@ class Embedded:
         if wanted is None:
             return None
         try:
-            model, trainer = self._load_model(self.lineages.file(wanted.lineage), wanted.lineage)
+            opened = load_model(self.lineages.file(wanted.lineage), self.config.model, wanted.lineage)
         except (CheckpointError, OSError) as error:
             _log.error("lineage %s cannot be served: %s", wanted.lineage, error)
             self.lineages.refuse(wanted)
             return None
-        return wanted, model, trainer
+        return wanted, opened
 
-    def _begin_turn(self, wanted: Wanted, model: Model, trainer: OnlineTrainer | None) -> None:
-        chain = self._chain(model, trainer, lock=self.chain.lock)
+    def _begin_turn(self, wanted: Wanted, opened: Opened) -> None:
+        chain = self._chain(opened, lock=self.chain.lock)
         chain.forget_deleted()
         self._turn = Turn(wanted, chain, sorted(every_account(self.engine)))
 
@@ -362,11 +346,8 @@ class Embedded:
         former = self.chain
         if self.config.index.background:
             turn.chain.index.start()
-        self._stop_saving()
-        self.snapshots.discard()
-        self._saved_step, self._saved_at, self._snapshot_at = -1, -math.inf, -math.inf
-        self._unsaved += len(turn.chain.index)
-        self._save_model(former, self.lineages.file(former.model.lineage))
+        self._keeping.turned(len(turn.chain.index))
+        self._keeping.save_model(former, self.lineages.file(former.model.lineage))
         self.lineages.take(turn.wanted, former.model.lineage)
         self.chain, self._turn = (
             turn.chain,
@@ -457,7 +438,7 @@ class Embedded:
         source = f"{graph.fingerprint(file).hex()} {microseconds} {default_time}"
         with self.chain.lock:
             self._settle()
-            self._stop_saving()
+            self._keeping.stop()
             first = next_row(self.engine, source)
             batches = graph.read_columns(
                 file, first, microseconds=microseconds, default_time=default_time, form=form
@@ -622,11 +603,8 @@ class Embedded:
         """Write towers, id vectors and training state as one checkpoint; return its path."""
         path = path or self.path / MODEL
         with self.chain.lock:
-            self._save_model(self.chain, path)
+            self._keeping.save_model(self.chain, path)
         return path
-
-    def _save_model(self, chain: Candidates, path: Path) -> None:
-        copied(chain, self.trails.get(chain.model.lineage, ()))(path)
 
     def save(self) -> None:
         """Write a snapshot of what was derived, and what was learned; return when both are on the disk.
@@ -636,11 +614,8 @@ class Embedded:
         """
         self._raise_failure()
         with self.chain.lock:
-            self._stop_saving()
             if self._turn is None:
-                self._saving = self._begin_snapshot()
-                self._saving.run()
-                self._stop_saving()
+                self._keeping.now(self.chain, self.as_of)
 
     def backup(self, to: Path) -> Backed:
         """Copy the whole runtime as it stands, log included, to where nothing is; `backup.restore` is the way back.
@@ -648,96 +623,12 @@ class Embedded:
         Publishing and folding go on while it is written. Raises StoreRefused, OSError.
         """
         self._raise_failure()
-        with self.chain.lock:
-            self._stop_saving()
-            moment, model = self._moment()
-        return moment.write(to, model)
-
-    def _moment(self) -> tuple[Moment, Callable[[Path], None]]:
-        trail = self.trails.get(self.chain.model.lineage, ())
-        with self._appending:
-            moment = Moment(self.path, [partition.store for partition in self.engine.partitions])
-        return moment, copied(self.chain, trail)
-
-    def _back_up(self) -> Saving | None:
-        """Begin the backup that somebody asked for, if it can be; tell them what becomes of it."""
-        try:
-            wanted = backup.wanted(self.path)
-        except StoreRefused as error:
-            _log.error("%s", error)
-            return None
-        if wanted is None:
-            return None
-        moment, model = self._moment()
-
-        def write() -> str:
-            try:
-                done = moment.write(Path(wanted.to), model)
-            except (StoreRefused, OSError) as error:
-                _log.error("no backup to %s: %s", wanted.to, error)
-                backup.reply(self.path, wanted.word, backup.Reply(error=str(error)))
-            else:
-                _log.info("backed up to %s: %d files, %d bytes", *done)
-                backup.reply(self.path, wanted.word, backup.Reply(True, done.files, done.bytes))
-            return ""
-
-        backup.reply(self.path, wanted.word, backup.Reply())
-        return Saving(write, ())
-
-    def _save(self) -> None:
-        """Save beside folding what is due: what was learned, and a snapshot of what it made."""
-        with self.chain.lock:
-            if (saving := self._saving) is not None:
-                if saving.under_way:
-                    return
-                self._stop_saving()
-            now = time.monotonic()
-            if self._turn is not None:
-                return
-            asked = None
-            if now - self._looked_for_backup >= LOOKING:
-                self._looked_for_backup = now
-                asked = self._back_up()
-            if asked is not None:
-                saving = asked
-            elif self._unsaved and _due(self._snapshot_at, self.config.index.snapshot_seconds, now):
-                saving = self._begin_snapshot()
-            elif self._learned and _due(self._saved_at, self.config.model.save_seconds, now):
-                trail = self.trails.get(self.chain.model.lineage, ())
-                write = copied(self.chain, trail)
-                self._saved_step, self._saved_at = self.chain.model.step, now
-                saving = Saving(lambda: write(self.path / MODEL) or "", ())
-            else:
-                return
-            self._saving = saving
-        if self._thread is not None:
-            saving.start()
-        else:
-            saving.run()
-            with self.chain.lock:
-                self._stop_saving()
+        return self._keeping.backup(self.chain, to)
 
     @property
-    def _learned(self) -> bool:
-        """True if something was learned that is not on the disk."""
-        return self.chain.trainer is not None and self.chain.model.step != self._saved_step
-
-    def _begin_snapshot(self) -> Saving:
-        model = self.chain.model
-        if self.chain.vectors.dirty:  # a snapshot drops the marks of what it is taken to hold
-            self.chain.flush(self.as_of, 0)
-        trail = self.trails.get(model.lineage, ())
-        saving, self.trails[model.lineage] = self.snapshots.begin(self.chain, trail, self.path / MODEL)
-        self._unsaved, self._saved_step = 0, model.step
-        self._saved_at = self._snapshot_at = time.monotonic()
-        return saving
-
-    def _stop_saving(self) -> None:
-        """Wait for what is being written, and take note of it."""
-        saving, self._saving = self._saving, None
-        if saving is not None:
-            saving.join()
-            self.snapshots.finish(saving)
+    def snapshots(self) -> Snapshots:
+        """The snapshots of what was derived."""
+        return self._keeping.snapshots
 
     def checkpoint(self, path: Path) -> None:
         """Write a consistent copy of all state into a new directory: stores, layout, model; not the log."""
@@ -770,16 +661,11 @@ class Embedded:
                 self._arrived.notify_all()
             self._thread.join()
             self._thread = None
-        self._stop_saving()
+        self._keeping.stop()
         for chain in self._chains:
             chain.index.close()
         if not self.failed:
-            if self.config.index.snapshot_seconds > 0 and self._unsaved and self._turn is None:
-                self._saving = self._begin_snapshot()
-                self._saving.run()
-                self._stop_saving()
-            elif self.chain.trainer is not None:
-                self.save_model()
+            self._keeping.close(self.chain, turning=self._turn is not None, as_of=self.as_of)
         self.engine.close()
         for log in self._logs:
             log.close()
@@ -807,56 +693,6 @@ class Embedded:
                     f"{log.end}; the log has lost records"
                 )
 
-    def _open_model(self) -> tuple[Model, OnlineTrainer | None]:
-        section = self.config.model
-        if section.path:
-            return self._load_model(Path(section.path))
-        saved, serving = self.path / MODEL, self.lineages.state.serving
-        if serving and not (saved.exists() and read_header(saved, SCHEMA.hash).lineage == serving):
-            return self._load_model(self.lineages.file(serving), serving)  # killed before it was saved
-        if saved.exists():
-            return self._load_model(saved)
-        model = Model.day_zero(section.seed)
-        self.trails[model.lineage] = () if section.learn else (f"day-zero {model.lineage}",)
-        return self._taught(model)
-
-    def _load_model(self, path: Path, lineage: str = "") -> tuple[Model, OnlineTrainer | None]:
-        """Open a checkpoint; where nothing can be learned on from, learning begins with its weights."""
-        if self.config.model.learn and OnlineTrainer.saved(path):
-            trainer: OnlineTrainer | None = OnlineTrainer.load(path, TrainerConfig())
-            assert trainer is not None
-            model = trainer.model
-        else:
-            model, trainer = self._taught(Model.load(path))
-        model.lineage = lineage or model.lineage
-        trail = trail_of(path)
-        if not self.config.model.learn:  # it stays what it is
-            trail = (*trail, f"file {lineage_of_content(path)}")
-        self.trails[model.lineage] = trail
-        return model, trainer
-
-    def _taught(self, model: Model) -> tuple[Model, OnlineTrainer | None]:
-        section = self.config.model
-        if not section.learn:
-            return model, None
-        return model, OnlineTrainer.begin(model, TrainerConfig(), section.seed)
-
-    def _taken(self, model: Model, trainer: OnlineTrainer | None) -> tuple[Taken | None, str]:
-        """Return the snapshot that the stores stand on if it fits, and why not if it does not."""
-        if self.config.index.snapshot_seconds <= 0:
-            self.snapshots.discard()
-            shutil.rmtree(self.snapshots.folder, ignore_errors=True)
-            return None, ""
-        facts = ranks_pairs(model, trainer, self.config.ranking)
-        trail = self.trails[model.lineage]
-        try:
-            return self.snapshots.load(model, trail, index_config(model, self.config.index), facts=facts), ""
-        except SnapshotRefused as error:
-            _log.warning("snapshot %s is refused, every account is encoded: %s", self.snapshots.named, error)
-            self.snapshots.refused += 1
-            self.snapshots.discard()
-            return None, str(error)
-
     def _recover(self, taken: Taken | None, refused: str, began: float) -> Recovery:
         """Fill the index: over a snapshot with what it lacks, else with every account."""
         changed: set[str] = set()
@@ -865,18 +701,15 @@ class Embedded:
             encoded = resume(self.chain, taken, changed, self.as_of)
         else:
             encoded = self.chain.rebuild(self.as_of)
-        self._unsaved = encoded.upserted + encoded.deleted
+        self._keeping.unsaved = encoded.upserted + encoded.deleted
         name = "" if taken is None else taken.name
         return Recovery(name, refused, len(changed), encoded.upserted, time.perf_counter() - began)
 
     def _chain(
-        self,
-        model: Model,
-        trainer: OnlineTrainer | None,
-        taken: Taken | None = None,
-        *,
-        lock: threading.Lock | None = None,
+        self, opened: Opened, taken: Taken | None = None, *, lock: threading.Lock | None = None
     ) -> Candidates:
+        model, trainer, trail = opened
+        self._keeping.trails[model.lineage] = trail
         index = live_index(model, self.config.index) if taken is None else taken.live
         facts = None if taken is None else taken.facts
         return Candidates(
@@ -889,10 +722,6 @@ class Embedded:
             lock=lock,
             facts=facts,
         )
-
-
-def _due(last: float, seconds: float, now: float) -> bool:
-    return 0 < seconds <= now - last
 
 
 def _layout(path: Path, partitions: int) -> _Layout:
