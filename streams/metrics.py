@@ -402,7 +402,7 @@ class _Gauges(Collector):
             live.recovery.seconds,
         )
         yield GaugeMetricFamily(
-            "kithstream_recovery_encoded_vectors", "Vectors encoded for that.", live.recovery.encoded
+            "kithstream_recovery_encoded_rows", "Vectors encoded for that.", live.recovery.encoded
         )
         yield GaugeMetricFamily("kithstream_folding_up", "0 if the folding thread died.", not live.failed)
 

@@ -1,4 +1,4 @@
-"""What a runtime writes down beside folding: what was learned, snapshots of what it made, backups that are asked for."""
+"""What a runtime writes down beside folding: what was learned, snapshots of what it made, backups asked for."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ def load_model(path: Path, section: ModelConfig, lineage: str = "") -> Opened:
         trainer = _trainer(model, section)
     model.lineage = lineage or model.lineage
     trail = trail_of(path)
-    if not section.learn:  # it stays what it is
-        trail = (*trail, f"file {lineage_of_content(path)}")
+    if not section.learn:  # it stays what it is, and every vector is to be of it: none of a step before
+        trail = (*(word for word in trail if " " in word), f"file {lineage_of_content(path)}")
     return Opened(model, trainer, trail)
 
 

@@ -10,7 +10,8 @@ bytes, features, the model, what is read of communities.
 
 A model that learns is another one at each step. A snapshot writes it down as well and gives it a word; the model
 carries the words of its own past snapshots (its trail) from save to save. So one that never was what made the vectors
-is told from one that has only learned more since.
+is told from one that has only learned more since. Vectors of a model that learns are of several of its steps, as they
+are while it runs; where nothing is learned all of them are of one model, named by its file.
 """
 
 from __future__ import annotations

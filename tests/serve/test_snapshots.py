@@ -252,6 +252,22 @@ def test_a_model_that_learned_something_else_refuses_the_snapshot(tmp_path: Path
         assert "at step 0" in again.recovery.refused
 
 
+def test_where_nothing_is_learned_no_vector_is_of_a_step_before(tmp_path: Path) -> None:
+    """What learned is opened to stand still: one model made all, bit for bit, and the next opening keeps them."""
+    still = structs.replace(LEARNING, model=ModelConfig(learn=False))
+    with Embedded(tmp_path / "live", LEARNING, clock=Clock()) as live:
+        for event in CROWD:
+            live.publish([event])
+            live.pump()
+    with Embedded(tmp_path / "live", still, clock=Clock()) as live:
+        assert "no past one" in live.recovery.refused
+        is_exact(live)
+        before = vectors(live)
+    with Embedded(tmp_path / "live", still, clock=Clock()) as live:
+        assert live.recovery.snapshot
+        assert vectors(live) == before
+
+
 def test_another_model_in_the_settings_refuses_the_snapshot(tmp_path: Path) -> None:
     Model.day_zero(1).save(tmp_path / "one.safetensors")
     with Embedded(tmp_path / "live", FROZEN, clock=Clock()) as live:
