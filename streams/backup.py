@@ -2,7 +2,7 @@
 
     RUNTIME/backups/wanted.json     a request to whoever runs the runtime: where to, and by which word
     RUNTIME/backups/WORD.json       the reply, which whoever asked takes away
-    RUNTIME/backups/state/          the stores while they are copied, as RocksDB links them
+    RUNTIME/backups/moment-.../     stores and snapshot while they are copied, as links
 
 A backup holds the stores of one moment, the log (so also what was published and is not folded), the model of that
 moment, the snapshot of the index that the stores stand on, versions of communities and models that were published.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -37,6 +38,7 @@ FOLDER: Final = "backups"
 LAYOUT: Final = "layout.json"
 MODEL: Final = "model.safetensors"
 _WANTED: Final = "wanted.json"
+_MOMENT: Final = "moment-"
 ACCEPTED: Final = 30.0  # seconds in which whoever holds the stores must take a request up
 LOOKING: Final = 0.05  # seconds between two looks for a reply
 
@@ -79,21 +81,20 @@ class Moment:
     def __init__(self, runtime: Path, stores: Sequence[Store]) -> None:
         self.runtime = runtime
         self._held = ExitStack()
-        self._links = runtime / FOLDER / "state"
-        self._links.parent.mkdir(exist_ok=True)
-        shutil.rmtree(self._links, ignore_errors=True)
-        self._links.mkdir()
+        (runtime / FOLDER).mkdir(exist_ok=True)
+        self._links = Path(tempfile.mkdtemp(prefix=_MOMENT, dir=runtime / FOLDER))
         self._held.callback(shutil.rmtree, self._links, ignore_errors=True)
-        self._snapshots = set[str]()
+        (self._links / "state").mkdir()
         self._about: dict[str, str] = {}
         self._pieces: list[Piece] = []
         try:
             for number, store in enumerate(stores):
-                store.checkpoint(self._links / str(number))
+                store.checkpoint(self._links / "state" / str(number))
                 applied, named = store.get(Column.META, [APPLIED, NAMED])
                 self._about[f"partition {number}"] = f"offset {int.from_bytes(applied or b'', 'big')}"
-                if named:
-                    self._snapshots.add(named.decode())
+                snapshot = Path(snapshots.FOLDER) / (named or b"").decode()
+                if named and (runtime / snapshot).is_dir() and not (self._links / snapshot).exists():
+                    shutil.copytree(runtime / snapshot, self._links / snapshot, copy_function=os.link)
                 for path in segments(runtime / "log" / str(number)):
                     file = self._held.enter_context(path.open("rb"))
                     size = os.fstat(file.fileno()).st_size
@@ -111,9 +112,9 @@ class Moment:
             _refuse_used(to)
             aside = to.with_name(f"{to.name}.writing")
             shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
+            aside.parent.mkdir(parents=True, exist_ok=True)
             try:
-                shutil.copytree(self._links, aside / "state")
+                shutil.copytree(self._links, aside)
                 for name, file, size in self._pieces:
                     (aside / name).parent.mkdir(parents=True, exist_ok=True)
                     if manifest.copied(file, aside / name, size).bytes != size:
@@ -123,11 +124,7 @@ class Moment:
                         shutil.copyfile(self.runtime / name, aside / name)
                 if model is not None:
                     model(aside / MODEL)
-                for name in (
-                    communities.NAME,
-                    lineages.NAME,
-                    *(f"{snapshots.FOLDER}/{one}" for one in self._snapshots),
-                ):
+                for name in (communities.NAME, lineages.NAME):
                     if (self.runtime / name).is_dir():
                         shutil.copytree(self.runtime / name, aside / name)
                 files = manifest.write(aside, self._about)
@@ -165,6 +162,7 @@ def backup(runtime: Path, to: Path, *, seconds: float = ACCEPTED) -> Backed:
         except StoreRefused as error:
             held = error
         else:
+            clean(runtime)
             return Moment(runtime, stores).write(to)
     return _asked(runtime, to, seconds, held)
 
@@ -240,6 +238,12 @@ def _put(file: Path, content: msgspec.Struct) -> None:
     aside = file.with_name(f"{file.name}.{os.getpid()}")
     aside.write_bytes(msgspec.json.encode(content))
     os.replace(aside, file)
+
+
+def clean(runtime: Path) -> None:
+    """Remove what a backup left that was killed; for whoever holds the stores."""
+    for left in (runtime / FOLDER).glob(f"{_MOMENT}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _refuse_used(path: Path) -> None:

@@ -138,6 +138,25 @@ def _logged(path: Path, number: int) -> list[Event]:
     ]
 
 
+def test_a_snapshot_that_another_takes_the_place_of_is_still_in_the_backup(tmp_path: Path) -> None:
+    """Folding goes on while a backup is written, and so do snapshots, which remove those before them."""
+    with Embedded(tmp_path / "town", CONFIG, clock=clock) as live:
+        live.publish(CROWD[:10])
+        live.catch_up()
+        live.save()
+        with live.chain.lock:
+            moment, model = live._keeping.moment(live.chain)
+        live.publish(CROWD[10:])
+        live.catch_up()
+        live.save()
+        moment.write(tmp_path / "copy", model)
+    (tmp_path / "town" / "backups" / "moment-killed").mkdir()
+    with Embedded(tmp_path / "town", CONFIG, clock=clock):
+        assert not list(tmp_path.glob("town/backups/moment-*"))
+    backup.restore(tmp_path / "copy", tmp_path / "back")
+    is_whole(tmp_path / "back", CROWD[:10])
+
+
 def test_nobody_answers_for_a_runtime_that_hangs(town: Path, tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(town), str(NOW)],

@@ -28,6 +28,7 @@ class Keeping:
 
     def __init__(self, path: Path, config: Config, engine: Engine, appending: threading.Lock) -> None:
         """`appending` is the lock of the logs."""
+        backup.clean(path)
         self.snapshots = Snapshots(path, engine)
         self.trails: dict[str, Trail] = {}  # by lineage: which snapshots are of a model's own past
         self.unsaved = 0  # vectors encoded since the newest snapshot
