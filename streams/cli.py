@@ -42,8 +42,13 @@ _FILE: Final = click.Path(exists=True, dir_okay=False, allow_dash=True)
 _ONE_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 _OUT: Final = click.Path(dir_okay=False, allow_dash=True)
-# Settings of an evaluation: every answer is an exact scan, and depends on no thread.
-_EVALUATING: Final = ("index.exact_rows=1000000000", "index.background=false", "engine.row_cache=400000")
+# Settings of an evaluation: every answer is an exact scan, depends on no thread, and is given once.
+_EVALUATING: Final = (
+    "index.exact_rows=1000000000",
+    "index.background=false",
+    "engine.row_cache=400000",
+    "index.snapshot_seconds=0",
+)
 # Options of several commands.
 _seed = click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."

@@ -664,11 +664,13 @@ class Embedded:
         self._keeping.stop()
         for chain in self._chains:
             chain.index.close()
-        if not self.failed:
-            self._keeping.close(self.chain, turning=self._turn is not None, as_of=self.as_of)
-        self.engine.close()
-        for log in self._logs:
-            log.close()
+        try:
+            if not self.failed:
+                self._keeping.close(self.chain, turning=self._turn is not None, as_of=self.as_of)
+        finally:
+            self.engine.close()
+            for log in self._logs:
+                log.close()
 
     def __enter__(self) -> Self:
         return self

@@ -64,8 +64,13 @@ class Keeping:
             self.stop()
 
     def now(self, chain: Candidates, as_of: int) -> None:
-        """Write a snapshot, and what was learned; return when both are on the disk."""
+        """Write a snapshot, and what was learned; return when both are on the disk.
+
+        Nothing is written of a model whose training was taken away: no file would be what made the vectors.
+        """
         self.stop()
+        if not self._named(chain):
+            return
         self._saving = self._begin(chain, as_of)
         self._saving.run()
         self.stop()
@@ -112,6 +117,10 @@ class Keeping:
             moment, model = self.moment(chain)
         return moment.write(to, model)
 
+    def _named(self, chain: Candidates) -> bool:
+        """True if there is a word for the model that makes the vectors."""
+        return chain.trainer is not None or bool(self._trail(chain))
+
     def _trail(self, chain: Candidates) -> Trail:
         return self.trails.get(chain.model.lineage, ())
 
@@ -122,7 +131,11 @@ class Keeping:
             self._looked = now
             if (asked := self._asked(chain)) is not None:
                 return asked
-        if self.unsaved and _due(self._snapshot_at, config.index.snapshot_seconds, now):
+        if (
+            self.unsaved
+            and self._named(chain)
+            and _due(self._snapshot_at, config.index.snapshot_seconds, now)
+        ):
             return self._begin(chain, as_of)
         learned = chain.trainer is not None and chain.model.step != self._step
         if not learned or not _due(self._model_at, config.model.save_seconds, now):

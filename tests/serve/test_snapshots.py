@@ -268,6 +268,18 @@ def test_where_nothing_is_learned_no_vector_is_of_a_step_before(tmp_path: Path) 
         assert vectors(live) == before
 
 
+def test_a_model_whose_training_was_taken_away_is_not_what_the_file_says(tmp_path: Path) -> None:
+    """An evaluation stops learning in the middle: nothing is saved of that, and the next opening encodes everybody."""
+    with Embedded(tmp_path / "live", LEARNING, clock=Clock()) as live:
+        live.publish(CROWD)
+        live.catch_up()
+        live.chain.trainer = None
+        live.save()
+    with Embedded(tmp_path / "live", LEARNING, clock=Clock()) as live:
+        assert (live.recovery.snapshot, live.recovery.refused) == ("", "")
+        assert live.recovery.encoded == len(live.chain.index) > 0
+
+
 def test_another_model_in_the_settings_refuses_the_snapshot(tmp_path: Path) -> None:
     Model.day_zero(1).save(tmp_path / "one.safetensors")
     with Embedded(tmp_path / "live", FROZEN, clock=Clock()) as live:
