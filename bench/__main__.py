@@ -11,6 +11,7 @@ NAMES = (
     "clients",
     "kafka",
     "swap",
+    "recovery",
     "trainer",
     "index",
     "load",

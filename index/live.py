@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -69,6 +69,37 @@ class Checked(NamedTuple):
     degree: float  # mean degree of the lowest level
     sound: bool  # both graphs hold exactly the slots that they should
     reasons: tuple[str, ...]
+
+
+class Capture:
+    """The rows of one revision of an index, on their way to the disk."""
+
+    def __init__(
+        self, image: snapshot.Image, graph: Callable[[Path], None] | None, release: Callable[[], None]
+    ) -> None:
+        self._image = image
+        self._graph = graph
+        self._release: Callable[[], None] | None = release
+
+    def write(
+        self,
+        directory: Path,
+        metadata: snapshot.Metadata,
+        *,
+        keep: int = 2,
+        beside: Callable[[Path], None] | None = None,
+    ) -> snapshot.Saved:
+        """Write a snapshot, with the files that `beside` puts into its directory, and let go."""
+        try:
+            return snapshot.save(directory, self._image, self._graph, metadata, keep, beside)
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Let merges go on."""
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
 
 class _Served:
@@ -280,14 +311,24 @@ class LiveIndex(Reading):
 
     def save(self, directory: Path, metadata: snapshot.Metadata, *, keep: int = 2) -> snapshot.Saved:
         """Write a snapshot of one revision; holds off merges, the writer only for the rows that change."""
+        return self.capture().write(directory, metadata, keep=keep)
+
+    def capture(self) -> Capture:
+        """Copy the rows of one revision; until it is written or let go of, by any thread, merges are held off."""
         table = self._table
-        with self._merging:
+        self._merging.acquire()
+        try:
             view = table.copy()
             try:
                 names = list(table.names)
                 hot = self._hot.by_age()
             finally:
                 table.lock.release()
+            # A graph holds the slots of dead rows until it is rebuilt; whose they were is nobody's business.
+            dead = np.flatnonzero(~view.alive)
+            view.vectors[dead] = 0.0
+            for slot in dead.tolist():
+                names[slot] = ""
             graph = self._idle
             image = snapshot.Image(
                 names,
@@ -299,7 +340,10 @@ class LiveIndex(Reading):
                 None if graph is None else graph.shape,
                 self._built_degree,
             )
-            return snapshot.save(directory, image, None if graph is None else graph.save, metadata, keep)
+        except BaseException:
+            self._merging.release()
+            raise
+        return Capture(image, None if graph is None else graph.save, self._merging.release)
 
     @classmethod
     def restore(
@@ -599,7 +643,7 @@ class LiveIndex(Reading):
             hot[image.hot] = True
             if (image.alive & ~hot & (held == 0)).any():
                 raise SnapshotRefused("graph-0.bin and hot.npy miss an account that alive.npy has")
-        for slot in np.flatnonzero(~image.alive & (held == 0)).tolist():
+        for slot in np.flatnonzero(~image.alive).tolist():
             names[slot] = ""
         view = View(image.vectors, image.sequences, image.labels, image.alive, held)
         table = self._table = VectorTable.load(names, view)

@@ -43,7 +43,7 @@ _ARRAYS: Final[dict[str, tuple[type[np.generic], int]]] = {  # type and dimensio
 class Image(NamedTuple):
     """What a snapshot holds of an index."""
 
-    names: list[str]  # by slot; "" for a free one
+    names: list[str]  # by slot; "" for a dead or free one
     vectors: Floats  # (n, dim)
     sequences: NDArray[np.int64]  # (n,)
     labels: Labels  # (n,)
@@ -69,9 +69,17 @@ class Loaded(NamedTuple):
 
 
 def save(
-    directory: Path, image: Image, graph: Callable[[Path], None] | None, metadata: Metadata, keep: int = 2
+    directory: Path,
+    image: Image,
+    graph: Callable[[Path], None] | None,
+    metadata: Metadata,
+    keep: int = 2,
+    beside: Callable[[Path], None] | None = None,
 ) -> Saved:
-    """Write a snapshot and point CURRENT at it; older ones beyond `keep` are removed."""
+    """Write a snapshot and point CURRENT at it; older ones beyond `keep` are removed.
+
+    `graph` and `beside` put their files into the directory that they are given; all are checksummed.
+    """
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str | int):
             raise TypeError(f"metadata is str to str or int, not {key!r}: {value!r}")
@@ -89,6 +97,8 @@ def save(
     (aside / "ids.json").write_text(json.dumps(image.names))
     if graph is not None:
         graph(aside)
+    if beside is not None:
+        beside(aside)
     files = {path.name: _digest(path) for path in sorted(aside.iterdir())}
     meta = {
         "format": FORMAT,

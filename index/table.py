@@ -216,7 +216,8 @@ class VectorTable:
             self.settle()
 
     def _release(self, slot: int) -> None:
-        del self.slots[self.names[slot]]
+        if self.names[slot]:  # a dead row that came from a snapshot has none
+            del self.slots[self.names[slot]]
         self.names[slot] = ""
         self._free.append(slot)
 
@@ -258,12 +259,12 @@ class VectorTable:
 
     @classmethod
     def load(cls, names: list[str], view: View) -> VectorTable:
-        """A table from stored arrays; "" names a free slot."""
+        """A table from stored arrays; "" names a dead row, and a free slot where no graph holds it."""
         table = cls(view.vectors.shape[1], max(1, len(view.alive)))
         table.view.put(view, slice(len(view.alive)))
         table.names = names
         table.slots = {name: slot for slot, name in enumerate(names) if name}
-        table._free = [slot for slot, name in enumerate(names) if not name]
+        table._free = [slot for slot, name in enumerate(names) if not name and not view.held[slot]]
         alive = view.alive[: len(names)]
         table.alive = int(alive.sum())
         values, counts = np.unique(view.labels[: len(names)][alive], return_counts=True)

@@ -118,6 +118,13 @@ def names(path: Path, schema_hash: str) -> frozenset[str]:
         return frozenset(file.keys())
 
 
+def one(path: Path, name: str, schema_hash: str) -> Array | None:
+    """Reads one array of a checkpoint, None if it has none of that name; refused as `read` refuses."""
+    read_header(path, schema_hash)
+    with safe_open(path, framework="np") as file:
+        return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118 - no mapping
+
+
 def read_header(path: Path, schema_hash: str) -> Header:
     """Reads what a checkpoint says about itself, and none of its arrays."""
     try:

@@ -194,8 +194,11 @@ class OnlineTrainer:
 
         `beside` goes into the same file: what has to be as old as the model.
         """
-        arrays = {
-            **(beside or {}),
+        checkpoint.write(Path(path), self.model.header(), {**(beside or {}), **self.arrays()})
+
+    def arrays(self) -> dict[str, checkpoint.Array]:
+        """The arrays that `save` writes; those of tables are views, which the next step changes."""
+        return {
             **self.model.arrays(),
             **self.producers.arrays(),
             **{f"squares.{name}": s.numpy() for name, s in self.squares.items()},
@@ -203,7 +206,6 @@ class OnlineTrainer:
             "recent.sources": self.negatives.sources.ordered(),
             "rng": np.frombuffer(json.dumps(self.rng.bit_generator.state).encode(), np.uint8),
         }
-        checkpoint.write(Path(path), self.model.header(), arrays)
 
     @staticmethod
     def saved(path: Path | str) -> bool:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from kithstream.streams.communities.known import hash_of
 from kithstream.streams.config import Config, StoreConfig
 from kithstream.streams.engine import frames
+from kithstream.streams.engine.changed import CHANGED
 from kithstream.streams.engine.log import ROLLED, records, segments
 from kithstream.streams.engine.partition import (
     BOOK,
@@ -222,6 +223,8 @@ class _Search:
             keys += [key[4:] for key in (*frame.heard[::2], *frame.unsaid)]
             if any(name in (part, part[1:]) for key in keys for part in key.split(b"\0")):
                 yield "a frame to another partition names it", "until it is delivered", False
+        elif letter == CHANGED and len(key) > 5 and key[5:] == name:
+            yield "its rows changed since the last snapshot of the index", _SNAPSHOT, False
         elif self._mentions(value) or self._mention.search(key[1:]) or key[1:] == name:
             yield f"META {key[:8]!r} names it", "until vectors and progress are published", False
 
@@ -271,7 +274,11 @@ class _Search:
             names = Counter(json.loads(file.read_bytes()))
             if names[self._account]:
                 why = "a snapshot of the index holds its vector and name"
-                self._findings.append(Finding(place, 1, why, "until the snapshot is removed", False))
+                self._findings.append(Finding(place, 1, why, _SNAPSHOT, False))
+        elif file.name == "tail.msgpack":
+            if self._mentions(file.read_bytes()):
+                why = "a snapshot of the index holds reasons that name it"
+                self._findings.append(Finding(place, 1, why, _SNAPSHOT, False))
         else:
             with file.open("rb") as lines:
                 count = sum(1 for line in lines if self._name in line and self._mention.search(line))
@@ -282,17 +289,12 @@ class _Search:
         try:
             with safe_open(file, "np") as saved:
                 keys = set(saved.keys())
-                if {"ids.names", "ids.ends"} <= keys:
-                    names, ends = (
-                        saved.get_tensor("ids.names").tobytes(),
-                        saved.get_tensor("ids.ends").tolist(),
-                    )
-                    if any(names[a:b] == self._name for a, b in zip([0, *ends[:-1]], ends, strict=True)):
-                        why = "a model holds its learned vectors"
-                        until = (
-                            "until it is saved again: when its runtime is closed; a copy until it is removed"
-                        )
-                        self._findings.append(Finding(place, 1, why, until, False))
+                for part, why, until in _TENSORS:
+                    if {f"{part}.names", f"{part}.ends"} <= keys:
+                        names = saved.get_tensor(f"{part}.names").tobytes()
+                        ends = saved.get_tensor(f"{part}.ends").tolist()
+                        if any(names[a:b] == self._name for a, b in zip([0, *ends[:-1]], ends, strict=True)):
+                            self._findings.append(Finding(place, 1, why, until, False))
                 if "hashes" in keys and hash_of(self._account) in saved.get_tensor("hashes").tolist():
                     why = "communities know its hash, not its name"
                     self._findings.append(Finding(place, 1, why, "until the next version", True))
@@ -306,6 +308,15 @@ _PURGED: Final = "until their owners remove it, withdraw their consent or are de
 _WHILE: Final = "while the account lives; at most seconds after its deletion"
 _HORIZON: Final = "7 to 9 days after the event; at most seconds after its deletion"
 _COPY: Final = "until this copy is removed"
+_MODEL: Final = (
+    "until it is saved again (model.save_seconds), or its runtime is closed; a copy until it is removed"
+)
+_SNAPSHOT: Final = "until the next snapshot (index.snapshot_seconds), or the runtime is closed"
+_TENSORS: Final = (  # names in safetensors: of which arrays, what they are, until when they stay
+    ("ids", "a model holds its learned vectors", _MODEL),
+    ("facts", "a snapshot of the index holds what it is ranked by", _SNAPSHOT),
+    ("ageing", "a snapshot of the index tells when its vector is due", _SNAPSHOT),
+)
 _FILE: Final = "until the file is removed"
 
 

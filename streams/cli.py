@@ -43,8 +43,13 @@ _FILE: Final = click.Path(exists=True, dir_okay=False, allow_dash=True)
 _ONE_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 _OUT: Final = click.Path(dir_okay=False, allow_dash=True)
-# Settings of an evaluation: every answer is an exact scan, and depends on no thread.
-_EVALUATING: Final = ("index.exact_rows=1000000000", "index.background=false", "engine.row_cache=400000")
+# Settings of an evaluation: every answer is an exact scan, depends on no thread, and is given once.
+_EVALUATING: Final = (
+    "index.exact_rows=1000000000",
+    "index.background=false",
+    "engine.row_cache=400000",
+    "index.snapshot_seconds=0",
+)
 # Options of several commands.
 _seed = click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
@@ -628,6 +633,45 @@ def inspect(
         return
     for line in written(found):
         click.echo(line)
+
+
+@cli.command("backup", epilog=example("kithstream backup --path kin --to kin-monday"))
+@directory
+@click.option("--to", required=True, type=_FOLDER, help="Where nothing is yet, or an empty directory.")
+@as_json
+def back_up(path: Path, to: Path, machine: bool) -> None:
+    """Copy a runtime as it stands, in use or not, with a checksum of every file.
+
+    Whoever runs it makes the copy, beside publishing and answering, and must see --to under the same path; one that
+    nobody runs is copied here. The copy holds stores, log, model and the snapshot of the index: all that was
+    published before.
+    """
+    from kithstream.streams.backup import backup
+
+    done = backup(path, to)
+    show({"to": str(done.path), "files": done.files, "bytes": done.bytes}, machine)
+
+
+@cli.command("restore", epilog=example("kithstream restore --from kin-monday --path kin"))
+@click.option(
+    "--from",
+    "source",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A directory that backup made.",
+)
+@click.option("--path", required=True, type=_FOLDER, help="Where no runtime is: nothing is written over.")
+@as_json
+def bring_back(source: Path, path: Path, machine: bool) -> None:
+    """Bring a backup to a new place, and check every byte of it.
+
+    A file that is missing or not as it was written is named, and nothing is left at --path.
+    """
+    from kithstream.streams.backup import restore
+
+    found = restore(source, path)
+    total = sum(file.bytes for file in found.files.values())
+    show({"path": str(path), "files": len(found.files), "bytes": total, **found.about}, machine)
 
 
 @cli.command(epilog=example("kithstream audit u7 --path kin"))

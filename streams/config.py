@@ -43,6 +43,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_days: int = 365  # after which what was learned of an account is forgotten if nothing was read of it
     ageing_ratio: float = 2.0  # growth of the ticks at which an unchanged account is encoded again
     aged_rows: int = 512  # most of those between two batches of live events
+    save_seconds: float = (
+        60.0  # between two saves of what was learned, which a kill goes back to; 0: when closed
+    )
 
 
 Nominator = Literal["popular", "two_hop", "reciprocal", "communities"]
@@ -104,6 +107,9 @@ class IndexSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exact_rows: int = 20_000  # corpus up to which every answer is an exact scan
     ef: int = 400  # neighbours asked of the graph at least
     background: bool = True  # merge in a thread of its own
+    snapshot_seconds: float = (
+        300.0  # between two snapshots, so that opening encodes what changed since; 0: none
+    )
 
 
 class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

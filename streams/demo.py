@@ -104,7 +104,9 @@ class Demo:
             write(f"  a question             {_line(paced.queries)}")
         reopened = time.perf_counter()
         frozen = msgspec.structs.replace(
-            self._config, model=msgspec.structs.replace(self._config.model, learn=False)
+            self._config,
+            model=msgspec.structs.replace(self._config.model, learn=False),
+            index=msgspec.structs.replace(self._config.index, snapshot_seconds=0),
         )
         with open_runtime(self._path, config=frozen, clock=self._clock) as live:
             reopened = time.perf_counter() - reopened

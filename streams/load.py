@@ -132,6 +132,7 @@ def _begin(engine: Engine) -> list[Touched]:
         known = Touched(FEW)
         if partition.store.get(Column.META, [UNDERIVED])[0] is not None:
             known.add_everyone()
+        partition.changed.discard()  # rows are written without marks from here on
         partition.store.write({Column.META: {UNDERIVED: b""}})
         touched.append(known)
     return touched

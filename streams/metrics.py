@@ -328,6 +328,26 @@ class _WorkerGauges(Collector):
                 retrieval.dropped,
             ),
             ("kithstream_unusable_vectors", "Records of vectors that are none.", retrieval.unusable),
+            (
+                "kithstream_snapshots_refused",
+                "Snapshots of the index not gone on from: all vectors were read.",
+                retrieval.snapshots_refused,
+            ),
+            (
+                "kithstream_snapshots_saved",
+                "Snapshots of the index written.",
+                sum(feed.saved for feed in retrieval.feeds.values()),
+            ),
+            (
+                "kithstream_snapshots_failed",
+                "Snapshots of the index that the disk refused.",
+                sum(feed.failed for feed in retrieval.feeds.values()),
+            ),
+            (
+                "kithstream_replica_read_records",
+                "Vectors read of their topics.",
+                sum(feed.read for feed in retrieval.feeds.values()),
+            ),
         ):
             yield CounterMetricFamily(name, text, value)
 
@@ -437,6 +457,29 @@ class _Gauges(Collector):
         yield lag
         yield GaugeMetricFamily(
             "kithstream_model_step", "Training steps of the towers.", live.chain.model.step
+        )
+        kept = live.snapshots
+        for name, text, value in (
+            (
+                "kithstream_snapshots_saved",
+                "Snapshots of the index written since the runtime was opened.",
+                kept.saved,
+            ),
+            ("kithstream_snapshots_failed", "Saves that the disk refused since then.", kept.failed),
+            (
+                "kithstream_snapshots_refused",
+                "Snapshots refused when it was opened: every account was encoded.",
+                kept.refused,
+            ),
+        ):
+            yield CounterMetricFamily(name, text, value)
+        yield GaugeMetricFamily(
+            "kithstream_recovery_seconds",
+            "From open stores to an index that is whole.",
+            live.recovery.seconds,
+        )
+        yield GaugeMetricFamily(
+            "kithstream_recovery_encoded_rows", "Vectors encoded for that.", live.recovery.encoded
         )
         yield GaugeMetricFamily("kithstream_folding_up", "0 if the folding thread died.", not live.failed)
 

@@ -118,9 +118,9 @@ def read_settings(config_file: Path | None, options: tuple[str, ...]) -> Config:
 @contextmanager
 def existing(path: Path, config: Config, moment: str) -> Iterator[Embedded]:
     """Open a runtime that is there, with everything published folded in."""
+    from kithstream.streams.backup import LAYOUT
     from kithstream.streams.clock import StreamClock, newest
     from kithstream.streams.events.stamp import wall_clock
-    from kithstream.streams.serve.embedded import LAYOUT
 
     if not (path / LAYOUT).is_file():
         raise Refused(f"{path} holds no runtime: {LAYOUT} is missing")

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from kithstream.streams.engine import frames
+from kithstream.streams.engine.changed import MARKS
 from kithstream.streams.engine.frames import Frame
 from kithstream.streams.engine.partition import (
     BOOK,
@@ -77,6 +78,7 @@ class Deletions:
                 self._remove(account, _COLUMNS[stage], key, batch, out)
             del partition.leaving[account]
             finished.append(account)
+            partition.changed.forget(account, batch.changes[Column.META])
             batch.changes[Column.META][job] = None
         return most - left, finished
 
@@ -145,6 +147,7 @@ def ranges(partition: Partition, account: str) -> list[Dropped]:
     ]
     rows = (letter + account.encode() for letter in ROW_LETTERS)
     spans.append(Dropped(Column.META, OUTBOX, OUTBOX + b"\xff" * 13))  # frames that told of it
+    spans.append(MARKS)
     return spans + [Dropped(Column.ROWS, key, key + b"\0") for key in rows]
 
 

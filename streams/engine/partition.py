@@ -15,6 +15,7 @@ from kithstream.streams.communities.cells import read
 from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.config import EngineConfig
 from kithstream.streams.engine import frames, slots
+from kithstream.streams.engine.changed import Changed
 from kithstream.streams.engine.frames import Frame
 from kithstream.streams.engine.slots import NOBODY, Limits, Slot
 from kithstream.streams.errors import WrongLayout
@@ -28,7 +29,10 @@ from kithstream.streams.state.protocol import Column, Dropped, Store
 from kithstream.streams.state.reach import REACH
 from kithstream.streams.state.recent import NEIGHBOURS, Recent, Size
 
-FORMAT: Final = 2
+FORMAT: Final = (
+    3  # since then a store may name a snapshot of the index: an older build would change rows unmarked
+)
+UPGRADED: Final = 2  # the format that is brought up to it when a store is opened
 
 # Keys of the column ROWS: a letter, then the account.
 ROW_IN, ROW_OUT, FOLLOWERS, FOLLOWEES, SKETCH, PROFILE = b"i", b"o", b"f", b"g", b"s", b"p"
@@ -122,14 +126,13 @@ class Partition:
         self.number = number
         self.partitions = partitions
         self.config = config
-        layout = f"{FORMAT} {number}/{partitions}".encode()
         stored, applied, watermark, old_salt = store.get(Column.META, [LAYOUT, APPLIED, WATERMARK, SALT])
+        layout = f"{FORMAT} {number}/{partitions}".encode()
         if stored is None:
             store.write({Column.META: {LAYOUT: layout, SALT: salt}})
         elif stored != layout:
-            raise WrongLayout(
-                f"the store holds format and partition {stored.decode()}, not {layout.decode()}"
-            )
+            _check_layout(stored.decode(errors="replace"), number, partitions)
+            store.write({Column.META: {LAYOUT: layout}})
         self.salt = old_salt or salt
         self.applied = int.from_bytes(applied, "big") if applied else 0  # the next offset of the log
         self.watermark = (
@@ -144,6 +147,7 @@ class Partition:
         self.told = 0  # the same of what frames told
         self.marks = marks
         self.marked = dict(store.scan(Column.META, DIRTY)) if marks else {}
+        self.changed = Changed(store)
         self._next_mark = 1 + max((int.from_bytes(key[1:], "big") for key in self.marked), default=0)
         self.rows: ReadCache[bytearray] = ReadCache(config.row_cache)
         self.recents: ReadCache[Recent] = ReadCache(config.row_cache)
@@ -694,8 +698,22 @@ class Batch:
         if partition.marks and self.touched:
             key, value = partition.mark(self.touched)
             meta[key] = value
+        partition.changed.mark(self.touched, meta)
         partition.store.write(self.changes, self.dropped)
         partition.acknowledged.clear()
+
+
+def _check_layout(stored: str, number: int, partitions: int) -> None:
+    """Return if a store of another layout is one that this build brings up to its own; raises WrongLayout."""
+    form, _, place = stored.partition(" ")
+    if form not in (str(FORMAT), str(UPGRADED)):
+        newer = form.isdecimal() and int(form) > FORMAT
+        cure = "open it with the build that wrote it" if newer else "load or replay it anew"
+        raise WrongLayout(
+            f"the store has format {form}, this build reads {FORMAT} and upgrades {UPGRADED}; {cure}"
+        )
+    if place != f"{number}/{partitions}":
+        raise WrongLayout(f"the store is of partition {place}, not {number}/{partitions}")
 
 
 def pair_key(day: int, target: str, family: int, actor: str) -> bytes:

@@ -10,13 +10,13 @@ from typing import Final
 
 import msgspec
 
+from kithstream.streams.backup import LAYOUT
 from kithstream.streams.communities import folder as communities
 from kithstream.streams.engine.actors import Record as Logged
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.errors import StoreRefused
 from kithstream.streams.events.record import Record
 from kithstream.streams.examples.capture import Capture, Polled
-from kithstream.streams.serve.embedded import LAYOUT
 from kithstream.streams.training import placed
 
 

@@ -1,6 +1,7 @@
 """Copies of partitions' stores in a directory that all workers share, so that a new owner need not replay the topic.
 
-A checkpoint is a directory named after the offsets it reaches to, written aside and renamed; the newest wins.
+A checkpoint is a directory named after the offsets it reaches to, written aside and renamed; the newest wins. Its
+manifest holds the checksum of every file, so that what is damaged is refused and the one before is taken.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
+from weakref import WeakKeyDictionary
 
+from kithstream.streams import manifest
 from kithstream.streams.engine.partition import Partition
+from kithstream.streams.state.protocol import Store
 
 _WRITING: Final = ".writing"
 
@@ -30,6 +34,8 @@ class Checkpoints:
     def __init__(self, root: Path | None, kept: int) -> None:
         self._root = root
         self._kept = kept
+        # Of stores that were copied before: RocksDB gives the name of a table to no other content of the same store.
+        self._tables: WeakKeyDictionary[Store, dict[str, manifest.File]] = WeakKeyDictionary()
 
     def of(self, number: int) -> list[Checkpoint]:
         """Return a partition's checkpoints, the newest first."""
@@ -51,6 +57,9 @@ class Checkpoints:
         temporary = folder / f"{name}.{worker}{_WRITING}"
         shutil.rmtree(temporary, ignore_errors=True)
         partition.store.checkpoint(temporary)
+        about = {"partition": str(partition.number), "engagements": str(partition.applied)}
+        files = manifest.write(temporary, about, self._tables.get(partition.store))
+        self._tables[partition.store] = {name: file for name, file in files.items() if name.endswith(".sst")}
         try:
             os.rename(temporary, folder / name)
         except OSError:  # another worker was first
@@ -60,13 +69,25 @@ class Checkpoints:
             shutil.rmtree(old.path, ignore_errors=True)
         return Checkpoint(folder / name, partition.applied, partition.edges)
 
-    def restore(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Copy a checkpoint to where a store is to be opened, which must not exist. Raises OSError."""
+    def restore(self, checkpoint: Checkpoint, path: Path) -> bool:
+        """Copy a checkpoint to where a store is to be opened, which must not exist; False if it has no manifest.
+
+        Raises StoreRefused, naming the file, where it is not as it was written, and OSError.
+        """
         temporary = path.with_name(path.name + _WRITING)
         shutil.rmtree(temporary, ignore_errors=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(checkpoint.path, temporary)
-        os.rename(temporary, path)
+        checked = (checkpoint.path / manifest.NAME).exists()
+        try:
+            if checked:
+                manifest.copy(checkpoint.path, temporary)
+            else:
+                shutil.copytree(checkpoint.path, temporary)
+            os.rename(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return checked
 
     def _list(self, number: int) -> Iterator[Checkpoint]:
         folder = self._root / str(number) if self._root is not None else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import anyio.to_thread
@@ -12,7 +13,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from kithstream.models.model import Model
 from kithstream.streams.config import Config
+from kithstream.streams.events.stamp import wall_clock
 from kithstream.streams.kafka import learned
+from kithstream.streams.kafka.kept import Found, Kept
 from kithstream.streams.kafka.names import steps, vectors
 from kithstream.streams.kafka.reading import Reading
 from kithstream.streams.kafka.security import reach
@@ -39,12 +42,26 @@ class Feed:
         model: Model,
         follower: Follower,
         fed: Callable[[Feed, Fed], None],
+        kept: Kept | None = None,
+        found: Found | None = None,
+        *,
+        clock: Callable[[], int] = wall_clock,
     ) -> None:
-        """`fed` hears in the event loop what each batch of vectors did."""
-        self.index = live_index(model, config.index)
+        """`fed` hears in the event loop what each batch of vectors did.
+
+        `kept` takes snapshots, none without; `found` is the one to go on from.
+        """
+        self.index = live_index(model, config.index) if found is None else found.live
         self.model = model
-        facts = Facts() if config.ranking.ranker else None
-        self.tail = Tail(self.index, config.engine.partitions, facts)
+        if found is not None:
+            self.tail = found.tail
+        else:
+            facts = Facts() if config.ranking.ranker else None
+            self.tail = Tail(self.index, config.engine.partitions, facts)
+        self.began = {} if found is None else dict(found.positions)  # offsets that reading began at
+        self.read = self.saved = self.failed = (
+            0  # records; snapshots written, and those that the disk refused
+        )
         self.view = reading.view(model, self.index, self.tail)
         self.caught_up = False  # with what was published when following began
         self.behind = 0  # vectors known to be published and not in the index
@@ -52,6 +69,11 @@ class Feed:
         self._reading = reading
         self._follower = follower
         self._fed = fed
+        self._kept = kept
+        self._clock = clock
+        self._snapshot_at = time.monotonic()
+        self._unsaved = False
+        self._saving: asyncio.Task[None] | None = None
         if config.index.background:
             self.index.start()
 
@@ -89,6 +111,9 @@ class Feed:
         )
         consumer.assign(tps)
         await start(consumer, config.kafka)
+        for tp in tps:
+            if tp.partition in self.began:
+                consumer.seek(tp, self.began[tp.partition])
         try:
             ends = await consumer.end_offsets(tps)
             pause = config.worker.poll_milliseconds / 1000
@@ -102,9 +127,43 @@ class Feed:
                 self.behind = sum(max((consumer.highwater(tp) or 0) - at, 0) for tp, at in positions.items())
                 if not self.caught_up and all(positions[tp] >= end for tp, end in ends.items()):
                     self.caught_up = True
-                    _log.info("the index of %s has caught up: %d accounts", self.lineage, len(self.index))
+                    _log.info(
+                        "the index of %s has caught up: %d accounts, %d records read",
+                        self.lineage,
+                        len(self.index),
+                        self.read,
+                    )
+                if self.caught_up and self._unsaved:
+                    await self._save({tp.partition: at for tp, at in positions.items()})
         finally:
             await consumer.stop()
+            if self._saving is not None:
+                await asyncio.wait([self._saving])
+
+    async def _save(self, positions: Mapping[int, int]) -> None:
+        """Begin a snapshot if one is due; it is written beside what comes meanwhile."""
+        seconds, now = self._config.index.snapshot_seconds, time.monotonic()
+        if self._kept is None or not 0 < seconds <= now - self._snapshot_at:
+            return
+        if self._saving is not None and not self._saving.done():
+            return
+        self._snapshot_at, self._unsaved = now, False
+        write = await anyio.to_thread.run_sync(
+            self._kept.begin, self.index, self.tail, positions, self._clock()
+        )
+
+        async def saving() -> None:
+            try:
+                await asyncio.to_thread(write)
+            except OSError as error:
+                self.failed += 1
+                _log.error("no snapshot of the index of %s: %s", self.lineage, error)
+            else:
+                self.saved += 1
+
+        self._saving = asyncio.create_task(saving())
 
     async def _feed(self, records: Sequence[Record]) -> None:
+        self._unsaved = True
+        self.read += len(records)
         self._fed(self, await anyio.to_thread.run_sync(self.tail.feed, records))

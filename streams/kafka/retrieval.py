@@ -28,6 +28,8 @@ from aiokafka.errors import KafkaError
 from yarl import URL
 
 from kithstream.__main__ import ready
+from kithstream.index.errors import SnapshotRefused
+from kithstream.models.model import Model
 from kithstream.streams import logs
 from kithstream.streams.communities import folder
 from kithstream.streams.config import Config, LogConfig
@@ -37,19 +39,22 @@ from kithstream.streams.events.stamp import wall_clock
 from kithstream.streams.kafka import learned, wire
 from kithstream.streams.kafka.channel import Channel
 from kithstream.streams.kafka.feed import Feed
-from kithstream.streams.kafka.names import topics
+from kithstream.streams.kafka.kept import Found, Kept, bounds_of
+from kithstream.streams.kafka.names import topics, vectors
 from kithstream.streams.kafka.owners import Owners
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.push import Pushes
 from kithstream.streams.kafka.reading import Reading
 from kithstream.streams.kafka.registry import Registry, open_lineage
 from kithstream.streams.kafka.tail import Fed
+from kithstream.streams.kafka.topics import identify
 from kithstream.streams.kafka.waiting import Waiting
 from kithstream.streams.metrics import of_serving
 from kithstream.streams.serve import answers, http, tokens
 from kithstream.streams.serve.answers import Answer, Question
 from kithstream.streams.serve.served import Served
 from kithstream.streams.serve.service import Readiness, Relayed
+from kithstream.streams.serve.vectors import index_config
 
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -88,6 +93,7 @@ class Retrieval:
         self.answered = Served(config.serve.shadow_seconds)
         self.reading = Reading(self.route, config.store, config.ranking, own, clock, versions, self.answered)
         self.feeds: dict[str, Feed] = {}
+        self._kept: dict[str, Kept] = {}
         self.served: Feed | None = None  # the one that answers are made of
         self.registry = Registry(base)
         self.names = topics(config.kafka.prefix)
@@ -95,7 +101,7 @@ class Retrieval:
         self.pushes = Pushes(config.worker.push_seconds, config.worker.push_rate)
         self.metrics = of_serving()
         self.url = ""
-        self.pushed = self.dropped = self.unusable = 0
+        self.pushed = self.dropped = self.unusable = self.snapshots_refused = 0
         self.standing = wire.Standing(True, False, 0)
         self.refused = ""  # why the lineage that is to be served is not
         self._tell = tell
@@ -172,6 +178,8 @@ class Retrieval:
                     with contextlib.suppress(asyncio.CancelledError):
                         await running.pop(lineage)
                     await anyio.to_thread.run_sync(feed.close)
+                    if (kept := self._kept.pop(lineage, None)) is not None:
+                        await anyio.to_thread.run_sync(kept.remove)
                 await asyncio.sleep(DECIDING)
 
     def _wanted(self) -> list[str]:
@@ -189,8 +197,40 @@ class Retrieval:
             self.refused = str(error)
             return None
         self.refused = ""
-        feed = self.feeds[lineage] = Feed(self.config, self.reading, model, follower, self._fed)
+        kept, found = await self._remembered(model)
+        feed = self.feeds[lineage] = Feed(
+            self.config, self.reading, model, follower, self._fed, kept, found, clock=self._clock
+        )
         return feed
+
+    async def _remembered(self, model: Model) -> tuple[Kept | None, Found | None]:
+        """What is kept of a lineage on the disk; nothing where the topic's vectors are all to be read."""
+        section = self.config
+        if section.index.snapshot_seconds <= 0:
+            return None, None
+        topic = vectors(section.kafka.prefix, model.lineage)
+        try:
+            identity = await anyio.to_thread.run_sync(identify, section.kafka, topic)
+            kept = Kept(Path(section.worker.data), model, topic, identity)
+            bounds = await bounds_of(section.kafka, topic, section.engine.partitions)
+            load = partial(
+                kept.load,
+                index_config(model, section.index),
+                bounds,
+                self._clock(),
+                facts=section.ranking.ranker,
+            )
+            found = await anyio.to_thread.run_sync(load)
+        except SnapshotRefused as error:
+            self.snapshots_refused += 1
+            _log.warning("a snapshot of the index is refused, all vectors are read: %s", error)
+            found = None
+            await anyio.to_thread.run_sync(kept.remove)
+        except (KithstreamError, KafkaError) as error:
+            _log.warning("no snapshots of the index of %s: %s", model.lineage, error)
+            return None, None
+        self._kept[model.lineage] = kept
+        return kept, found
 
     def _switch(self) -> None:
         """Answer by the lineage that is to be served once all of it is here; at first by the former one if need be."""

@@ -21,11 +21,11 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 
 from kithstream.models.model import Model
-from kithstream.streams import learning
+from kithstream.streams import learning, manifest
 from kithstream.streams.communities import folder
 from kithstream.streams.config import Config
 from kithstream.streams.engine.actors import Acted, DeadLetter, Decoded, Record
-from kithstream.streams.engine.partition import APPLIED, Partition
+from kithstream.streams.engine.partition import APPLIED, LAYOUT, UPGRADED, Partition
 from kithstream.streams.engine.shard import Shard, Shards
 from kithstream.streams.engine.targets import Heard
 from kithstream.streams.errors import GapInLog, InvalidEvent, StoreRefused
@@ -189,7 +189,7 @@ class Stream:
         async with self._publishing, self.lock:
             await self._producer.settle()
             for number in sorted(self.shards):
-                self._save(self.shards[number].partition)
+                await self._save(self.shards[number].partition)
                 await self._close(number)
 
     def position(self, topic: str, number: int) -> int | None:
@@ -254,8 +254,10 @@ class Stream:
         """Bring the newest checkpoint that opens; None if there is none."""
         for found in self._checkpoints.of(number):
             try:
-                self._checkpoints.restore(found, path)
+                checked = self._checkpoints.restore(found, path)
                 store = RocksStore(path, self._config.store)
+                if not checked:
+                    _refuse_unchecked(store)
             except (OSError, StoreRefused) as error:
                 _log.error("checkpoint %s cannot be used: %s", found.path, error)
                 shutil.rmtree(path, ignore_errors=True)
@@ -602,7 +604,7 @@ class Stream:
             if shard.partition.uncompacted:
                 await asyncio.to_thread(shard.compact)
             if time.monotonic() - self._checkpointed[number] >= self._config.worker.checkpoint_seconds:
-                self._save(shard.partition)
+                await self._save(shard.partition)
 
         self._switch()
 
@@ -675,10 +677,10 @@ class Stream:
                 _log.info("partition %d reads communities %s", partition.number, version)
         self._due.set()
 
-    def _save(self, partition: Partition) -> None:
+    async def _save(self, partition: Partition) -> None:
         self._checkpointed[partition.number] = time.monotonic()
         try:
-            self._checkpoints.save(partition, self._worker)
+            await asyncio.to_thread(self._checkpoints.save, partition, self._worker)
         except OSError as error:
             _log.error("no checkpoint of partition %d: %s", partition.number, error)
 
@@ -799,6 +801,14 @@ class Stream:
     def listed(self) -> Collection[str]:
         """Accounts that are candidates as far as this process knows."""
         return self._vectors.ageing
+
+
+def _refuse_unchecked(store: RocksStore) -> None:
+    """Close and refuse a store that came without checksums, unless a build wrote it that wrote none."""
+    (layout,) = store.get(Column.META, [LAYOUT])
+    if layout is not None and not layout.startswith(f"{UPGRADED} ".encode()):
+        store.close()
+        raise StoreRefused(f"{manifest.NAME} is missing")
 
 
 def _raised(partition: Partition, generation: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -20,6 +20,9 @@ from kithstream.streams.state.reader import Glance
 _vector = msgspec.msgpack.Decoder(Vector).decode
 _progress = msgspec.msgpack.Decoder(Progress).decode
 _seen = msgspec.msgpack.Decoder(tuple[int, int, int, list[str]]).decode
+_known = msgspec.msgpack.Decoder(
+    tuple[list[int], list[Progress | None], dict[str, bytes], list[list[str]]]
+).decode
 _pack = msgspec.msgpack.Encoder().encode
 
 WRITTEN: Final = 512  # accounts whose facts are written while questions wait
@@ -103,6 +106,24 @@ class Tail:
                 self._progress[number] = came
         reached = [came for came in progress.values() if came.appended]
         return Fed(upserted, deleted, unusable, stale, reached)
+
+    def copied(self) -> Callable[[], bytes]:
+        """Copy what is known beside the index and the facts, while nothing is fed; return what packs it."""
+        known = (
+            list(self._generations),
+            list(self._progress),
+            dict(self._seen),
+            [list(accounts) for accounts in self._stale],
+        )
+        return lambda: _pack(known)
+
+    def restore(self, packed: bytes) -> None:
+        """Take over what `copied` packed; for one that was fed nothing. Raises ValueError."""
+        generations, progress, seen, stale = _known(packed)
+        if not len(generations) == len(progress) == len(stale) == len(self._progress):
+            raise ValueError(f"{len(generations)} partitions, expected {len(self._progress)}")
+        self._generations, self._progress, self._seen = generations, progress, seen
+        self._stale = [dict.fromkeys(accounts) for accounts in stale]
 
     def _write(self, latest: Mapping[str, Vector]) -> tuple[int, int]:
         dead = [account for account, vector in latest.items() if not vector.vector]

@@ -150,6 +150,27 @@ def check(config: KafkaConfig, topics: Sequence[Topic], *, seconds: float = CONN
     return found
 
 
+class Identity(msgspec.Struct, frozen=True):
+    """What tells a compacted topic from another one of its name, and for how long it keeps tombstones."""
+
+    id: str
+    tombstones: int  # milliseconds
+
+
+def identify(config: KafkaConfig, name: str, *, seconds: float = CONNECTING) -> Identity:
+    """Return what a topic is. Raises as `create` does, and TopicRefused if it is not there."""
+    with _admin(config, seconds) as admin:
+        (answer,) = admin.describe_topics([name])
+        if answer["error_code"]:
+            raise TopicRefused(f"{name}: {_reason(answer['error_code'], None)}")
+        found = admin.describe_configs([ConfigResource("TOPIC", name)], config_filter="all")["topic"][name]
+        if "delete.retention.ms" not in found:
+            raise TopicRefused(
+                f"{name}: delete.retention.ms cannot be read; the user needs the right DescribeConfigs"
+            )
+        return Identity(str(answer["topic_id"]), int(found["delete.retention.ms"]["value"]))
+
+
 def _placed(topic: Topic, replicas: Sequence[int]) -> Iterator[Mismatch]:
     """Compare the replicas of each partition that is there."""
     count = len(replicas)

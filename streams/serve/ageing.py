@@ -41,6 +41,10 @@ class Ageing:
             self._changed[account] = changed
             self._schedule(account, due)
 
+    def copy(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Return by account the tick of the last change, and the tick at which it is due: what `restore` takes."""
+        return dict(self._changed), dict(self._due)
+
     def adopt(self, accounts: Iterable[str], tick: int) -> None:
         """Take over accounts that somebody else encoded, at a time unknown: they are due at once."""
         for account in accounts:

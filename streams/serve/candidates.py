@@ -25,7 +25,7 @@ from kithstream.streams.serve.facts import Facts
 from kithstream.streams.serve.ranking import NO_CANDIDATE, Ranked, Ranker
 from kithstream.streams.serve.ranking import Encoded as Asker
 from kithstream.streams.serve.served import Served
-from kithstream.streams.serve.vectors import Encoded, Vectors, every_account
+from kithstream.streams.serve.vectors import PART, Encoded, Vectors, every_account
 from kithstream.streams.serve.whole import Whole, neighbours
 from kithstream.streams.serve.why import Allowed, Standing
 from kithstream.streams.state.ledger import DAY
@@ -59,8 +59,12 @@ class Candidates:
         *,
         lock: threading.Lock | None = None,
         served: Served | None = None,
+        facts: Facts | None = None,
     ) -> None:
-        """`lock` is that of another chain over the same engine; `served` takes note of answers."""
+        """`lock` is that of another chain over the same engine, `facts` what belongs to an index that is not empty.
+
+        `served` takes note of answers.
+        """
         self.engine = engine
         self.model = model
         self.trainer = trainer
@@ -71,9 +75,9 @@ class Candidates:
         self.exclusions = Exclusions(engine, engine.config.row_cache, used_to_follow=ranking.used_to_follow)
         self.whole: Whole | None = None  # facts, nominators and the learned score
         if ranking.ranker:
-            self.whole = Whole(Facts(), ranking, config.seed)
-        facts = None if self.whole is None else self.whole.facts
-        self.vectors = Vectors(engine, model, config, _IndexSink(index, trainer, facts))
+            self.whole = Whole(facts or Facts(), ranking, config.seed)
+        told = None if self.whole is None else self.whole.facts
+        self.vectors = Vectors(engine, model, config, _IndexSink(index, trainer, told))
         self._config = config
         self._reader = self.vectors.reader
         self._ranker = Ranker(
@@ -212,6 +216,13 @@ class Candidates:
         self._link(accounts)
         self.vectors.advance(as_of)
         return self.vectors.encode(sorted(accounts), changed=True)
+
+    def overtake(self, changed: Iterable[str], as_of: int) -> Encoded:
+        """Encode accounts that changed, and everything that has aged by a time."""
+        everyone = sorted(changed)
+        parts = [everyone[first : first + PART] for first in range(0, len(everyone), PART)]
+        done = [*(self.fill(part, as_of) for part in parts), self.vectors.overdue(as_of)]
+        return Encoded(sum(one.upserted for one in done), sum(one.deleted for one in done))
 
     def _link(self, accounts: Collection[str]) -> None:
         """Let the facts hold the newest neighbours of accounts."""

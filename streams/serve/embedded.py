@@ -28,10 +28,9 @@ from typing import Final, NamedTuple, Self
 
 import msgspec
 
-from kithstream.models.checkpoint import CheckpointError, read_header
-from kithstream.models.features import SCHEMA
-from kithstream.models.model import Model
-from kithstream.models.train import OnlineTrainer, TrainerConfig
+from kithstream.models.checkpoint import CheckpointError
+from kithstream.streams import manifest
+from kithstream.streams.backup import LAYOUT, MODEL, Backed
 from kithstream.streams.communities import folder
 from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.config import Config
@@ -53,8 +52,11 @@ from kithstream.streams.serve.answers import (
     check_id,
 )
 from kithstream.streams.serve.candidates import Candidates
+from kithstream.streams.serve.keeping import Keeping
 from kithstream.streams.serve.lineages import Lineages, Wanted
+from kithstream.streams.serve.opening import Opened, load_model, open_model, take_snapshot
 from kithstream.streams.serve.served import Served
+from kithstream.streams.serve.snapshots import Recovery, Snapshots, Taken, resume
 from kithstream.streams.serve.vectors import every_account, live_index
 from kithstream.streams.serve.why import CONSIDERED
 from kithstream.streams.sources import graph
@@ -63,8 +65,6 @@ from kithstream.streams.state.store import RocksStore
 
 _log = logging.getLogger(__name__)
 
-LAYOUT: Final = "layout.json"
-MODEL: Final = "model.safetensors"
 LOOKING: Final = 1.0  # seconds between two looks for another model to serve
 FILLED: Final = 1024  # accounts that a round encodes for it
 ALL: Final = 1 << 30  # no bound on what is encoded again: where nobody waits for an answer
@@ -129,22 +129,26 @@ class Embedded:
                 self.engine.settle()
             if served is not None:
                 self.engine.adopt(served)
-            model, trainer = self._open_model()
+            opened = open_model(path, config.model, self.lineages)
             undo.pop_all()
-        self.chain = self._chain(model, trainer)
+        began = time.perf_counter()
+        finish(self.engine)
+        self._appending = threading.Lock()
+        self._keeping = Keeping(path, config, self.engine, self._appending)
+        taken, refused = take_snapshot(self.snapshots, opened, config)
+        self.chain = self._chain(opened, taken)
         self._turn: Turn | None = None  # of lineages
         self._looked = -math.inf  # monotonic: when somebody last looked for a request
         self._visible = [partition.applied for partition in self.engine.partitions]
         self._arrived = threading.Condition()
-        self._appending = threading.Lock()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._stopping = self._closed = False
         self._trimmed = 0  # hour since 1970
         self.on_pumped: Callable[[Pumped], None] | None = None
-        finish(self.engine)
         self.chain.forget_deleted()
-        self.chain.rebuild(self.as_of)
+        self._keeping.opened(self.chain)
+        self.recovery = self._recover(taken, refused, began)
         if config.index.background:
             self.chain.index.start()
 
@@ -212,6 +216,7 @@ class Embedded:
             chain.forget(left := engine.take_left())
             folded = time.perf_counter()
             encoded = chain.flush(self.as_of, self.config.model.aged_rows if aged is None else aged)
+            self._keeping.unsaved += encoded.upserted + encoded.deleted
             self._go_on_turning(left)
             done = time.perf_counter()
             with self._arrived:
@@ -232,6 +237,9 @@ class Embedded:
             self.on_pumped(pumped)
         self._trim()
         engine.compact()
+        self._keeping.run(
+            self.chain, beside=self._thread is not None, turning=self._turn is not None, as_of=self.as_of
+        )
         return pumped
 
     def _work(self) -> None:
@@ -241,8 +249,7 @@ class Embedded:
         if engine.work():
             self._settled(engine.exchange())
         if engine.communities != read:
-            for chain in self._chains:
-                chain.reread(self.as_of)
+            self._reread()
             held = {slot.known.version for partition in engine.partitions for slot in partition.slots}
             folder.forget_others(self.path / folder.NAME, held)
 
@@ -251,8 +258,13 @@ class Embedded:
         read = self.engine.communities
         self._settled(self.engine.settle())
         if self.engine.communities != read:
-            for chain in self._chains:
-                chain.reread(self.as_of)
+            self._reread()
+
+    def _reread(self) -> None:
+        """Encode everybody anew, since everybody's rows may have changed."""
+        self._keeping.discard()
+        for chain in self._chains:
+            self._keeping.unsaved += chain.reread(self.as_of).upserted
 
     @property
     def _chains(self) -> list[Candidates]:
@@ -302,7 +314,7 @@ class Embedded:
         if self.config.model.path:
             raise StoreRefused(f"model.path is {self.config.model.path!r}: the settings say what is served")
 
-    def _asked(self) -> tuple[Wanted, Model, OnlineTrainer | None] | None:
+    def _asked(self) -> tuple[Wanted, Opened] | None:
         """Look for a request, and load what it asks for; while a turn is under way requests wait."""
         if self._turn is not None or self.config.model.path or time.monotonic() - self._looked < LOOKING:
             return None
@@ -311,16 +323,15 @@ class Embedded:
         if wanted is None:
             return None
         try:
-            model, trainer = self._load_model(self.lineages.file(wanted.lineage))
+            opened = load_model(self.lineages.file(wanted.lineage), self.config.model, wanted.lineage)
         except (CheckpointError, OSError) as error:
             _log.error("lineage %s cannot be served: %s", wanted.lineage, error)
             self.lineages.refuse(wanted)
             return None
-        model.lineage = wanted.lineage
-        return wanted, model, trainer
+        return wanted, opened
 
-    def _begin_turn(self, wanted: Wanted, model: Model, trainer: OnlineTrainer | None) -> None:
-        chain = self._chain(model, trainer, lock=self.chain.lock)
+    def _begin_turn(self, wanted: Wanted, opened: Opened) -> None:
+        chain = self._chain(opened, lock=self.chain.lock)
         chain.forget_deleted()
         self._turn = Turn(wanted, chain, sorted(every_account(self.engine)))
 
@@ -337,7 +348,8 @@ class Embedded:
         former = self.chain
         if self.config.index.background:
             turn.chain.index.start()
-        self._save_model(former, self.lineages.file(former.model.lineage))
+        self._keeping.turned(len(turn.chain.index))
+        self._keeping.save_model(former, self.lineages.file(former.model.lineage))
         self.lineages.take(turn.wanted, former.model.lineage)
         self.chain, self._turn = (
             turn.chain,
@@ -428,6 +440,7 @@ class Embedded:
         source = f"{graph.fingerprint(file).hex()} {microseconds} {default_time}"
         with self.chain.lock:
             self._settle()
+            self._keeping.stop()
             first = next_row(self.engine, source)
             batches = graph.read_columns(
                 file, first, microseconds=microseconds, default_time=default_time, form=form
@@ -443,7 +456,7 @@ class Embedded:
                 )
             finally:
                 finish(self.engine)  # the rows of what a file gave before it broke
-                self.chain.reread(self.as_of)
+                self._reread()
 
     # -- answering -------------------------------------------------------------------------------------------
 
@@ -592,14 +605,32 @@ class Embedded:
         """Write towers, id vectors and training state as one checkpoint; return its path."""
         path = path or self.path / MODEL
         with self.chain.lock:
-            self._save_model(self.chain, path)
+            self._keeping.save_model(self.chain, path)
         return path
 
-    def _save_model(self, chain: Candidates, path: Path) -> None:
-        if chain.trainer is not None:
-            chain.trainer.save(path)
-        else:
-            chain.model.save(path)
+    def save(self) -> None:
+        """Write a snapshot of what was derived, and what was learned; return when both are on the disk.
+
+        A runtime that folds does this by itself (`index.snapshot_seconds`, `model.save_seconds`), and when it is
+        closed. What a disk refuses is logged and tried again.
+        """
+        self._raise_failure()
+        with self.chain.lock:
+            if self._turn is None:
+                self._keeping.now(self.chain, self.as_of)
+
+    def backup(self, to: Path) -> Backed:
+        """Copy the whole runtime as it stands, log included, to where nothing is; `backup.restore` is the way back.
+
+        Publishing and folding go on while it is written. Raises StoreRefused, OSError.
+        """
+        self._raise_failure()
+        return self._keeping.backup(self.chain, to)
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """The snapshots of what was derived."""
+        return self._keeping.snapshots
 
     def checkpoint(self, path: Path) -> None:
         """Write a consistent copy of all state into a new directory: stores, layout, model; not the log."""
@@ -619,6 +650,7 @@ class Embedded:
             if (self.path / folder.NAME).exists():
                 shutil.copytree(self.path / folder.NAME, temporary / folder.NAME)
         shutil.copy(self.path / LAYOUT, temporary / LAYOUT)
+        manifest.write(temporary, {})
         os.rename(temporary, path)
 
     def close(self) -> None:
@@ -631,13 +663,16 @@ class Embedded:
                 self._arrived.notify_all()
             self._thread.join()
             self._thread = None
+        self._keeping.stop()
         for chain in self._chains:
             chain.index.close()
-        if self.chain.trainer is not None and not self.failed:
-            self.save_model()
-        self.engine.close()
-        for log in self._logs:
-            log.close()
+        try:
+            if not self.failed:
+                self._keeping.close(self.chain, turning=self._turn is not None, as_of=self.as_of)
+        finally:
+            self.engine.close()
+            for log in self._logs:
+                log.close()
 
     def __enter__(self) -> Self:
         return self
@@ -662,34 +697,25 @@ class Embedded:
                     f"{log.end}; the log has lost records"
                 )
 
-    def _open_model(self) -> tuple[Model, OnlineTrainer | None]:
-        section = self.config.model
-        if section.path:
-            return self._load_model(Path(section.path))
-        saved, serving = self.path / MODEL, self.lineages.state.serving
-        if serving and not (saved.exists() and read_header(saved, SCHEMA.hash).lineage == serving):
-            model, trainer = self._load_model(self.lineages.file(serving))  # killed before it was saved
-            model.lineage = serving
-            return model, trainer
-        return self._load_model(saved) if saved.exists() else self._taught(Model.day_zero(section.seed))
-
-    def _load_model(self, path: Path) -> tuple[Model, OnlineTrainer | None]:
-        """Open a checkpoint; where nothing can be learned on from, learning begins with its weights."""
-        if self.config.model.learn and OnlineTrainer.saved(path):
-            trainer = OnlineTrainer.load(path, TrainerConfig())
-            return trainer.model, trainer
-        return self._taught(Model.load(path))
-
-    def _taught(self, model: Model) -> tuple[Model, OnlineTrainer | None]:
-        section = self.config.model
-        if not section.learn:
-            return model, None
-        return model, OnlineTrainer.begin(model, TrainerConfig(), section.seed)
+    def _recover(self, taken: Taken | None, refused: str, began: float) -> Recovery:
+        """Fill the index: over a snapshot with what it lacks, else with every account."""
+        changed: set[str] = set()
+        if taken is not None:
+            changed = self.snapshots.changed()
+            encoded = resume(self.chain, taken, changed, self.as_of)
+        else:
+            encoded = self.chain.rebuild(self.as_of)
+        self._keeping.unsaved = encoded.upserted + encoded.deleted
+        name = "" if taken is None else taken.name
+        return Recovery(name, refused, len(changed), encoded.upserted, time.perf_counter() - began)
 
     def _chain(
-        self, model: Model, trainer: OnlineTrainer | None, *, lock: threading.Lock | None = None
+        self, opened: Opened, taken: Taken | None = None, *, lock: threading.Lock | None = None
     ) -> Candidates:
-        index = live_index(model, self.config.index)
+        model, trainer, trail = opened
+        self._keeping.trails[model.lineage] = trail
+        index = live_index(model, self.config.index) if taken is None else taken.live
+        facts = None if taken is None else taken.facts
         return Candidates(
             self.engine,
             model,
@@ -699,6 +725,7 @@ class Embedded:
             self.config.ranking,
             lock=lock,
             served=self.served,
+            facts=facts,
         )
 
 
@@ -733,14 +760,26 @@ def open(
 
 
 def restore(checkpoint: Path, path: Path) -> None:
-    """Replace the state under `path` by a checkpoint; its log stays and is replayed when it is opened."""
+    """Replace the state under `path` by a checkpoint; its log stays and is replayed when it is opened.
+
+    Raises StoreRefused, naming the file, for a checkpoint that is not as it was written; then nothing was replaced.
+    """
     if not (checkpoint / LAYOUT).exists():
         raise StoreRefused(f"{checkpoint} is no checkpoint: {LAYOUT} is missing")
     path.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(path / "state", ignore_errors=True)
-    shutil.copytree(checkpoint / "state", path / "state")
-    if (checkpoint / folder.NAME).exists():
-        shutil.copytree(checkpoint / folder.NAME, path / folder.NAME, dirs_exist_ok=True)
-    for name in (LAYOUT, MODEL):
-        if (checkpoint / name).exists():
-            shutil.copy(checkpoint / name, path / name)
+    aside = path / "state.writing"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        if (checkpoint / manifest.NAME).exists():
+            manifest.copy(checkpoint, aside)
+        else:  # an older build wrote none
+            shutil.copytree(checkpoint, aside)
+        shutil.rmtree(path / "state", ignore_errors=True)
+        os.rename(aside / "state", path / "state")
+        if (aside / folder.NAME).exists():
+            shutil.copytree(aside / folder.NAME, path / folder.NAME, dirs_exist_ok=True)
+        for name in (LAYOUT, MODEL):
+            if (aside / name).exists():
+                os.replace(aside / name, path / name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -19,6 +19,7 @@ from kithstream.streams.serve.ageing import Ageing
 from kithstream.streams.state.reader import Reader
 
 _LISTING: Final = slice(0, 2)  # the groups follow and engage: a live in-signal of these makes a candidate
+PART: Final = 4096  # accounts encoded at a time where all of many are
 _FOREVER: Final = -1  # the half-life without decay
 
 
@@ -94,8 +95,17 @@ class Vectors:
         upserted = deleted = 0
         everyone = sorted(self.dirty)
         self.dirty.clear()
-        for first in range(0, len(everyone), 4096):
-            encoded = self.encode(everyone[first : first + 4096], changed=True)
+        for first in range(0, len(everyone), PART):
+            encoded = self.encode(everyone[first : first + PART], changed=True)
+            upserted, deleted = upserted + encoded.upserted, deleted + encoded.deleted
+        return Encoded(upserted, deleted)
+
+    def overdue(self, as_of: int) -> Encoded:
+        """Encode everything that has aged by a time, however much that is."""
+        self.advance(as_of)
+        upserted = deleted = 0
+        while due := self.ageing.due(self.tick, PART):
+            encoded = self.encode(due, changed=False)
             upserted, deleted = upserted + encoded.upserted, deleted + encoded.deleted
         return Encoded(upserted, deleted)
 
@@ -137,14 +147,17 @@ class Vectors:
 
 def live_index(model: Model, section: IndexSection) -> LiveIndex:
     """Return an empty index for a model's vectors."""
-    return LiveIndex(
-        IndexConfig(
-            dim=model.dim,
-            bound=model.norm_bound,
-            hot_capacity=section.hot_capacity,
-            exact_rows=section.exact_rows,
-            ef=section.ef,
-        )
+    return LiveIndex(index_config(model, section))
+
+
+def index_config(model: Model, section: IndexSection) -> IndexConfig:
+    """Return the settings of an index for a model's vectors."""
+    return IndexConfig(
+        dim=model.dim,
+        bound=model.norm_bound,
+        hot_capacity=section.hot_capacity,
+        exact_rows=section.exact_rows,
+        ef=section.ef,
     )
 
 

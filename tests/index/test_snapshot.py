@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -76,6 +77,34 @@ def test_a_restored_index_goes_on(saved, rng):
     query = rng.normal(size=8).astype(np.float32)
     assert restored.query(query, 200).ids == oracle.query(query, 200).ids
     assert restored.check(20, rng).sound
+
+
+def test_a_snapshot_does_not_tell_who_is_dead(config, rng, tmp_path):
+    """A graph holds their slots until it is rebuilt; a restored index gives those to nobody, and goes on."""
+    index, oracle = LiveIndex(config(8, hot_capacity=32)), ExactIndex(8)
+    names = [f"name{number}" for number in range(100)]
+    rows = rng.normal(size=(100, 8)).astype(np.float32)
+    for each in (index, oracle):
+        each.upsert(names, rows)
+    index.merge(1000)
+    for each in (index, oracle):
+        each.delete(names[:10])
+    saved = index.save(tmp_path, {})
+    assert not set(json.loads((saved.path / "ids.json").read_text())) & set(names[:10])
+    assert not np.load(saved.path / "vectors.npy")[:10].any()
+    restored, _ = LiveIndex.restore(tmp_path, index.config)
+    assert restored.stats().dead == 10
+    assert restored.check(20, rng).sound
+    rows = rng.normal(size=(30, 8)).astype(np.float32)
+    for each in (restored, oracle):
+        each.upsert([*names[:5], *(f"new{number}" for number in range(25))], rows)
+    restored.merge(1000)
+    for _ in range(2):
+        query = rng.normal(size=8).astype(np.float32)
+        assert restored.query(query, 200).ids == oracle.query(query, 200).ids
+        assert restored.check(20, rng).sound
+        restored.rebuild()
+        assert restored.stats().dead == 0
 
 
 def test_an_index_without_a_graph_is_saved(config, rng, tmp_path):

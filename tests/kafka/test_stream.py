@@ -13,9 +13,11 @@ from drive import MODEL, PARTITIONS, Drive, run
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from promises import agree
 
+from kithstream.streams import manifest
 from kithstream.streams.config import EngineConfig, KafkaConfig, StoreConfig, WorkerConfig
 from kithstream.streams.engine.actors import Record
 from kithstream.streams.engine.engine import Engine
+from kithstream.streams.engine.partition import FORMAT, LAYOUT, UPGRADED
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.errors import GapInLog, StoreRefused, WrongLayout
 from kithstream.streams.events import wire as events
@@ -201,7 +203,11 @@ def test_an_empty_directory_begins_with_the_newest_checkpoint(tenant: KafkaConfi
     holds(second, [*world(), follow("u1", "u9", NOW - 10)])
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tenant: KafkaConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    tenant: KafkaConfig, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bit that is flipped where RocksDB does not look when it opens is met all the same."""
     worker = WorkerConfig(checkpoints=str(tmp_path / "shared"))
 
     async def one() -> None:
@@ -212,15 +218,63 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tenant: KafkaConfig, t
                 await drive.settle()
                 await drive.stream.close()
 
+    reached: list[int] = []
+
     async def other() -> None:
         async with Drive(tenant, tmp_path / "second", worker=worker, now=NOW, name="w2") as drive:
             await drive.own()
+            reached.extend(shard.partition.applied for shard in drive.stream.shards.values())
             await drive.settle()
 
     run(one())
+    names = []
     for number in range(PARTITIONS):
-        newest = max((tmp_path / "shared" / str(number)).iterdir())
-        (newest / "CURRENT").write_text("nothing of the kind\n")
+        older, newest = sorted((tmp_path / "shared" / str(number)).iterdir())
+        there = {path.name for path in older.iterdir()}  # on one disk both name the same bytes
+        tables = sorted(path for path in newest.glob("*.sst") if path.name not in there)
+        file = newest / manifest.NAME if damage == "manifest" else tables[0]
+        names.append(file.name)
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        if damage in ("remove", "manifest"):
+            file.unlink()
+        else:
+            file.write_bytes(content if damage == "flip" else content[:-1])
+    with caplog.at_level("ERROR"):
+        run(other())
+    for name in names:
+        assert name in caplog.text
+    assert reached == [
+        int(min((tmp_path / "shared" / str(n)).iterdir()).name.split("-")[0]) for n in range(PARTITIONS)
+    ]
+    holds(tmp_path / "second", world())
+
+
+def test_a_checkpoint_of_the_build_before_is_taken_and_upgraded(tenant: KafkaConfig, tmp_path: Path) -> None:
+    """It has no manifest, and stores of the format before."""
+    worker = WorkerConfig(checkpoints=str(tmp_path / "shared"))
+
+    async def one() -> None:
+        async with Drive(tenant, tmp_path / "first", worker=worker, now=NOW) as drive:
+            await drive.own()
+            drive.publish(world())
+            await drive.settle()
+            for number, shard in drive.stream.shards.items():
+                layout = f"{UPGRADED} {number}/{PARTITIONS}".encode()
+                shard.partition.store.write({Column.META: {LAYOUT: layout}})
+            await drive.stream.close()
+
+    async def other() -> None:
+        async with Drive(tenant, tmp_path / "second", worker=worker, now=NOW, name="w2") as drive:
+            await drive.own()
+            for number, shard in drive.stream.shards.items():
+                assert shard.partition.applied == drive.fetch(drive.names.engagements, number, 0).ends
+                (layout,) = shard.partition.store.get(Column.META, [LAYOUT])
+                assert layout == f"{FORMAT} {number}/{PARTITIONS}".encode()
+
+    run(one())
+    for file in (tmp_path / "shared").rglob("manifest.*"):
+        file.unlink()
     run(other())
     holds(tmp_path / "second", world())
 

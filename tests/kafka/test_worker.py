@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -26,7 +27,7 @@ from kithstream.streams.events import wire as events
 from kithstream.streams.events.stamp import wall_clock
 from kithstream.streams.events.wire import Event
 from kithstream.streams.kafka.local import LocalKafka
-from kithstream.streams.kafka.names import topics
+from kithstream.streams.kafka.names import topics, vectors
 from kithstream.streams.kafka.topics import create, wanted
 from kithstream.streams.kafka.wire import DeadLetter, Pushed
 
@@ -230,6 +231,58 @@ def test_a_worker_with_an_empty_directory_takes_over_from_checkpoints(
         settled(two, town)
         two.stop()
     holds([tmp_path / "two"], published, PARTITIONS)
+
+
+def test_a_retrieval_process_that_is_killed_goes_on_from_its_snapshot(
+    town: KafkaConfig, tmp_path: Path
+) -> None:
+    """It reads the rest of the topic; where the snapshot is damaged, all of it. The answers are the same."""
+    published = crowd(11, 400, wall_clock())
+    options = ["index.snapshot_seconds=0.2", "worker.push_rate=0"]
+    with Worker(town, tmp_path / "one", PARTITIONS, options) as one:
+        one.ready()
+        publish(town, published, PARTITIONS)
+        settled(one, town)
+        folder = tmp_path / "one" / "index" / day_zero_lineage(0)
+
+        def answers() -> list[set[str]]:
+            """All who are candidates; their scores move with the time of day."""
+            found = [one.get(f"/v1/candidates/u{number}?k=100")[1] for number in range(6)]
+            return [{c["account"] for c in answer["candidates"]} for answer in found]
+
+        def again() -> tuple[float, str]:
+            """Kill it, wait for the next one; return how many records that one read, and what was said of it."""
+            before, said = one.retrieval, len(one.log())
+            os.kill(before, signal.SIGKILL)
+            one.until(lambda: one.retrieval not in (0, before), "for the next one")
+            one.ready()
+            settled(one, town)
+            return told(one, "kithstream_replica_read_records_total"), one.log()[said:]
+
+        records = sum(ends_of(town, vectors(town.prefix, day_zero_lineage(0)), PARTITIONS).values())
+        one.until(lambda: told(one, "kithstream_snapshots_saved_total") > 0, "for a snapshot")
+        one.until(lambda: covered(folder) >= records, "for one that holds all of it")
+        expected = answers()
+        read, _ = again()
+        assert read < records / 2
+        assert answers() == expected
+        for file in folder.glob("*/vectors.npy"):
+            file.write_bytes(file.read_bytes()[:-1])
+        read, said = again()
+        assert read >= records
+        assert "snapshot of the index is refused, all vectors are read: vectors.npy" in said
+        assert told(one, "kithstream_snapshots_refused_total") == 1
+        assert answers() == expected
+        one.stop()
+
+
+def covered(folder: Path) -> int:
+    """How many records of the topic the newest snapshot stands for."""
+    try:
+        meta = json.loads((folder / (folder / "CURRENT").read_text() / "meta.json").read_text())
+    except FileNotFoundError:  # another took its place meanwhile
+        return 0
+    return sum(json.loads(meta["metadata"]["positions"]).values())
 
 
 def test_strays_and_poison_from_a_foreign_producer(town: KafkaConfig, worker: Worker, tmp_path: Path) -> None:
