@@ -27,7 +27,9 @@ class Sent(NamedTuple):
     raw: bytes
     fault: str  # what was done to it; empty for an ordinary event
     event: Event | None  # what it means; None: it must be refused
-    over_http: bool = True  # the same is to come of it over HTTP, where ids and times are given and keys come once
+    over_http: bool = (
+        True  # the same is to come of it over HTTP, where ids and times are given and keys come once
+    )
 
 
 Fields = dict[str, str]  # the JSON text of each value
@@ -173,7 +175,9 @@ def _number(rng: random.Random, event: Event, fields: Fields) -> Sent:
     floats = ("1e999", "-1e999", "1" * 400 + "e400", "1.5e308999")
     if field == "value":
         return _with(event, fields, "a huge number", value=rng.choice(floats))
-    return _with(event, fields, "a huge number", time=rng.choice((digits, "-" + digits, "1.5", "1e3", *floats)))
+    return _with(
+        event, fields, "a huge number", time=rng.choice((digits, "-" + digits, "1.5", "1e3", *floats))
+    )
 
 
 def _constant(rng: random.Random, event: Event, fields: Fields) -> Sent:
@@ -193,7 +197,15 @@ def _nested(rng: random.Random, event: Event, fields: Fields) -> Sent:
 def _id(rng: random.Random, event: Event, fields: Fields) -> Sent:
     field = rng.choice(("id", "actor", "target"))
     bad = rng.choice(
-        ('""', '"a\\u0000b"', '"\\u0000"', '"\\ud800"', '"x\\udfff"', '"' + "x" * 129 + '"', '"' + "é" * 65 + '"')
+        (
+            '""',
+            '"a\\u0000b"',
+            '"\\u0000"',
+            '"\\ud800"',
+            '"x\\udfff"',
+            '"' + "x" * 129 + '"',
+            '"' + "é" * 65 + '"',
+        )
     )
     return _with(event, fields, "an id that is none", **{field: bad})
 

@@ -61,10 +61,9 @@ def decode(raw: bytes, *, now: int) -> Event:
     """
     if len(raw) > EVENT_BYTES:
         raise InvalidEvent("oversize", "record", f"{len(raw)} bytes", f"at most {EVENT_BYTES} bytes")
-    if raw.count(b"[") + raw.count(b"{") > NESTED and _depth(raw) > NESTED:
-        raise InvalidEvent(
-            "malformed", "record", f"{_depth(raw)} levels", f"at most {NESTED} levels of nesting"
-        )
+    if raw.count(b"[") + raw.count(b"{") > NESTED and _is_deeper(raw, NESTED):
+        start = raw[:60].decode("utf-8", "replace")
+        raise InvalidEvent("malformed", "record", start, f"at most {NESTED} levels of nesting")
     try:
         event = _decode(raw)
     except msgspec.ValidationError as error:
@@ -176,13 +175,14 @@ def _explained(raw: bytes, error: msgspec.ValidationError) -> InvalidEvent:
     return InvalidEvent("wrong_type", field, value, expected.removeprefix("Expected "))
 
 
-def _depth(raw: bytes) -> int:
-    """How deep arrays and objects lie in each other; what stands in strings does not count."""
-    deepest = depth = 0
+def _is_deeper(raw: bytes, levels: int) -> bool:
+    """True if arrays and objects lie deeper in each other; what stands in strings does not count."""
+    depth = 0
     for byte in _STRING.sub(b"", raw):
         if byte in b"[{":
             depth += 1
-            deepest = max(deepest, depth)
+            if depth > levels:
+                return True
         elif byte in b"]}":
             depth -= 1
-    return deepest
+    return False
