@@ -262,8 +262,8 @@ def _check(family: int, state: bytes) -> None:
     """Refuse what no actors stage wrote; raises ValueError."""
     if not 0 <= family < len(SIGNALS):
         raise ValueError(f"family is {family}, there are {len(SIGNALS)}")
-    if len(state) < _STATE and state != frames.GONE:
-        raise ValueError(f"a state has {len(state)} bytes, expected {_STATE} or more")
+    if len(state) < _STATE and len(state) != EPOCH:  # an epoch alone: all that was said was taken back
+        raise ValueError(f"a state has {len(state)} bytes, expected {EPOCH}, or {_STATE} and more")
 
 
 def _greatest(lists: Iterable[Sequence[bytes]]) -> dict[bytes, bytes]:
