@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -99,7 +100,7 @@ def parser(some: Iterator[Sent], count: int, now: int, outcome: Outcome) -> None
 def http(some: Iterator[Sent], count: int, outcome: Outcome) -> None:
     """Lines to a server, whose refusals must be those that are known; then the good ones of them once more."""
     with Served() as server:
-        meant = taken = 0
+        taken = 0
         marks = [0, count // 2]
 
         def post(part: list[Sent]) -> tuple[int, Any]:
@@ -130,8 +131,7 @@ def http(some: Iterator[Sent], count: int, outcome: Outcome) -> None:
                 outcome.refused += not fine
                 outcome.reasons[body.get("error", "accepted")] += 1
                 outcome.wrong += fine != (sent.event is not None) or status >= 500
-            meant += len(good)
-        folded = server.until_folded()
+        folded = server.until_folded(outcome.accepted)
         outcome.wrong += outcome.accepted != folded
         outcome.memory.append(resident(server.pid))
 
@@ -197,8 +197,6 @@ def kafka(some: Iterator[Sent], count: int, now: int, seed: int, outcome: Outcom
 
 def sealed(payload: bytes) -> bytes:
     """A payload with the head of a frame."""
-    import zlib
-
     return wire_frames.SEAL + bytes((wire_frames.VERSION,)) + zlib.crc32(payload).to_bytes(4, "big") + payload
 
 
