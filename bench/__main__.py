@@ -24,6 +24,7 @@ NAMES = (
     "ranking",
     "ablation",
     "freshness_value",
+    "useful",
     "signals",
     "fit",
     "refresh",

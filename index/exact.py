@@ -366,4 +366,4 @@ class ExactIndex(Reading):
         """Counts, for metrics and tests."""
         table = self._table
         size = sum(array.nbytes for array in table.view)
-        return IndexStats(table.alive, 0, 0, 0, table.revision, size, 0.0, 0, 0, 0, 0, 0, 0, 0)
+        return IndexStats(table.alive, 0, 0, 0, table.revision, size, 0.0, 0, 0, 0.0, 0, 0.0, 0, 0, 0, 0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -110,6 +111,7 @@ class LiveIndex(Reading):
         self._merging = threading.Lock()  # over graphs and positions; taken before the table's lock
         self._rebuilding = threading.Lock()  # taken before _merging
         self._stamps = Stamps()
+        self._merging_seconds = self._rebuilding_seconds = 0.0
         self._merges = self._rebuilds = self._raised = self._written = self._skipped = self._waited = 0
         self._moved = 0  # vectors written again since the build
         self._built_degree = 0.0
@@ -174,7 +176,9 @@ class LiveIndex(Reading):
                 bound=0.0 if served is None else served.shape.bound,
                 above=0 if served is None else hot.above(served.shape.bound),
                 merges=self._merges,
+                merging=self._merging_seconds,
                 rebuilds=self._rebuilds,
+                rebuilding=self._rebuilding_seconds,
                 raised=self._raised,
                 written=self._written,
                 skipped=self._skipped,
@@ -185,7 +189,9 @@ class LiveIndex(Reading):
         """Cool the rows that changed least recently: `rows` of them, or as many as are above `cool_to`."""
         while True:
             with self._merging:
+                began = time.perf_counter()
                 merged, building = self._merge(rows), self._building
+                self._merging_seconds += time.perf_counter() - began
             if merged is not None:
                 return merged
             if not building:
@@ -200,6 +206,7 @@ class LiveIndex(Reading):
         rises to the longest vector if it has to. Loading the result holds the interpreter's lock.
         """
         with self._rebuilding:
+            began = time.perf_counter()
             try:
                 with self._merging:
                     job = self._capture(rows)
@@ -212,7 +219,9 @@ class LiveIndex(Reading):
                         process=self.config.rebuild_process if process is None else process,
                     )
                     with self._merging:
-                        return self._install(job, Path(directory))
+                        rebuilt = self._install(job, Path(directory))
+                self._rebuilding_seconds += time.perf_counter() - began
+                return rebuilt
             except BaseException:
                 with self._merging:
                     self._abandon()

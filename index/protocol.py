@@ -35,7 +35,9 @@ class IndexStats(NamedTuple):
     bound: float  # largest norm that the graph can hold; 0 without a graph
     above: int  # hot rows whose norm is above the bound: they stay exact until a rebuild
     merges: int
+    merging: float  # seconds spent in them
     rebuilds: int
+    rebuilding: float  # seconds spent in them; reads and writes go on meanwhile
     raised: int  # rebuilds that raised the bound
     written: int  # rows written into the graphs by merges
     skipped: int  # rows that cooled without a graph write, since they had hardly moved

@@ -193,7 +193,7 @@ def serve(
 
     With --json the address is printed as one line once connections are taken.
     """
-    from kithstream.streams import metrics
+    from kithstream.streams import logs, metrics
     from kithstream.streams.events.stamp import wall_clock
     from kithstream.streams.serve import http
     from kithstream.streams.serve.service import InProcess
@@ -208,9 +208,12 @@ def serve(
         else:
             say(f"listening on {url}")
 
+    logs.configure(config.log, "serve")
     with runtime(path, config, wall_clock) as live:
-        live.start()
         told_by = metrics.fresh()
+        live.on_pumped = told_by.pumped
+        told_by.watch(live)
+        live.start()
         http.serve(InProcess(live, config.serve, told_by), config.serve, told_by, started=started)
 
 

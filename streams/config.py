@@ -78,6 +78,9 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int = 8  # publishing and answering at a time
     waiting: int = 64  # requests that wait for a token's state at a time; more queue until their deadline
     requests: int = 1024  # in flight; more are refused as overloaded
+    shadow_seconds: float = (
+        10.0  # between two answers of the graph that are compared with an exact scan; 0: none
+    )
 
 
 class IndexSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,6 +163,13 @@ class ExamplesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     candidates: bool = True  # write every encoding of a candidate: what a live trainer draws negatives from
 
 
+class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What processes that serve write to stderr."""
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"  # of kithstream; libraries tell warnings
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole tree."""
 
@@ -173,6 +183,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     worker: WorkerConfig = WorkerConfig()
     trainer: TrainerSection = TrainerSection()
     examples: ExamplesConfig = ExamplesConfig()
+    log: LogConfig = LogConfig()
 
 
 def load(

@@ -25,6 +25,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from kithstream.streams.events.stamp import wall_clock
+from kithstream.streams.serve.served import DEPTH, LISTS, RECALLS, TOP
 
 if TYPE_CHECKING:
     from kithstream.index.protocol import IndexStats
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from kithstream.streams.kafka.stream import Stream
     from kithstream.streams.kafka.trainer import Trainer
     from kithstream.streams.serve.embedded import Embedded, Pumped
+    from kithstream.streams.serve.facts import Facts
+    from kithstream.streams.serve.served import Served
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 REASONS: Final = (
@@ -65,6 +68,7 @@ SECONDS: Final = (
     5.0,
     10.0,
 )
+DIRTY: Final = "Accounts that changed and are not encoded yet."
 LONG: Final = (*SECONDS, 30.0, 60.0, 300.0, 3600.0)  # a backlog becomes visible late
 
 
@@ -170,6 +174,12 @@ class ServeMetrics:
     def watch_worker(self, retrieval: Retrieval) -> None:
         """Read a retrieval process' gauges whenever the registry is read."""
         self._registry.register(_WorkerGauges(retrieval))
+        self._registry.register(
+            _OfServed(
+                retrieval.answered,
+                lambda: None if retrieval.served is None else retrieval.served.tail.facts,
+            )
+        )
 
     def text(self) -> bytes:
         """Return everything as Prometheus reads it; its content type is `CONTENT_TYPE`."""
@@ -216,6 +226,9 @@ class Metrics(ServeMetrics):
     def watch(self, live: Embedded) -> None:
         """Read a runtime's gauges whenever the registry is read."""
         self._registry.register(_Gauges(live))
+        self._registry.register(
+            _OfServed(live.served, lambda: None if live.chain.whole is None else live.chain.whole.facts)
+        )
 
 
 @contextmanager
@@ -331,6 +344,69 @@ def _of_index(stats: IndexStats) -> Iterator[Metric]:
         "kithstream_index_merges", "Merges of cooled rows into the graphs.", stats.merges
     )
     yield CounterMetricFamily("kithstream_index_rebuilds", "Rebuilds of the graphs.", stats.rebuilds)
+    for name, text, seconds in (
+        ("kithstream_index_merge_seconds", "Time spent in merges.", stats.merging),
+        ("kithstream_index_rebuild_seconds", "Time spent in rebuilds, beside reads.", stats.rebuilding),
+    ):
+        yield CounterMetricFamily(name, text, seconds)
+    yield CounterMetricFamily(
+        "kithstream_index_full_waits", "Upserts that found the hot tier full.", stats.waited
+    )
+
+
+class _OfServed(Collector):
+    """What answers are like; how they spread is counted when it is read."""
+
+    def __init__(self, served: Served, facts: Callable[[], Facts | None]) -> None:
+        self._served, self._facts = served, facts
+        self.recall = Spread(
+            "kithstream_shadow_recall_ratio",
+            f"Recall of the {DEPTH} best of the graph against an exact scan, of sampled answers.",
+            (*RECALLS, 1.0),
+        )
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        served = self._served
+        answers = CounterMetricFamily(
+            "kithstream_answers",
+            "Answers, by plan of the index and by what ranked.",
+            labels=["plan", "ranked_by"],
+        )
+        for (plan, by), count in sorted(served.answers.copy().items()):
+            answers.add_metric([plan, by], count)
+        yield answers
+        first = CounterMetricFamily(
+            "kithstream_first_candidates",
+            "Answers, by the language of the first candidate beside the account's own.",
+            labels=["language"],
+        )
+        for language, count in sorted(served.first.copy().items()):
+            first.add_metric([language], count)
+        yield first
+        yield CounterMetricFamily(
+            "kithstream_short_answers", "Answers with fewer candidates than asked for.", served.short
+        )
+        if (facts := self._facts()) is not None:
+            spread = served.exposure(facts)
+            for name, text, value in (
+                (
+                    "kithstream_popularity_correlation_ratio",
+                    f"Pearson's, of followers and times among the first {TOP} of the newest answers (PRPC).",
+                    spread.correlation,
+                ),
+                (
+                    "kithstream_shown_accounts",
+                    f"Accounts among the first {TOP} of the newest {LISTS} answers.",
+                    spread.shown,
+                ),
+            ):
+                yield GaugeMetricFamily(name, text, value)
+        if found := served.taken():
+            self.recall.observe(found)
+        yield from self.recall.collect()
 
 
 class _Gauges(Collector):
@@ -347,6 +423,7 @@ class _Gauges(Collector):
         yield GaugeMetricFamily(
             "kithstream_behind_records", "Records published and not visible yet.", live.behind
         )
+        yield GaugeMetricFamily("kithstream_dirty_rows", DIRTY, len(live.chain.vectors.dirty))
         yield from _of_index(live.chain.index.stats())
         lag = GaugeMetricFamily(
             "kithstream_watermark_lag_seconds",
@@ -423,6 +500,7 @@ class StreamMetrics:
         yield CounterMetricFamily(
             "kithstream_retrieval_restarts", "Deaths of the retrieval process.", restarts
         )
+        yield GaugeMetricFamily("kithstream_dirty_rows", DIRTY, stream.dirty)
         yield GaugeMetricFamily(
             "kithstream_outbox_frames", "Frames that no broker acknowledged.", stream.outbox
         )

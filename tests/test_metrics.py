@@ -133,7 +133,7 @@ def test_names_end_in_their_unit(registry: CollectorRegistry, tmp_path: Path) ->
     with kithstream.open(tmp_path, start=False) as live:
         metrics.watch(live)
         names = {(family.name, family.type) for family in registry.collect()}
-    units = ("_seconds", "_bytes", "_records", "_rows", "_step", "_up")
+    units = ("_seconds", "_bytes", "_records", "_rows", "_step", "_up", "_ratio", "_accounts")
     assert all(kind == "counter" or name.endswith(units) for name, kind in names)
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import urllib.request
 from importlib import import_module, metadata
 from pathlib import Path
 from pkgutil import walk_packages
@@ -77,6 +78,11 @@ def test_the_http_example_runs(tmp_path: Path) -> None:
         )
         assert example.returncode == 0, example.stderr
         assert "ada" in example.stdout
+        with urllib.request.urlopen(f"{url[0]}/metrics", timeout=60) as told:
+            metrics = told.read().decode()
+        assert re.search(r'kithstream_records_total\{outcome="accepted"\} [1-9]', metrics)
+        assert re.search(r'kithstream_index_rows\{tier="alive"\} [1-9]', metrics)
+        assert re.search(r"kithstream_answers_total\{.*\} [1-9]", metrics)
     finally:
         server.terminate()
         server.wait(timeout=30)

@@ -21,6 +21,7 @@ from kithstream.streams.serve import tokens
 from kithstream.streams.serve.answers import Answer, Question
 from kithstream.streams.serve.exclusions import Exclusions
 from kithstream.streams.serve.ranking import Ranker
+from kithstream.streams.serve.served import Served
 from kithstream.streams.serve.whole import Whole
 from kithstream.streams.state.reader import Reader
 from kithstream.streams.state.store import RocksReplica
@@ -50,8 +51,10 @@ class Reading:
         own: Path,
         clock: Callable[[], int],
         versions: Mapping[str, KnownFor] | None = None,
+        served: Served | None = None,
     ) -> None:
-        """`versions` of communities are those at hand; stores that read another one tell nothing of it."""
+        """`versions` of communities are those at hand; stores that read another one tell nothing of it. `served` takes
+        note of answers."""
         self.route = route
         self.lock = threading.Lock()
         self._ranking = ranking
@@ -59,6 +62,7 @@ class Reading:
         self._own = own
         self._clock = clock
         self._versions = versions
+        self._served = served
         self._replicas: dict[int, tuple[RocksReplica, Replica]] = {}
         self._caught_up: dict[
             int, tuple[float, int]
@@ -73,7 +77,9 @@ class Reading:
     def view(self, model: Model, index: LiveIndex, tail: Tail) -> View:
         """Return a view of the stores by another lineage."""
         whole = None if tail.facts is None else Whole(tail.facts, self._ranking)
-        ranker = Ranker(self, self._reader, self._exclusions, model, index, self._ranking, whole)
+        ranker = Ranker(
+            self, self._reader, self._exclusions, model, index, self._ranking, whole, self._served
+        )
         return View(model, index, tail, ranker)
 
     def take(self, view: View) -> None:

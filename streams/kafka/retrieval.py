@@ -28,8 +28,9 @@ from aiokafka.errors import KafkaError
 from yarl import URL
 
 from kithstream.__main__ import ready
+from kithstream.streams import logs
 from kithstream.streams.communities import folder
-from kithstream.streams.config import Config
+from kithstream.streams.config import Config, LogConfig
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.errors import KithstreamError, NotYet, StoreRefused, Unanswerable, Unavailable
 from kithstream.streams.events.stamp import wall_clock
@@ -47,6 +48,7 @@ from kithstream.streams.kafka.waiting import Waiting
 from kithstream.streams.metrics import of_serving
 from kithstream.streams.serve import answers, http, tokens
 from kithstream.streams.serve.answers import Answer, Question
+from kithstream.streams.serve.served import Served
 from kithstream.streams.serve.service import Readiness, Relayed
 
 _log = logging.getLogger(__name__)
@@ -84,7 +86,8 @@ class Retrieval:
         self.config = config
         self.route = Route(config.engine.partitions)
         versions = folder.readable(Path(config.worker.data) / folder.NAME, config.engine.communities)
-        self.reading = Reading(self.route, config.store, config.ranking, own, clock, versions)
+        self.answered = Served(config.serve.shadow_seconds)
+        self.reading = Reading(self.route, config.store, config.ranking, own, clock, versions, self.answered)
         self.feeds: dict[str, Feed] = {}
         self.served: Feed | None = None  # the one that answers are made of
         self.registry = Registry(base)
@@ -521,9 +524,10 @@ def main() -> None:
     """Run the process that a worker starts."""
     parser = argparse.ArgumentParser(description="The retrieval process of a worker; started by the worker.")
     parser.add_argument("--fd", type=int, required=True, help="One end of the channel.")
+    parser.add_argument("--format", default=LogConfig().format, help="As log.format.")
+    parser.add_argument("--level", default=LogConfig().level, help="As log.level.")
     given = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("kithstream").setLevel(logging.INFO)
+    logs.configure(msgspec.convert({"format": given.format, "level": given.level}, LogConfig), "retrieval")
     ready()
     try:
         asyncio.run(run(socket.socket(fileno=given.fd)))

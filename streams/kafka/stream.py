@@ -797,6 +797,11 @@ class Stream:
         return sum(len(partition.jobs) for partition in self.shards.here())
 
     @property
+    def dirty(self) -> int:
+        """Accounts that changed and are not encoded yet."""
+        return len(self._vectors.dirty)
+
+    @property
     def outbox(self) -> int:
         """Frames that no broker has acknowledged."""
         return sum(len(partition.outbox) for partition in self.shards.here())

@@ -22,7 +22,7 @@ from kithstream.models.checkpoint import CheckpointError
 from kithstream.models.lineage import lineage_of
 from kithstream.models.model import Model
 from kithstream.models.train import OnlineTrainer, TrainerConfig
-from kithstream.streams import metrics
+from kithstream.streams import logs, metrics
 from kithstream.streams.alone import alone
 from kithstream.streams.config import Config
 from kithstream.streams.errors import GapInLog, StoreRefused, TopicRefused
@@ -183,8 +183,7 @@ def train(config: Config, port: int, started: Callable[[str], None]) -> None:
 
     With a `port`, metrics are served there on the loopback. `started` is called with the checkpoint's path.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("kithstream").setLevel(logging.INFO)
+    logs.configure(config.log, "trainer")
     base = lineage_of(config.model.path, config.model.seed)
     wrong = check(config.kafka, wanted(config, base))
     if wrong:

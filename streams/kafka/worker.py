@@ -17,6 +17,7 @@ from typing import Final
 from kafka import KafkaAdminClient
 
 from kithstream.models.lineage import lineage_of
+from kithstream.streams import logs
 from kithstream.streams.config import Config, KafkaConfig
 from kithstream.streams.errors import TopicRefused
 from kithstream.streams.events.stamp import wall_clock
@@ -53,6 +54,7 @@ class RetrievalProcess:
         started: Callable[[str], None],
     ) -> None:
         self.restarts = 0
+        self._log = config.log
         self._hello = wire.Hello(config, worker, base)
         self._stale = stale
         self._switched = switched
@@ -123,6 +125,7 @@ class RetrievalProcess:
         self._spoke = False
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "kithstream.streams.kafka.retrieval", "--fd", str(theirs.fileno())]
+        command += ["--format", self._log.format, "--level", self._log.level]
         with theirs:
             # One thread of BLAS: a second one for a product of microseconds costs questions milliseconds.
             environment = {"OPENBLAS_NUM_THREADS": "1", **os.environ}
@@ -164,8 +167,7 @@ def work(config: Config, started: Callable[[str], None]) -> None:
 
     `started` is called with the URL once HTTP takes connections.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("kithstream").setLevel(logging.INFO)
+    logs.configure(config.log, "worker")
     base = lineage_of(config.model.path, config.model.seed)
     wrong = check(config.kafka, wanted(config, base))
     if wrong:

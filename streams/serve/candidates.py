@@ -24,6 +24,7 @@ from kithstream.streams.serve.exclusions import Exclusions
 from kithstream.streams.serve.facts import Facts
 from kithstream.streams.serve.ranking import NO_CANDIDATE, Ranked, Ranker
 from kithstream.streams.serve.ranking import Encoded as Asker
+from kithstream.streams.serve.served import Served
 from kithstream.streams.serve.vectors import Encoded, Vectors, every_account
 from kithstream.streams.serve.whole import Whole, neighbours
 from kithstream.streams.serve.why import Allowed, Standing
@@ -57,8 +58,9 @@ class Candidates:
         ranking: RankingConfig,
         *,
         lock: threading.Lock | None = None,
+        served: Served | None = None,
     ) -> None:
-        """`lock` is that of another chain over the same engine."""
+        """`lock` is that of another chain over the same engine; `served` takes note of answers."""
         self.engine = engine
         self.model = model
         self.trainer = trainer
@@ -67,14 +69,16 @@ class Candidates:
         self.lock = lock or threading.Lock()
         self._waiting: set[int] = set()  # threads with a question
         self.exclusions = Exclusions(engine, engine.config.row_cache, used_to_follow=ranking.used_to_follow)
-        self.whole: Whole | None = None  # where pairs are ranked, or learned
-        if ranking.ranker and (trainer is not None or model.ranker.ready):
+        self.whole: Whole | None = None  # facts, nominators and the learned score
+        if ranking.ranker:
             self.whole = Whole(Facts(), ranking, config.seed)
         facts = None if self.whole is None else self.whole.facts
         self.vectors = Vectors(engine, model, config, _IndexSink(index, trainer, facts))
         self._config = config
         self._reader = self.vectors.reader
-        self._ranker = Ranker(engine, self._reader, self.exclusions, model, index, ranking, self.whole)
+        self._ranker = Ranker(
+            engine, self._reader, self.exclusions, model, index, ranking, self.whole, served
+        )
         self._changes: list[Change] = []  # since the first of the captured
         self._captured: list[Captured] = []
         self._swept = 0  # day of the last sweep

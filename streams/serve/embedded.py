@@ -54,6 +54,7 @@ from kithstream.streams.serve.answers import (
 )
 from kithstream.streams.serve.candidates import Candidates
 from kithstream.streams.serve.lineages import Lineages, Wanted
+from kithstream.streams.serve.served import Served
 from kithstream.streams.serve.vectors import every_account, live_index
 from kithstream.streams.serve.why import CONSIDERED
 from kithstream.streams.sources import graph
@@ -111,6 +112,7 @@ class Embedded:
         layout = _layout(path, config.engine.partitions)
         self.partitions = layout.partitions
         self.lineages = Lineages(path)
+        self.served = Served(config.serve.shadow_seconds)
         numbers = range(layout.partitions)
         with ExitStack() as undo:
             stores: list[RocksStore] = []
@@ -689,7 +691,14 @@ class Embedded:
     ) -> Candidates:
         index = live_index(model, self.config.index)
         return Candidates(
-            self.engine, model, trainer, index, self.config.model, self.config.ranking, lock=lock
+            self.engine,
+            model,
+            trainer,
+            index,
+            self.config.model,
+            self.config.ranking,
+            lock=lock,
+            served=self.served,
         )
 
 

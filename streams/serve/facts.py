@@ -198,6 +198,11 @@ class Facts:
         """(n,) Languages of accounts, 0 if unknown."""
         return self._languages[self.numbers_of(accounts)]
 
+    def exposed(self, shown: Iterable[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(n,) and (n,) Followers of every candidate, and how often it is among those that were shown."""
+        times = np.bincount(self.numbers_of(shown), minlength=len(self._listed))[: len(self._listed)]
+        return self._degrees[self._listed, 0], times[self._listed]
+
     def arrays(self) -> dict[str, Array]:
         """Content by name, for a checkpoint."""
         used = len(self.names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -24,13 +24,15 @@ from kithstream.streams.serve.exclusions import Exclusions
 from kithstream.streams.serve.fading import tiredness
 from kithstream.streams.serve.finding import Found, find, looked
 from kithstream.streams.serve.nominators import About
-from kithstream.streams.serve.whole import Nominated, Whole, about, pooled
+from kithstream.streams.serve.served import RankedBy, Served
+from kithstream.streams.serve.whole import Nominated, Whole, about, pooled, unknown
 from kithstream.streams.serve.why import Allowed, Group, Standing, Thinking, standings
 from kithstream.streams.state import profiles
 from kithstream.streams.state.reader import Glance, Reader
 
 NO_CANDIDATE: Final = "not a candidate"
 _POPULAR: Final = 10  # new followers of the day from which an answer tells them
+Nominate = Callable[[Collection[int], Collection[str]], Nominated]
 Glances = Callable[[Sequence[str], int], Sequence[Glance]]
 
 
@@ -80,10 +82,15 @@ class Ranker:
         index: Queryable,
         config: RankingConfig,
         whole: Whole | None = None,
+        served: Served | None = None,
     ) -> None:
-        """Without the `whole`, candidates are the index's and the towers alone rank them."""
+        """Without the `whole`, candidates are the index's and the towers alone rank them.
+
+        `served` takes note of every answer.
+        """
         self._reads = reads
         self._whole = whole
+        self._served = served
         self._config = config
         self._reader = reader
         self._exclusions = exclusions
@@ -142,20 +149,18 @@ class Ranker:
         wanted = question.k if asking.contact is None else 4 * question.k + 100
         if asking.weights is not None:
             wanted = max(wanted, self._config.considered)
-        nominate = None
-        if self._whole is not None and asking.about is not None and asking.weights is not None:
-            nominate = partial(self._whole.nominate, asking.about)
+        by, nominate, score = self._beside_towers(asking, labels or (), wanted, as_of)
         index = self._index
         found = find(index, index.query, asking.vector, limits, losses, wanted, nominate)
         hits, scored, nominated = found
-        if asking.weights is not None and asking.about is not None:
-            scored = self._whole_scores(asking.about, asking.weights, found, as_of)
+        if score is not None:
+            scored = score(found)
         if losses:
             scored = [(name, score + losses[name] if name in losses else score) for name, score in scored]
         if asking.contact is not None:
             gain = self._config.contact
             scored = [(name, score + gain * asking.contact(name)) for name, score in scored]
-        if losses or asking.contact is not None or asking.weights is not None:
+        if losses or asking.contact is not None or score is not None:
             scored.sort(key=lambda one: (-one[1], one[0]))
             del scored[question.k :]
         reasoned = [name for name, _ in scored[: question.reasons]]
@@ -170,8 +175,13 @@ class Ranker:
                     sources = _sources(candidates[at].account, hits, nominated)
                     candidates[at] = msgspec.structs.replace(candidates[at], sources=sources)
         short = hits.short if len(scored) < question.k else None
-        if short is not None and asking.weights is not None:
+        if short is not None and nominate is not None:
             short = f"{len(scored)} of {question.k}: no more are allowed"
+        if self._served is not None:
+            facts = None if self._whole is None else self._whole.facts
+            names, language = [name for name, _ in scored], int(asking.rows.languages[0])
+            self._served.took(names, hits, by, short=short is not None, facts=facts, language=language)
+            self._served.compare(index, asking.vector, limits, hits.plan)
         return Ranked(candidates, hits.plan, short, asking.step, tick)
 
     def example(self, encoded: Encoded, target: str, as_of: int) -> Example | None:
@@ -189,14 +199,31 @@ class Ranker:
         exclude, losses = asking.exclude, asking.losses
         return looked(self._index, self._whole, asking.vector, asking.about, exclude, losses, target, as_of)
 
-    def _whole_scores(
-        self, about: About, weights: Weights, found: Found, as_of: int
-    ) -> list[tuple[str, float]]:
-        assert self._whole is not None
-        assert found.nominated is not None
-        pool = pooled(found.scored, len(found.hits.ids), found.nominated.sources)
-        scores = self._whole.scored(weights, pool, about, found.nominated.hops, as_of)
-        return list(zip(pool.names, scores, strict=True))
+    def _beside_towers(
+        self, asking: Asking, languages: Collection[int], wanted: int, as_of: int
+    ) -> tuple[RankedBy, Nominate | None, Callable[[Found], list[tuple[str, float]]] | None]:
+        """What ranks, who names accounts beside the index, and the scores of all if they are not the towers'."""
+        whole, told, weights = self._whole, asking.about, asking.weights
+        if whole is None or told is None:
+            return "towers", None, None
+        if unknown(told):  # towers that have learned know nothing of those of whom nothing is known
+            nominate: Nominate = partial(whole.most_followed, told, wanted)
+
+            def popularity(found: Found) -> list[tuple[str, float]]:
+                names = [name for name, _ in found.scored]
+                return list(zip(names, whole.followed(names, told, languages, as_of), strict=True))
+
+            return "popularity", nominate, popularity
+        if weights is None:
+            return "towers", None, None
+
+        def learned(found: Found) -> list[tuple[str, float]]:
+            assert found.nominated is not None
+            pool = pooled(found.scored, len(found.hits.ids), found.nominated.sources)
+            scores = whole.scored(weights, pool, told, found.nominated.hops, as_of)
+            return list(zip(pool.names, scores, strict=True))
+
+        return "whole", partial(whole.nominate, told), learned
 
     def standings(
         self, asking: Asking, candidates: Sequence[str], allowed: Allowed, most: int

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kithstream.models.features import OUT, Rows
+from kithstream.models.features import HALF_LIVES, IN, OUT, Rows
 from kithstream.models.ranker import SOURCES, Asker, PairFeatures, Pairs, Weights, pair_features
 from kithstream.streams.config import RankingConfig
 from kithstream.streams.engine.partition import FOLLOWEES as FOLLOWEE_LIST
@@ -24,6 +24,10 @@ from kithstream.streams.state.counters import Kind
 
 _FOLLOWEES_TOTAL: Final = counters.cell(0, Kind.TOTAL, 0)  # of the row of what an account did
 _TOWERS: Final = SOURCES.index("towers")
+_POPULAR: Final = SOURCES.index("popular")
+_WEEK: Final = HALF_LIVES.index(7 * 86400.0)
+_ELSEWHERE: Final = 32.0  # above any log of followers
+_NO_HOPS: Final = Hops(np.zeros(0, np.int32), np.zeros(0))
 
 
 class Pool(NamedTuple):
@@ -59,7 +63,6 @@ class Whole:
     def nominate(self, about: About, languages: Collection[int], hidden: Collection[str]) -> Nominated:
         """Name accounts for one that asks."""
         held = self.facts
-        own = about.language
         with held.lock:
             followees = _known(held, about.followees)
             followers = _known(held, [name for _, name in about.followers])
@@ -68,7 +71,7 @@ class Whole:
                 [name for _, name in about.followers],
                 followees,
                 hops,
-                languages or ({own} if own else ()),
+                _spoken(about, languages),
                 about.interests,
                 hidden,
             )
@@ -77,6 +80,33 @@ class Whole:
                 for name in nominator.nominate(told, self.config.nominated):
                     sources.setdefault(name, []).append(SOURCES.index(source))
         return Nominated(sources, hops)
+
+    def most_followed(
+        self, about: About, k: int, languages: Collection[int], hidden: Collection[str]
+    ) -> Nominated:
+        """Name whom an account of which nothing is known is shown: the most followed of its languages, and of all."""
+        held = self.facts
+        with held.lock:
+            tops = [top for language in sorted(_spoken(about, languages)) for top in held.most(language)]
+            lists = [top.best(top.kept) for top in (*tops, *held.popular)]
+        named = {name: (_POPULAR,) for best in lists for name in [n for n in best if n not in hidden][:k]}
+        return Nominated(named, (_NO_HOPS,) * 3)
+
+    def followed(
+        self, names: Sequence[str], about: About, languages: Collection[int], as_of: int
+    ) -> list[float]:
+        """The score of each account for one of which nothing is known: log(1 + new followers), half-life 7 days.
+
+        Those of other languages come behind all of its own.
+        """
+        held = self.facts
+        with held.lock:
+            seen = held.seen(held.numbers_of(names), as_of)
+        scores = np.log1p(seen.counts[:, IN, _WEEK])
+        if spoken := _spoken(about, languages):
+            scores -= np.where(np.isin(seen.languages, list(spoken)), 0.0, _ELSEWHERE)
+        found: list[float] = scores.astype(np.float32).tolist()
+        return found
 
     def features(self, pool: Pool, about: About, hops: tuple[Hops, Hops, Hops], as_of: int) -> PairFeatures:
         """What the ranker reads of a pool, as of a time in microseconds."""
@@ -125,6 +155,11 @@ class Whole:
         extra = weights.extra(self.features(pool, about, hops, as_of))
         whole: list[float] = (pool.scores + extra).astype(np.float32).tolist()
         return whole
+
+
+def unknown(about: About) -> bool:
+    """Whether nothing is known of an account but what it says of itself."""
+    return not (any(about.degrees) or about.followers or about.followees or about.engaged or about.interests)
 
 
 def learned(event: str, share: float, seed: int) -> bool:
@@ -179,6 +214,11 @@ def pooled(scored: Sequence[tuple[str, float]], hits: int, nominated: Mapping[st
     places = np.arange(len(scored))
     places[hits:] = np.searchsorted(-scores[:hits], -scores[hits:])
     return Pool([name for name, _ in scored], scores, places, sources)
+
+
+def _spoken(about: About, languages: Collection[int]) -> Collection[int]:
+    """The languages that are asked for, or else the account's own."""
+    return languages or ({about.language} if about.language else ())
 
 
 def _known(held: Facts, names: Sequence[str]) -> NDArray[np.int32]:

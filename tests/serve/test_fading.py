@@ -24,6 +24,7 @@ CONFIG = Config(
     engine=EngineConfig(partitions=3),
     model=ModelConfig(learn=False),
     index=IndexSection(background=False),
+    ranking=RankingConfig(ranker=False),  # what is taken off is taken off the towers' scores
 )
 NOT_INTERESTED = BY_NAME["not_interested"]
 

@@ -221,7 +221,7 @@ def test_an_untrained_ranker_leaves_the_answers_of_the_towers_as_they_are(
     towers, both = (told(opened(config), *CROWD) for config in (alone, LEARNING))
     assert towers.chain.whole is None
     assert the_whole(both).facts.numbers_of(["ann"])[0] > 0
-    for account in (*ACCOUNTS, "new"):
+    for account in ACCOUNTS:
         for k in (1, 3, 10):
             assert towers.candidates(account, k).candidates == both.candidates(account, k).candidates
 
@@ -259,10 +259,70 @@ def test_whoever_is_nominated_is_ranked_however_far_down_the_index_it_is(
 ) -> None:
     config = whole(model(tmp_path, least_followed), considered=1, nominators=())
     live = told(opened(config), *(follow(f"x{n}", f"y{m}") for n in range(6) for m in range(6)))
-    told(live, follow("x0", "far", START))
+    told(live, follow("x0", "far", START), follow("ann", "x0"))
     assert names(live, "ann", 1) != ["far"]
     the_whole(live).nominators["popular"] = Far()
     assert names(live, "ann", 1) == ["far"]
+
+
+def town(live: Embedded) -> Embedded:
+    """Nine accounts: the higher the number the more followers; every other one speaks German, two are unwanted."""
+    languages = (
+        Event(f"l{n}", "profile", f"p{n}", START, language="de" if n % 2 else "en") for n in range(9)
+    )
+    follows = (follow(f"f{m}", f"p{n}") for n in range(9) for m in range(n + 1))
+    return told(
+        live,
+        *languages,
+        *follows,
+        *(Event(f"new{tag}", "profile", f"new-{tag}", START, language=tag) for tag in ("de", "en")),
+        Event("b1", "block", "p7", START, target="new-de"),
+        Event("b2", "block", "new-de", START, target="p5"),
+    )
+
+
+def test_an_account_of_which_nothing_is_known_is_shown_the_most_followed_of_its_language(
+    opened: Callable[[Config], Embedded], given_model: ModelConfig
+) -> None:
+    live = town(opened(whole(given_model)))
+    # Whatever was learned: the ranker's weights are drawn blindly.
+    assert names(live, "new-en", 7) == ["p8", "p6", "p4", "p2", "p0", "p7", "p5"]
+    assert names(live, "new-de", 4) == ["p3", "p1", "p8", "p6"]
+    assert names(live, "nobody", 3) == ["p8", "p7", "p6"]
+    answer = live.candidates("new-en", 3, languages=["de"], explain="full").candidates
+    assert [c.account for c in answer] == ["p7", "p5", "p3"]
+    assert all("popular" in c.sources for c in answer)  # type: ignore[operator]  # asked for
+    assert names(live, "new-en", 9)[-1] == "p1"
+    assert live.candidates("new-de", 9).short == "7 of 9: no more are allowed"
+    # Half as many follow p8 as p6 once half a week has gone by and more follow p6; what is fresh counts.
+    told(live, *(follow(f"g{m}", "p6", START + 7 * DAY) for m in range(4)))
+    assert names(live, "new-en", 2) == ["p6", "p8"]
+
+
+def test_what_is_ignored_sinks_also_for_an_account_of_which_nothing_is_known(
+    opened: Callable[[Config], Embedded], given_model: ModelConfig
+) -> None:
+    live = town(opened(whole(given_model)))
+    fully = {c.account: c.score for c in live.candidates("new-en", 9).candidates}
+    shown = [
+        Event(f"i{n}", "impression", "new-en", START + 7 * DAY - n, target="p8", item=f"i{n}")
+        for n in range(2)
+    ]
+    told(live, *shown, Event("n", "not_interested", "new-en", START + 7 * DAY, target="p6"))
+    assert "p6" not in names(live, "new-en", 9)
+    tired = {c.account: c.score for c in live.candidates("new-en", 9).candidates}["p8"]
+    assert tired == pytest.approx(fully["p8"] - 0.6, abs=0.01)
+
+
+def test_the_first_signal_of_an_account_ends_that(
+    opened: Callable[[Config], Embedded], given_model: ModelConfig
+) -> None:
+    live = town(opened(whole(given_model, used_to_follow=False)))
+    before = names(live, "new-en", 9)
+    told(live, follow("new-en", "p3", START + 7 * DAY))
+    assert names(live, "new-en", 9) != [name for name in before if name != "p3"]
+    told(live, Event("r", "retract", "new-en", START + 7 * DAY, retracts="new-en>p3"))
+    assert names(live, "new-en", 9) == before
 
 
 def test_a_full_answer_tells_who_named_a_candidate(
