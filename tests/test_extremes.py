@@ -16,7 +16,11 @@ from kithstream.streams.errors import Unanswerable
 from kithstream.streams.events.wire import Event
 from kithstream.streams.serve.embedded import Embedded
 
-FOLLOWERS, FOLLOWING, BLOCKED = 4_000, 2_500, 2_500  # enough for many steps; `bench.extremes` has the full sizes
+FOLLOWERS, FOLLOWING, BLOCKED = (
+    4_000,
+    2_500,
+    2_500,
+)  # enough for many steps; `bench.extremes` has the full sizes
 STEP = 250  # edges of one step of background work
 CONFIG = Config(
     engine=EngineConfig(partitions=2, job_edges=STEP),
