@@ -193,6 +193,7 @@ def kafka(some: Iterator[Sent], count: int, now: int, seed: int, outcome: Outcom
         outcome.reasons.update({f"{topic} {reason}": n for (topic, reason), n in reasons.items()})
         outcome.wrong += reasons.total() != bad + corrupt
         outcome.wrong += worker.retrieval != first
+        worker.stop()
 
 
 def sealed(payload: bytes) -> bytes:

@@ -121,7 +121,9 @@ def over_http(factor: float, seconds: float, warm: int, seed: int) -> dict[str, 
         capacity = sent / (time.perf_counter() - began)
         watch = Watch(lambda: server.figure("kithstream_behind_records"), lambda: resident(server.pid))
         with watch:
-            statuses, taken, late = asyncio.run(_load(server.url, bodies(events), factor * capacity, seconds))
+            statuses, taken, late, spent = asyncio.run(
+                _load(server.url, bodies(events), factor * capacity, seconds)
+            )
         sent += taken
 
         def probe() -> float:
@@ -141,6 +143,7 @@ def over_http(factor: float, seconds: float, warm: int, seed: int) -> dict[str, 
         return {
             "capacity_events_per_s": round(capacity),
             "offered_events_per_s": round(factor * capacity),
+            "sent_events_per_s": round(LINES * statuses.total() / spent),
             "replies": {str(status): count for status, count in statuses.items()},
             "accepted": sent,
             "folded": folded(),
@@ -157,8 +160,8 @@ def over_http(factor: float, seconds: float, warm: int, seed: int) -> dict[str, 
 
 async def _load(
     url: str, source: Iterator[bytes], rate: float, seconds: float
-) -> tuple[Counter[int], int, float]:
-    """Send at a rate; return replies by status (-1: put off without Retry-After), events taken, the latest start."""
+) -> tuple[Counter[int], int, float, float]:
+    """Send at a rate. Return replies by status (-1: put off without Retry-After), events taken, lateness, seconds."""
     statuses: Counter[int] = Counter()
     taken, late, flying = 0, 0.0, set[asyncio.Task[None]]()
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
@@ -185,9 +188,10 @@ async def _load(
             task = asyncio.create_task(post(next(source)))
             flying.add(task)
             task.add_done_callback(flying.discard)
+        spent = time.perf_counter() - begin
         while flying:
             await asyncio.wait(list(flying))
-    return statuses, taken, late
+    return statuses, taken, late, spent
 
 
 def over_kafka(factor: float, seconds: float, warm: int, seed: int) -> dict[str, object]:
@@ -255,19 +259,21 @@ def over_kafka(factor: float, seconds: float, warm: int, seed: int) -> dict[str,
         until(lambda: folded() >= sent, "for every event")
         stop.set()
         reader.join()
+        accepted, pushed = folded(), int(told(worker, "kithstream_pushed_total"))
+        worker.stop()
         return {
             "capacity_events_per_s": round(capacity),
             "offered_events_per_s": round(factor * capacity),
             "accepted": sent,
-            "folded": folded(),
+            "folded": accepted,
             "late_ms": round(late * 1000),
             "greatest_lag": int(watch.lag),
             "memory_mib": watch.told(),
             "fresh_again_s": round(fresh, 2),
             "last_probe_ms": round(last * 1000, 1),
-            "lists_pushed": int(told(worker, "kithstream_pushed_total")),
+            "lists_pushed": pushed,
             "lists_read_slowly": lists[0],
-            "lost": sent - folded(),
+            "lost": sent - accepted,
             "wrong": 0,
         }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import msgspec
+import numpy as np
 import pytest
 from hostile import Sent, frames, junk, records
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from promises import agree
 import kithstream
 from kithstream.index.config import IndexConfig
 from kithstream.index.live import LiveIndex
+from kithstream.models import named
 from kithstream.models.features import SCHEMA
 from kithstream.models.model import Model
 from kithstream.models.ranker import PAIRS
@@ -358,10 +360,21 @@ def test_junk_among_vectors_owners_and_lineages_is_passed_over() -> None:
     assert (registry.serving, registry.published) == ("base", {})
 
 
+@pytest.mark.parametrize("bad", [b"\0\0\xc0\x7f", b"\0\0\x80\x7f"], ids=["nan", "inf"])
+def test_features_that_are_not_finite_teach_nothing(bad: bytes) -> None:
+    fields = [
+        (bad if kind is np.float32 else b"\0" * 4) * int(np.prod(shape))
+        for shape, kind in named.PRODUCER.values()
+    ]
+    with pytest.raises(named.NamedError, match="not finite"):
+        named.producers(named.Named(SCHEMA.hash, [], fields), Model.day_zero(0).ids)
+
+
 def test_junk_in_the_training_log_teaches_nothing() -> None:
     model = Model.day_zero(0)
     learner = Learner(OnlineTrainer.begin(model, TrainerConfig(), 0), 2, example_batch=8, idle_days=30)
-    some = list(junk(5, 3000))
+    deep = b"\x93\xa9Forgotten\x90" + b"\x91" * 1200 + b"\x90"  # skipped, as every field of a later build is
+    some = [*junk(5, 3000), deep]
     unusable = sum(bool(learner.take(offset, raw).unusable) for offset, raw in enumerate(some))
     assert unusable == len(some)
     assert (learner.offset, model.step) == (len(some), 0)

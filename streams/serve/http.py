@@ -401,7 +401,7 @@ async def _body(request: Request, most: int) -> bytes:
 _Raw = Mapping[str, object] | bytes
 
 
-def _elements(body: bytes) -> Sequence[_Raw | InvalidEvent]:
+def _elements(body: bytes) -> Sequence[_Raw]:
     """The events of a JSON array, or the one of an object; the check refuses what is no object."""
     try:
         decoded: object = msgspec.json.decode(body)
@@ -411,15 +411,7 @@ def _elements(body: bytes) -> Sequence[_Raw | InvalidEvent]:
         return [decoded]
     if not isinstance(decoded, list):
         raise _Unusable(400, Problem("malformed", "The body must be a JSON array or object."))
-    return [event if isinstance(event, dict) else _other(event) for event in decoded]
-
-
-def _other(event: object) -> bytes | InvalidEvent:
-    """The record of what is no object: the check names what it is."""
-    try:
-        return _encode(event)
-    except RecursionError as error:
-        return InvalidEvent("malformed", "event", event, f"a JSON object ({error})")
+    return [event if isinstance(event, dict) else _encode(event) for event in decoded]
 
 
 def _lines(body: bytes) -> Iterator[_Raw | InvalidEvent]:
