@@ -132,14 +132,10 @@ class Model:
             **self.ranker.arrays(),
         }
 
-    def apply(self, delta: Delta) -> None:
-        """Moves to the step of a delta; afterwards the model equals the one that made it, in every bit.
-
-        Refused with `DeltaError`, and then unchanged, unless it starts at this lineage and step.
-        """
-        delta.check(self.lineage, self.step)
-        parameters = dict(self.tower.named_parameters())
-        sizes = {name: 4 * parameter.numel() for name, parameter in parameters.items()}
+    def fits(self, delta: Delta) -> None:
+        """Refuses a delta whose numbers are not those of this model; where it starts does not matter."""
+        delta.check(self.lineage, delta.since)
+        sizes = {name: 4 * parameter.numel() for name, parameter in self.tower.named_parameters()}
         if {name: len(data) for name, data in delta.weights.items()} != sizes:
             raise DeltaError("the weights of the delta have other names or sizes than the model's")
         if len(delta.ranker) != PACKED:
@@ -147,6 +143,19 @@ class Model:
         shape = (len(delta.accounts), self.ids.dim)
         if not len(delta.target) == len(delta.source) == 4 * shape[0] * shape[1]:
             raise DeltaError(f"the delta's id vectors do not have the shape {shape}")
+        for raw in (*delta.weights.values(), delta.target, delta.source):
+            if not np.isfinite(np.frombuffer(raw, "<f4")).all():
+                raise DeltaError("the delta holds numbers that are not finite")
+
+    def apply(self, delta: Delta) -> None:
+        """Moves to the step of a delta; afterwards the model equals the one that made it, in every bit.
+
+        Refused with `DeltaError`, and then unchanged, unless it starts at this lineage and step.
+        """
+        delta.check(self.lineage, self.step)
+        self.fits(delta)
+        parameters = dict(self.tower.named_parameters())
+        shape = (len(delta.accounts), self.ids.dim)
         with torch.no_grad():
             for name, parameter in parameters.items():
                 values = np.frombuffer(delta.weights[name], "<f4").reshape(parameter.shape)

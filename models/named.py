@@ -110,6 +110,8 @@ def _unpack(
         if len(raw) != 4 * n * int(np.prod(shape, dtype=np.int64)):
             raise NamedError(f"field {name} has {len(raw)} bytes for {n} accounts")
         values[name] = np.frombuffer(raw, _little(kind)).reshape(n, *shape).astype(kind)
+        if not np.isfinite(values[name]).all():  # one of them would make every weight NaN
+            raise NamedError(f"field {name} holds numbers that are not finite")
     rows = np.concatenate((np.array([NOBODY], np.int32), ids.rows_of(named.names)))
     for name in by_name:
         places = values[name]

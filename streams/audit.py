@@ -234,7 +234,7 @@ class _Search:
             return False
         try:
             return _named(msgspec.msgpack.decode(value), self._account) or bool(self._mention.search(value))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return True  # unreadable, and the bytes are in it
 
     # -- logs and files --------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ class _Search:
                 try:
                     event = decode(record.raw)
                     found = self._account in (event.actor, event.target)
-                except (msgspec.DecodeError, UnicodeDecodeError):
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     found = False
                 if found or (self._name in record.raw and self._mention.search(record.raw)):
                     count, newest = count + 1, max(newest, record.appended)

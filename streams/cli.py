@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -1298,6 +1299,124 @@ def _table(
     config = read_settings(config_file, options)
     with told():
         return config.kafka, wanted(config, lineage_of(model or config.model.path, config.model.seed))
+
+
+@cli.group("dead-letters", cls=Commands, epilog=example("kithstream dead-letters list --since 2h"))
+def letters() -> None:
+    """Records that the workers and the trainer could not use.
+
+    An embedded runtime has no such topic: over HTTP a bad event is refused at once with 422, and what is too late
+    when it is folded is counted in the metrics and stays in its log.
+    """
+
+
+def _filters(command: F) -> F:
+    """Add the options that say which letters."""
+    for option in (
+        click.option("--since", metavar="WHEN", help="Written since: 90s, 30m, 2h, 7d, or ISO 8601."),
+        click.option("--partition", "partitions", multiple=True, type=click.IntRange(0), help="Repeatable."),
+        click.option("--topic", "sources", multiple=True, help="That the records came from. Repeatable."),
+        click.option("--reason", "reasons", multiple=True, help="Such as too_late. Repeatable."),
+    ):
+        command = option(command)
+    return command
+
+
+@letters.command("list", epilog=example("kithstream dead-letters list --reason too_late --since 2h"))
+@_filters
+@click.option("--limit", type=click.IntRange(1), help="At most so many, the oldest first.")
+@settings
+@as_json
+def list_letters(
+    reasons: tuple[str, ...],
+    sources: tuple[str, ...],
+    partitions: tuple[int, ...],
+    since: str | None,
+    limit: int | None,
+    config_file: Path | None,
+    options: tuple[str, ...],
+    machine: bool,
+) -> None:
+    """Show why records could not be used, where they came from, and how they begin.
+
+    What they hold is shown in ASCII, the rest escaped. --json prints each letter in full, one a line.
+    """
+    from collections import Counter
+    from itertools import islice
+
+    import msgspec
+
+    from kithstream.streams.kafka import replaying
+
+    config = read_settings(config_file, options)
+    unreadable: Counter[str] = Counter()
+    wanted = replaying.wanted(config.kafka, reasons, sources, partitions, _moment(since))
+    for letter in islice(replaying.read(config.kafka, wanted, unreadable), limit):
+        click.echo(msgspec.json.encode(letter) if machine else replaying.line(letter))
+    if unreadable:
+        say(f"{unreadable.total()} records of the topic are no letters")
+
+
+@letters.command("replay", epilog=example("kithstream dead-letters replay --reason too_late --dry-run"))
+@_filters
+@click.option("--all", "everything", is_flag=True, help="Every letter, where no filter says which.")
+@click.option("--dry-run", "dry", is_flag=True, help="Publish nothing, and say what would be.")
+@settings
+@as_json
+def replay_letters(
+    reasons: tuple[str, ...],
+    sources: tuple[str, ...],
+    partitions: tuple[int, ...],
+    since: str | None,
+    everything: bool,
+    dry: bool,
+    config_file: Path | None,
+    options: tuple[str, ...],
+    machine: bool,
+) -> None:
+    """Publish the records of dead letters again, where they came from.
+
+    For after a mend: of a schema, a setting, a publisher's clock. An event counts once however often it is
+    published, so that a replay may be repeated. What still cannot be used becomes a dead letter anew. Not replayed
+    are records that the letter does not hold in full, of deleted accounts, and examples.
+    """
+    from collections import Counter
+
+    from kithstream.streams.kafka import replaying
+
+    if not (everything or reasons or sources or partitions or since):
+        raise Refused("which letters? Give --reason, --topic, --partition or --since, or --all")
+    config = read_settings(config_file, options)
+    unreadable: Counter[str] = Counter()
+    wanted = replaying.wanted(config.kafka, reasons, sources, partitions, _moment(since))
+    found = replaying.read(config.kafka, wanted, unreadable)
+    done = replaying.replay(config.kafka, found, unreadable, dry=dry)
+    counts: dict[str, object] = {"would_publish" if dry else "published": done.published}
+    counts |= {"repeats": done.repeats, "unreadable": done.unreadable}
+    if machine:
+        click.echo(json.dumps(counts | {"refused": dict(done.refused)}))
+        return
+    show(counts | {f"refused: {why}": n for why, n in sorted(done.refused.items())}, machine)
+
+
+def _moment(since: str | None) -> int | None:
+    """The time, in microseconds, that --since says."""
+    from datetime import datetime
+
+    from kithstream.streams.events.stamp import wall_clock
+
+    if since is None:
+        return None
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(since[-1:])
+    if unit and since[:-1].isdecimal() and len(since) < 12:
+        return wall_clock() - int(since[:-1]) * unit * 1_000_000
+    try:
+        found = datetime.fromisoformat(since)
+    except ValueError:
+        raise Refused(f"--since is {since!r}, expected such as 30m, 2h, 7d or 2026-01-31T12:00:00") from None
+    if found.tzinfo is None:
+        found = found.replace(tzinfo=UTC)
+    return int(found.timestamp() * 1_000_000)
 
 
 @cli.command(epilog=example("kithstream doctor --path kin"))

@@ -17,6 +17,9 @@ KithstreamError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
+
+SHOWN: Final = 80  # characters of a value that a message shows at most
 
 
 class KithstreamError(Exception):
@@ -27,14 +30,23 @@ class InvalidEvent(KithstreamError):
     """An event that cannot be used; `field` and `value` say why, `reason` is one of a small set."""
 
     def __init__(self, reason: str, field: str, value: object, expected: str) -> None:
-        shown = repr(value)
-        if len(shown) > 80:
-            shown = shown[:77] + "..."
+        shown = _shown(value)
         super().__init__(f"{field} is {shown}, expected {expected}")
         self.reason = reason
         self.field = field
         self.value = shown
         self.expected = expected
+
+
+def _shown(value: object) -> str:
+    """At most 80 characters of a value, whatever it is."""
+    if isinstance(value, (str, bytes)):
+        value = value[:SHOWN]
+    try:
+        shown = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or a number of thousands of digits
+        return f"a value of type {type(value).__name__}"
+    return shown if len(shown) <= SHOWN else shown[: SHOWN - 3] + "..."
 
 
 class NotYet(KithstreamError):

@@ -25,7 +25,7 @@ from kithstream.models.features import (
 )
 from kithstream.models.ids import IdVectors
 from kithstream.models.model import Model
-from kithstream.models.named import Named, NamedError
+from kithstream.models.named import Named
 from kithstream.models.ranker import Ranked
 from kithstream.models.train import Examples, OnlineTrainer, TrainerConfig
 from kithstream.streams.config import RankingConfig
@@ -223,7 +223,7 @@ class Learner:
                 if self.looker is not None:
                     self.looker.forget(record.accounts)
             return Learned()
-        except (msgspec.DecodeError, NamedError, ValueError) as error:
+        except (ValueError, OverflowError, RecursionError) as error:  # NamedError, msgspec's are ValueErrors
             return Learned(unusable=str(error))
 
     def _follow(self, record: Followed) -> Learned:

@@ -50,6 +50,8 @@ SET = (
     "doctor",
     "worker",
     "topics create",
+    "dead-letters list",
+    "dead-letters replay",
     "topics check",
     "communities adopt",
 )

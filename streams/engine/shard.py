@@ -104,13 +104,25 @@ class Shard:
         Raises ValueError (msgspec.DecodeError is one) for bytes that are no frame; then nothing was written.
         """
         partition = self.partition
-        before = dict(partition.heard), partition.edges
+        received = [self._decoded(frame) for frame in raw]
+        heard, edges, told = dict(partition.heard), partition.edges, partition.told
+        watermark, expired, retracted = partition.watermark, partition.expired, partition.retracted
+        buried = {f for frame in received for f in frame.deleted} - partition.deleted
         try:
-            return self._targets.apply([frames.decode(frame) for frame in raw], next_offset)
-        except (ValueError, IndexError, struct.error) as error:
-            partition.heard, partition.edges = before
+            return self._targets.apply(received, next_offset)
+        except (ValueError, LookupError, OverflowError, TypeError, struct.error) as error:
+            partition.heard, partition.edges, partition.told = heard, edges, told
+            partition.watermark, partition.expired, partition.retracted = watermark, expired, retracted
+            partition.deleted -= buried
+            partition.living.clear()
             partition.forget()  # the caches may be ahead of the store
             raise ValueError(f"a frame cannot be folded: {error}") from error
+
+    def _decoded(self, raw: bytes) -> Frame:
+        frame = frames.decode(raw)
+        if frame.source not in self.partition.heard:
+            raise ValueError(f"source is {frame.source}, there are {self.partition.partitions} partitions")
+        return frame
 
     def work(self) -> int:
         """Do a bounded piece of background work; 0 when nothing is left."""

@@ -108,6 +108,7 @@ class Targets:
                 continue
             target_bytes, letter_actor, item = key.split(b"\0")
             target, actor, family = target_bytes.decode(), letter_actor[1:].decode(), letter_actor[0] - 65
+            _check(family, new)
             if partition.deleted and partition.is_deleted(actor):
                 new = frames.GONE
             if partition.deleted and partition.is_deleted(target):
@@ -159,6 +160,7 @@ class Targets:
                 continue
             target_bytes, letter_actor, _, _ = key[4:].split(b"\0")
             target, actor = target_bytes.decode(), letter_actor[1:].decode()
+            _check(letter_actor[0] - 65, new)
             if partition.deleted and partition.is_deleted(actor):
                 new = frames.GONE
             if partition.deleted and partition.is_deleted(target):
@@ -254,6 +256,14 @@ class Targets:
                     and SIGNALS[letter_target[0] - 65].kind is not KindOfSignal.OCCURRENCE
                 ):
                     yield key
+
+
+def _check(family: int, state: bytes) -> None:
+    """Refuse what no actors stage wrote; raises ValueError."""
+    if not 0 <= family < len(SIGNALS):
+        raise ValueError(f"family is {family}, there are {len(SIGNALS)}")
+    if len(state) < _STATE and len(state) != EPOCH:  # an epoch alone: all that was said was taken back
+        raise ValueError(f"a state has {len(state)} bytes, expected {EPOCH}, or {_STATE} and more")
 
 
 def _greatest(lists: Iterable[Sequence[bytes]]) -> dict[bytes, bytes]:

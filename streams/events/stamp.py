@@ -31,6 +31,6 @@ def checked(event: EventLike, now: int) -> tuple[str, bytes]:
     stamped = {"id": uuid.uuid4().hex, "time": now, **event}
     try:
         raw = msgspec.json.encode(stamped)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidEvent("malformed", "event", event, f"values of JSON ({error})") from None
     return wire.decode(raw, now=now).actor, raw

@@ -5,6 +5,7 @@ Unknown fields pass. Everything else that could not be folded exactly is refused
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal
 
 import msgspec
@@ -14,6 +15,7 @@ from kithstream.streams.events.signals import BY_NAME, CONTROLS, NAMES, UNDO_OF
 
 ID_BYTES: Final = 128  # longest account, item or event id
 EVENT_BYTES: Final = 16_384  # longest record
+NESTED: Final = 32  # deepest nesting of a record: beyond it decoding depends on how deep the stack is already
 FUTURE: Final = 5_000_000  # microseconds an event may lie ahead of its append time
 LATEST: Final = 253_402_300_800_000_000  # the year 10000, in microseconds
 
@@ -48,6 +50,7 @@ NEEDS_ITEM: Final = frozenset(
     name for s in (*BY_NAME.values(), *UNDO_OF.values()) if s.item for name in (s.name, s.undo) if name
 ) - {"not_interested", "undo_not_interested"}
 _KNOWN: Final = frozenset(NAMES)
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 def decode(raw: bytes, *, now: int) -> Event:
@@ -58,6 +61,9 @@ def decode(raw: bytes, *, now: int) -> Event:
     """
     if len(raw) > EVENT_BYTES:
         raise InvalidEvent("oversize", "record", f"{len(raw)} bytes", f"at most {EVENT_BYTES} bytes")
+    if raw.count(b"[") + raw.count(b"{") > NESTED and _is_deeper(raw, NESTED):
+        start = raw[:60].decode("utf-8", "replace")
+        raise InvalidEvent("malformed", "record", start, f"at most {NESTED} levels of nesting")
     try:
         event = _decode(raw)
     except msgspec.ValidationError as error:
@@ -156,9 +162,27 @@ def _explained(raw: bytes, error: msgspec.ValidationError) -> InvalidEvent:
         return InvalidEvent("missing", text.split("field `")[1].split("`")[0], None, "a value")
     try:
         decoded = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return InvalidEvent("malformed", "record", raw[:60].decode("utf-8", "replace"), "a JSON object")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
+        if "out of range" in text:  # so far out that it cannot even be read without a type
+            return InvalidEvent("out_of_range", field, "a number too large to read", "a number in range")
+        start = raw[:60].decode("utf-8", "replace")
+        return InvalidEvent("malformed", "record", start, f"a JSON object in UTF-8 ({cause})")
     value = decoded.get(field) if isinstance(decoded, dict) else decoded
     if field == "source" and isinstance(value, str):
         return InvalidEvent("wrong_type", field, value, "server or client")
+    if "out of range" in text:
+        return InvalidEvent("out_of_range", field, value, "a number in range")
     return InvalidEvent("wrong_type", field, value, expected.removeprefix("Expected "))
+
+
+def _is_deeper(raw: bytes, levels: int) -> bool:
+    """True if arrays and objects lie deeper in each other; what stands in strings does not count."""
+    depth = 0
+    for byte in _STRING.sub(b"", raw):
+        if byte in b"[{":
+            depth += 1
+            if depth > levels:
+                return True
+        elif byte in b"]}":
+            depth -= 1
+    return False

@@ -408,7 +408,7 @@ def _who(raw: bytes) -> _Who | None:
     """None for a record that is no event: the engine says why."""
     try:
         return _decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

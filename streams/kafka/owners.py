@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -13,6 +15,7 @@ from kithstream.streams.kafka.wire import Owner
 
 _decode = msgspec.json.Decoder(Owner).decode
 _encode = msgspec.json.Encoder().encode
+_GENERATIONS: Final = 1 << 62
 
 
 class Owners:
@@ -38,7 +41,9 @@ class Owners:
         """
         try:
             number, owner = int(key or b""), _decode(value or b"")
-        except (ValueError, msgspec.DecodeError):
+        except (ValueError, RecursionError):  # msgspec.DecodeError is a ValueError
+            return None
+        if not 0 <= number < self._partitions or not 0 <= owner.generation < _GENERATIONS:
             return None
         known = self._known.get(number)
         if known is None or owner.generation >= known.generation:

@@ -74,7 +74,7 @@ class TopicSource:
         ends = {p.number: p.applied for p in engine.partitions}
         following = {number: _append_time(config, self._topic, number, end) for number, end in ends.items()}
         topic = names.topics(config.prefix).edges
-        with closing(_records(config, topic, {p.number: p.edges for p in engine.partitions})) as records:
+        with closing(read_topic(config, topic, {p.number: p.edges for p in engine.partitions})) as records:
             for one in records:
                 try:
                     frame = frames.decode(one.record.raw)
@@ -85,12 +85,14 @@ class TopicSource:
                     engine.deliver(one.partition, [one.record.raw])
 
     def read(self, positions: Mapping[int, int], events: int) -> Generator[Polled, None, None]:
-        yield from _records(
+        yield from read_topic(
             self._config.kafka, self._topic, {n: positions.get(n, 0) for n in range(self.partitions)}
         )
 
 
-def _records(config: KafkaConfig, topic: str, positions: Mapping[int, int]) -> Generator[Polled, None, None]:
+def read_topic(
+    config: KafkaConfig, topic: str, positions: Mapping[int, int]
+) -> Generator[Polled, None, None]:
     """Yield records from these offsets to the present ends, merged by append time.
 
     Raises Unreachable, GapInLog where the topic begins later, StoreRefused where it ends before.
@@ -122,7 +124,7 @@ def _records(config: KafkaConfig, topic: str, positions: Mapping[int, int]) -> G
 
 def _append_time(config: KafkaConfig, topic: str, number: int, offset: int) -> int:
     """When the record of an offset was appended, microseconds; later than any if it is still to come."""
-    with closing(_records(config, topic, {number: offset})) as records:
+    with closing(read_topic(config, topic, {number: offset})) as records:
         found = next(records, None)
     return _NEVER if found is None else found.record.appended
 

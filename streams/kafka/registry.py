@@ -84,7 +84,7 @@ class Registry:
                 elif key is not None and value is not None:
                     found = _published(value)
                     self.published[found.lineage] = found
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 self.unusable += 1
         return moved
 

@@ -65,6 +65,7 @@ THREADS: Final = 2  # that answer at a time: Python runs one, the index' product
 DECIDING: Final = 0.05  # seconds between two looks at which lineage to serve
 AGAIN: Final = 0.002  # seconds before a question is tried again that found less than was known
 LOOKING: Final = 0.05  # seconds between two looks at the stores when nobody asks: see `keep_up`
+SAID: Final = 300  # characters of why a question is no question
 LONGEST: Final = 60.0  # seconds that a question over the stream may wait
 PUSHING: Final = 0.1  # seconds between two looks at who is due
 PUSHED_AT_ONCE: Final = 16
@@ -385,7 +386,7 @@ class Retrieval:
     def _ask(self, timestamp: int, raw: bytes) -> None:
         try:
             address = _address(raw)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.dropped += 1
             return
         left = timestamp / 1000 + address.deadline_ms / 1000 - self._clock() / 1e6
@@ -415,8 +416,8 @@ class Retrieval:
             failure = wire.Failure("gone" if error.gone else "deactivated", str(error))
         except Unavailable as error:
             failure = wire.Failure("unavailable", str(error))
-        except ValueError as error:
-            failure = wire.Failure("invalid", str(error))
+        except (ValueError, RecursionError) as error:
+            failure = wire.Failure("invalid", str(error)[:SAID])
         except Exception:
             _log.exception("a question over the stream failed")
             failure = wire.Failure("internal", "the worker has failed; its log says why")

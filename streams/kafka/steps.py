@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from kithstream.models.delta import Delta
+from kithstream.models.delta import Delta, DeltaError
 from kithstream.models.model import Model
 
 STEP: Final = b"\0step"  # key of the weights: no account holds a NUL
@@ -107,7 +107,7 @@ class Follower:
     def _close(self, value: bytes | None) -> None:
         try:
             found = _step(value or b"")
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.unusable += 1
             return
         waiting, self._waiting = self._waiting, {}
@@ -115,20 +115,24 @@ class Follower:
             return
         kept = {name: raw for name, raw in waiting.items() if raw is not None}
         half = 4 * self._model.ids.dim
-        self._ready.append(
-            Delta(
-                lineage=self._model.lineage,
-                schema_hash=found.schema,
-                since=self._model.step,
-                step=found.step,
-                weights=found.weights,
-                accounts=tuple(kept),
-                target=b"".join(raw[:half] for raw in kept.values()),
-                source=b"".join(raw[half:] for raw in kept.values()),
-                ranker=found.ranker,
-                ranker_hash=found.ranker_schema,
-                expired=tuple(name for name, raw in waiting.items() if raw is None),
-            )
+        delta = Delta(
+            lineage=self._model.lineage,
+            schema_hash=found.schema,
+            since=self._model.step,
+            step=found.step,
+            weights=found.weights,
+            accounts=tuple(kept),
+            target=b"".join(raw[:half] for raw in kept.values()),
+            source=b"".join(raw[half:] for raw in kept.values()),
+            ranker=found.ranker,
+            ranker_hash=found.ranker_schema,
+            expired=tuple(name for name, raw in waiting.items() if raw is None),
         )
+        try:
+            self._model.fits(delta)
+        except DeltaError:
+            self.unusable += 1  # of a trainer of another build, or of nobody: the model stays as it is
+            return
+        self._ready.append(delta)
         self.run, self.step = found.run, found.step
         self.offset, self.as_of = found.offset, found.as_of

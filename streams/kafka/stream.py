@@ -9,7 +9,6 @@ acknowledgement, so that a partition is never given away with half of a batch do
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import logging
 import shutil
@@ -31,7 +30,7 @@ from kithstream.streams.engine.targets import Heard
 from kithstream.streams.errors import GapInLog, InvalidEvent, StoreRefused
 from kithstream.streams.events import wire as events
 from kithstream.streams.events.signals import CONTROLS, SIGNALS
-from kithstream.streams.kafka import wire
+from kithstream.streams.kafka import dead_letters, wire
 from kithstream.streams.kafka.checkpoints import Checkpoints
 from kithstream.streams.kafka.names import Topics
 from kithstream.streams.kafka.outlet import Outlet, Pairs
@@ -45,7 +44,6 @@ from kithstream.streams.state.reader import Reader
 from kithstream.streams.state.store import RocksStore
 
 _log = logging.getLogger(__name__)
-_encode = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
 
 REPLAYED: Final = 50_000  # records that are rather replayed than a checkpoint copied
@@ -69,6 +67,23 @@ class Answering(Protocol):
     async def release(self, number: int) -> None:
         """Return once nothing of a partition's store is held open there."""
         ...
+
+
+class Came(Protocol):
+    """What is read of a record beside its bytes."""
+
+    @property
+    def timestamp(self) -> int: ...  # milliseconds
+
+    @property
+    def key(self) -> bytes | None: ...
+
+
+class Controlled(NamedTuple):
+    """The same of a record that Faust has unpacked."""
+
+    timestamp: int
+    key: bytes | None
 
 
 class Ends(NamedTuple):
@@ -320,9 +335,7 @@ class Stream:
             waiting = []
             if decoded.moved:
                 waiting += await self._move(number, kept, decoded.moved, dead)
-            waiting += await self._bury(
-                self._names.engagements, number, dead, {r.offset: r.timestamp for r in kept}
-            )
+            waiting += await self._bury(self._names.engagements, number, dead, {r.offset: r for r in kept})
             if waiting:
                 await asyncio.gather(*waiting)  # nothing accepted is lost: first there, then passed over here
             began = time.perf_counter()
@@ -394,7 +407,7 @@ class Stream:
                 letter = DeadLetter(record.offset, "malformed_frame", str(error), record.value or b"")
                 number = shard.partition.number
                 await asyncio.gather(
-                    *await self._bury(self._names.edges, number, [letter], {record.offset: record.timestamp})
+                    *await self._bury(self._names.edges, number, [letter], {record.offset: record})
                 )
                 continue
             total.touched.update(heard.touched)
@@ -414,7 +427,9 @@ class Stream:
         except InvalidEvent as refused:
             letter = DeadLetter(offset, refused.reason, str(refused), raw)
             await asyncio.gather(
-                *await self._bury(self._names.control, number, [letter], {offset: timestamp})
+                *await self._bury(
+                    self._names.control, number, [letter], {offset: Controlled(timestamp, None)}
+                )
             )
             return
         place = self.shards.route[event.actor]
@@ -454,17 +469,23 @@ class Stream:
         return waiting
 
     async def _bury(
-        self, topic: str, number: int, dead: Iterable[DeadLetter], timestamps: Mapping[int, int]
+        self, topic: str, number: int, dead: Iterable[DeadLetter], came: Mapping[int, Came]
     ) -> list[asyncio.Future[object]]:
         waiting = []
         for letter in dead:
             self._dead[letter.reason] = self._dead.get(letter.reason, 0) + 1
-            shown = base64.b64encode(letter.raw[: events.EVENT_BYTES]).decode()
-            appended = timestamps[letter.offset] * 1000
-            record = wire.DeadLetter(
-                letter.reason, letter.detail, topic, number, letter.offset, appended, shown
+            record = dead_letters.letter(
+                letter.reason,
+                letter.detail,
+                topic,
+                number,
+                letter.offset,
+                came[letter.offset].timestamp * 1000,
+                letter.raw,
+                key=came[letter.offset].key,
+                kept=dead_letters.KEPT if topic == self._names.edges else events.EVENT_BYTES,
             )
-            waiting.append(await self._producer.send(self._names.dead_letters, number, _encode(record)))
+            waiting.append(await self._producer.send(self._names.dead_letters, number, record))
         return waiting
 
     async def _send_frames(self, shard: Shard, *, everyone: bool = False) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from kithstream.index.live import LiveIndex
 from kithstream.models.features import FOLLOWERS
+from kithstream.streams.events.wire import ID_BYTES, LATEST
 from kithstream.streams.kafka.wire import PROGRESS, Progress, Vector
 from kithstream.streams.serve.facts import Facts, Neighbours
 from kithstream.streams.serve.marks import SIZE, unpack
@@ -25,6 +26,10 @@ _known = msgspec.msgpack.Decoder(
 ).decode
 _pack = msgspec.msgpack.Encoder().encode
 
+_GREATEST: Final = 1 << 62
+_LABELS: Final = (1 << 31) - 1
+_DAYS: Final = LATEST // DAY
+_NEIGHBOURS: Final = 64  # more than any owner tells
 WRITTEN: Final = 512  # accounts whose facts are written while questions wait
 Record = tuple[int, bytes | None, bytes | None]  # partition, key, value
 
@@ -83,16 +88,18 @@ class Tail:
             try:
                 if key == PROGRESS:
                     came = _progress(value)
-                    if len(came.heard) != len(self._progress):
+                    if len(came.heard) != len(self._progress) or not _within(
+                        came.generation, came.applied, came.appended, came.watermark, *came.heard
+                    ):
                         unusable += 1
                     elif current(number, came.generation):
                         progress[number] = came
                     continue
                 vector, account = _vector(value), key.decode()
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 unusable += 1
                 continue
-            if len(vector.vector) not in (0, 4 * self._dim) or len(vector.marks) > SIZE:
+            if not self._usable(account, vector):
                 unusable += 1
             elif current(number, vector.generation):
                 latest[account] = vector
@@ -124,6 +131,21 @@ class Tail:
             raise ValueError(f"{len(generations)} partitions, expected {len(self._progress)}")
         self._generations, self._progress, self._seen = generations, progress, seen
         self._stale = [dict.fromkeys(accounts) for accounts in stale]
+
+    def _usable(self, account: str, vector: Vector) -> bool:
+        """True for what an owner may have written: anything else would end the process that reads it, for ever."""
+        return (
+            0 < len(account.encode()) <= ID_BYTES
+            and "\0" not in account
+            and len(vector.vector) in (0, 4 * self._dim)
+            and len(vector.marks) <= SIZE
+            and _within(vector.generation, vector.tick, vector.step, abs(vector.gained), vector.following)
+            and 0 <= vector.label <= _LABELS
+            and 0 <= vector.day <= _DAYS
+            and len(vector.followers) <= _NEIGHBOURS
+            and len(vector.followees) <= _NEIGHBOURS
+            and bool(np.isfinite(np.frombuffer(vector.vector, "<f4")).all())
+        )
 
     def _write(self, latest: Mapping[str, Vector]) -> tuple[int, int]:
         dead = [account for account, vector in latest.items() if not vector.vector]
@@ -213,6 +235,11 @@ def _tell(facts: Facts, told: Mapping[str, Vector]) -> None:
                 [vector.following for vector in near.values()],
             ),
         )
+
+
+def _within(*numbers: int) -> bool:
+    """True for counts, offsets and times that fit into what they are kept in."""
+    return all(0 <= number < _GREATEST for number in numbers)
 
 
 def _applied(progress: Progress | None) -> int:

@@ -8,7 +8,6 @@ taken back; whoever replaces it takes a greater run, and what the other still pu
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import logging
 import signal
@@ -17,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from kithstream.models.checkpoint import CheckpointError
@@ -28,7 +26,7 @@ from kithstream.streams import logs, metrics
 from kithstream.streams.alone import alone
 from kithstream.streams.config import Config
 from kithstream.streams.errors import GapInLog, StoreRefused, TopicRefused
-from kithstream.streams.kafka import learned, registry, wire
+from kithstream.streams.kafka import dead_letters, learned, registry
 from kithstream.streams.kafka.base import base_model
 from kithstream.streams.kafka.names import steps, topics
 from kithstream.streams.kafka.producer import Producer
@@ -40,8 +38,8 @@ from kithstream.streams.kafka.topics import check, wanted
 from kithstream.streams.learning import Learner
 
 _log = logging.getLogger(__name__)
-_encode = msgspec.json.Encoder().encode
 
+EXAMPLE_KEPT: Final = 65_536  # bytes of an unusable example that its dead letter holds
 FETCHED: Final = 200  # records of the log learned from between two looks at the clock
 _WAIT: Final = 200  # milliseconds for which a fetch may wait
 
@@ -82,16 +80,17 @@ class Trainer:
         waiting = []
         for (offset, appended, raw), reason in found:
             self.unusable += 1
-            letter = wire.DeadLetter(
+            letter = dead_letters.letter(
                 "malformed_example",
                 reason,
                 self._names.training,
                 0,
                 offset,
                 appended * 1000,
-                base64.b64encode(raw[:65_536]).decode(),
+                raw,
+                kept=EXAMPLE_KEPT,
             )
-            waiting.append(await self._producer.send(self._names.dead_letters, 0, _encode(letter)))
+            waiting.append(await self._producer.send(self._names.dead_letters, 0, letter))
         if waiting:
             await asyncio.gather(*waiting)
 

@@ -76,7 +76,7 @@ class Pushed(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A record that could not be used (JSON)."""
+    """A record that could not be used (JSON); `dead_letters.letter` makes it."""
 
     reason: str
     detail: str
@@ -84,7 +84,9 @@ class DeadLetter(msgspec.Struct, frozen=True):
     partition: int
     offset: int
     time: int  # microseconds: when it was appended
-    record: str  # base64 of its bytes
+    record: str  # base64 of its bytes, or of the first of them
+    size: int = -1  # bytes of the record; -1 where that was not told
+    key: str | None = None  # base64 of its key; None where it has none, or a very long one
 
 
 class Owner(msgspec.Struct, frozen=True):

@@ -194,7 +194,7 @@ def _json_lines(path: str, first_row: int, batch_rows: int) -> Iterator[pa.Table
             continue
         try:
             record = decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadRow(path, number, "row", line.decode(errors="replace"), str(error)) from error
         wanted = wanted or columns(list(record), path)
         for name in wanted:

@@ -22,7 +22,7 @@ def read(path: str | PathLike[str]) -> Iterator[Record]:
     for number, line in lines(path):
         try:
             yield decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadRow(name, number, "event", line.decode(errors="replace"), str(error)) from error
 
 
