@@ -50,7 +50,11 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f"{name}.{worker}{_WRITING}"
         shutil.rmtree(temporary, ignore_errors=True)
-        partition.store.checkpoint(temporary)
+        try:
+            partition.store.checkpoint(temporary)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         try:
             os.rename(temporary, folder / name)
         except OSError:  # another worker was first

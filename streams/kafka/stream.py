@@ -251,13 +251,18 @@ class Stream:
         return self._restored(number, path) or RocksStore(path, self._config.store)
 
     def _restored(self, number: int, path: Path) -> RocksStore | None:
-        """Bring the newest checkpoint that opens; None if there is none."""
+        """Bring the newest checkpoint that is whole; None if there is none."""
         for found in self._checkpoints.of(number):
+            store = None
             try:
                 self._checkpoints.restore(found, path)
                 store = RocksStore(path, self._config.store)
+                store.verify()  # a damaged block would be found when it is read, long after older copies are gone
             except (OSError, StoreRefused) as error:
                 _log.error("checkpoint %s cannot be used: %s", found.path, error)
+                if store is not None:
+                    with contextlib.suppress(Exception):  # what is damaged cannot be flushed
+                        store.close()
                 shutil.rmtree(path, ignore_errors=True)
                 continue
             _log.info("partition %d restored from %s", number, found.path)

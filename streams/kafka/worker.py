@@ -174,7 +174,10 @@ def work(config: Config, started: Callable[[str], None]) -> None:
 
 
 async def run(config: Config, base: str, salt: bytes, started: Callable[[str], None]) -> None:
-    """Work until SIGTERM or SIGINT; raises what ended it otherwise."""
+    """Work until SIGTERM or SIGINT; raises what ended it otherwise.
+
+    Either way the process is gone `worker.drain_seconds` later, whatever hangs.
+    """
     loop = asyncio.get_running_loop()
     worker = f"{socket.gethostname()}-{os.getpid()}"
     names = topics(config.kafka.prefix)
@@ -188,11 +191,14 @@ async def run(config: Config, base: str, salt: bytes, started: Callable[[str], N
         if not task.cancelled() and (error := task.exception()) is not None:
             failed(error)
 
-    def stop() -> None:
-        _log.info("draining, at most %g s", config.worker.drain_seconds)
+    def end_in_time() -> None:
         late = threading.Timer(config.worker.drain_seconds, os._exit, (1,))
         late.daemon = True
         late.start()
+
+    def stop() -> None:
+        _log.info("draining, at most %g s", config.worker.drain_seconds)
+        end_in_time()
         if not ended.done():
             ended.set_result(None)
 
@@ -232,8 +238,16 @@ async def run(config: Config, base: str, salt: bytes, started: Callable[[str], N
     turnover = Turnover(config, known, stream, producer)
     app = make_app(config, names, stream, failed)
 
+    broken: list[BaseException] = []
+
     async def drained(*_: object, **__: object) -> None:
-        await stream.close()
+        if ended.done() and ended.exception() is not None:
+            return  # what is written is whole; a store that fails would fail again
+        try:
+            await stream.close()
+        except Exception as error:  # Faust would stop half of itself and wait for the rest for ever
+            _log.exception("draining failed")
+            broken.append(error)
 
     app.on_before_shutdown.connect(drained)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -253,6 +267,9 @@ async def run(config: Config, base: str, salt: bytes, started: Callable[[str], N
                 stream.tell_standing()
                 retrieval.tell(wire.Exposed(metrics.text(stream, retrieval.restarts)))
             await ended
+        except BaseException:
+            end_in_time()
+            raise
         finally:
             await app.stop()
             await retrieval.stop()
@@ -260,6 +277,8 @@ async def run(config: Config, base: str, salt: bytes, started: Callable[[str], N
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+    if broken:
+        raise broken[0]
 
 
 def shared_salt(secret: str, config: KafkaConfig) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import random
@@ -31,7 +32,7 @@ LINEAGE: Final = day_zero_lineage(0)
 SALT: Final = "pepper"
 SESSION: Final = 4.0  # seconds
 BROKER: Final = {"group.min.session.timeout.ms": "1000"}  # so that zombies need not wait long
-HANGS: Final = 3.0  # seconds after which a question is given up
+HANGS: Final = 3.0  # seconds after which a request to a worker is given up
 STEPPING: Final = Path(__file__).with_name("stepping")
 OPTIONS: Final = (
     f"worker.session_seconds={SESSION:g}",
@@ -175,10 +176,15 @@ class Town:
         return "\n".join(f"{name}: {worker.log()[-1500:]}" for name, worker in self.workers.items())
 
     def _get(self, name: str, path: str) -> tuple[int, Any]:
-        worker = self.workers.get(name)
-        return (0, None) if worker is None else fetch(urllib.request.Request(f"{worker.url}{path}"), HANGS)
+        return self._fetch(name, path)
 
     def _post(self, rng: random.Random, body: object) -> tuple[int, Any]:
         names = list(self.workers)
-        worker = self.workers.get(rng.choice(names)) if names else None
-        return (0, None) if worker is None else worker.post("/v1/events", body)
+        return self._fetch(rng.choice(names), "/v1/events", json.dumps(body).encode()) if names else (0, None)
+
+    def _fetch(self, name: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
+        worker = self.workers.get(name)
+        if worker is None:
+            return 0, None
+        headers = {} if body is None else {"content-type": "application/json"}
+        return fetch(urllib.request.Request(worker.url + path, body, headers), HANGS)

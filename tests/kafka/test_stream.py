@@ -201,7 +201,22 @@ def test_an_empty_directory_begins_with_the_newest_checkpoint(tenant: KafkaConfi
     holds(second, [*world(), follow("u1", "u9", NOW - 10)])
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tenant: KafkaConfig, tmp_path: Path) -> None:
+def not_even_opened(checkpoint: Path) -> None:
+    (checkpoint / "CURRENT").write_text("nothing of the kind\n")
+
+
+def not_readable_to_its_end(checkpoint: Path) -> None:
+    for table in checkpoint.glob("*.sst"):
+        raw = bytearray(table.read_bytes())
+        raw[0] ^= 1  # in the first block of data: it is not read when the store is opened
+        table.unlink()  # the checkpoint before may be a link to the same file
+        table.write_bytes(raw)
+
+
+@pytest.mark.parametrize("damage", [not_even_opened, not_readable_to_its_end])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    tenant: KafkaConfig, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
     worker = WorkerConfig(checkpoints=str(tmp_path / "shared"))
 
     async def one() -> None:
@@ -219,8 +234,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tenant: KafkaConfig, t
 
     run(one())
     for number in range(PARTITIONS):
-        newest = max((tmp_path / "shared" / str(number)).iterdir())
-        (newest / "CURRENT").write_text("nothing of the kind\n")
+        damage(max((tmp_path / "shared" / str(number)).iterdir()))
     run(other())
     holds(tmp_path / "second", world())
 
