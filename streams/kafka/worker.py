@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Collection
+from functools import partial
 from hashlib import blake2b
 from typing import Final
 
@@ -27,7 +28,7 @@ from kithstream.streams.kafka.names import topics
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.security import reach
 from kithstream.streams.kafka.stream import Ends, Stream
-from kithstream.streams.kafka.topics import check, wanted
+from kithstream.streams.kafka.topics import check, identities, wanted
 from kithstream.streams.kafka.turnover import Turnover
 from kithstream.streams.metrics import StreamMetrics
 
@@ -230,6 +231,7 @@ async def run(config: Config, base: str, salt: bytes, started: Callable[[str], N
         salt=salt,
         clock=wall_clock,
         offsets=offsets,
+        identities=partial(identities, config.kafka),
         folded=metrics.folded,
         flushed=metrics.flushed,
     )

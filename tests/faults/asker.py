@@ -13,7 +13,9 @@ from typing import Any, Final, NamedTuple, Self
 from crowd import ACCOUNTS, Crowd
 
 PAUSE: Final = 0.02  # seconds between two questions: the machine has other work
-ABOUT_PAIRS: Final = 0.7  # of the questions are asked for one side of a pair of which something was said just now
+ABOUT_PAIRS: Final = (
+    0.7  # of the questions are asked for one side of a pair of which something was said just now
+)
 VECTORS: Final = 0.25  # of the questions wait for every candidate's vector as well
 K: Final = ACCOUNTS
 

@@ -158,7 +158,9 @@ class Crowd:
                     self._publish(publisher, batch)
                     sent += len(batch)
                     self._stopping.wait(max(0.0, sent / self._rate - (time.monotonic() - began)))
-                    began = max(began, time.monotonic() - sent / self._rate - 1.0)  # an outage is not made up for
+                    began = max(
+                        began, time.monotonic() - sent / self._rate - 1.0
+                    )  # an outage is not made up for
         except BaseException as error:
             self.failure = error
         finally:

@@ -57,7 +57,9 @@ class KillRetrieval:
         with contextlib.suppress(ProcessLookupError):
             os.kill(dead, signal.SIGKILL)
             town.deeds["kills"] += 1
-        town.until(lambda: worker.alive and worker.retrieval not in (0, dead), "for another retrieval process")
+        town.until(
+            lambda: worker.alive and worker.retrieval not in (0, dead), "for another retrieval process"
+        )
 
 
 class KillBroker:
@@ -224,5 +226,3 @@ def _kill_all(town: Town) -> None:
 def _start_all(town: Town) -> None:
     for name in sorted(town.workers):
         town.join(name)
-
-

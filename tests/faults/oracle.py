@@ -99,7 +99,9 @@ class Published:
 def lost(published: Published, confirmed: Collection[str]) -> list[str]:
     """Tell of events that were confirmed and are not in the log."""
     missing = set(confirmed) - {event.id for event in published.events}
-    return [f"{len(missing)} confirmed events are not in the log: {sorted(missing)[:NAMED]}"] if missing else []
+    return (
+        [f"{len(missing)} confirmed events are not in the log: {sorted(missing)[:NAMED]}"] if missing else []
+    )
 
 
 def states(folders: Sequence[Path], published: Published) -> list[str]:
@@ -269,5 +271,3 @@ def buried(kafka: KafkaConfig, partitions: int) -> list[str]:
     ]
     found = [letter for letter in letters if letter.reason != DELETED]
     return [f"{len(found)} dead letters: {found[:NAMED]!r}"] if found else []
-
-

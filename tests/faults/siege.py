@@ -27,7 +27,9 @@ class Outcome(msgspec.Struct):
     faults: dict[str, int]  # times, by name
     deeds: dict[str, int]
     ended: list[str]  # the last words of workers that gave up and were started again
-    seconds: dict[str, list[float]]  # by fault: from striking until every worker is ready, unless another came first
+    seconds: dict[
+        str, list[float]
+    ]  # by fault: from striking until every worker is ready, unless another came first
     phases: dict[str, float]  # seconds of what is no fault
     events: int  # records of the log
     answers: int

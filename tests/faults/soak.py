@@ -151,14 +151,23 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2100.0, help="no round begins later (%(default)g)")
     parser.add_argument("--rounds", type=int, default=0, help="at most; 0 is as many as fit into the time")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    parser.add_argument("--only", default="", help="parts of names of faults, comma-separated: KillBroker,zombie")
-    parser.add_argument("--json", type=Path, default=Path("var/soak.json"), help="written at the end (%(default)s)")
+    parser.add_argument(
+        "--only", default="", help="parts of names of faults, comma-separated: KillBroker,zombie"
+    )
+    parser.add_argument(
+        "--json", type=Path, default=Path("var/soak.json"), help="written at the end (%(default)s)"
+    )
     parser.add_argument("--keep", default="", help="directory in which everything stays")
     given = parser.parse_args()
     began = time.monotonic()
     outcomes = soak(given)
     found = summary(outcomes)
-    told = {"bench": "soak", "machine": machine(), "seed": given.seed, "took": round(time.monotonic() - began)}
+    told = {
+        "bench": "soak",
+        "machine": machine(),
+        "seed": given.seed,
+        "took": round(time.monotonic() - began),
+    }
     given.json.parent.mkdir(parents=True, exist_ok=True)
     rounds = [msgspec.to_builtins(outcome) for outcome in outcomes]
     given.json.write_text(json.dumps({**told, **found, "each": rounds}, indent=1))

@@ -129,7 +129,11 @@ def test_a_scan_does_not_end_at_a_damaged_block(tmp_path: Path) -> None:
     store = RocksStore(tmp_path, StoreConfig())
     assert len(list(store.scan(Column.IN, b"k000"))) == 100  # before the damage
     assert len(list(store.scan(Column.IN, b"k009"))) == 100  # behind it
-    for scan in (lambda: list(store.scan(Column.IN, b"")), lambda: list(store.scan(Column.IN, b"k00")), store.verify):
+    for scan in (
+        lambda: list(store.scan(Column.IN, b"")),
+        lambda: list(store.scan(Column.IN, b"k00")),
+        store.verify,
+    ):
         with pytest.raises(StoreRefused, match="damaged"):
             scan()
     store.close()
