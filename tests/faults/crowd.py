@@ -86,7 +86,7 @@ class Crowd:
         self._rate = rate
         self._post = post
         self._rng = random.Random(seed)
-        self._events = self._simulated(seed)
+        self._events = self.simulated(seed)
         self._again: deque[bytes] = deque(maxlen=KEPT)
         self._stopping = threading.Event()
         self._moved = threading.Condition()
@@ -94,7 +94,7 @@ class Crowd:
         self._thread = threading.Thread(target=self._run)
 
     @staticmethod
-    def _simulated(seed: int) -> Iterator[bytes]:
+    def simulated(seed: int) -> Iterator[bytes]:
         config = SimulationConfig(
             seed=seed,
             accounts=ACCOUNTS,

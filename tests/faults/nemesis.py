@@ -18,7 +18,7 @@ from town import PARTITIONS, Town
 from kithstream.streams.kafka.checkpoints import Checkpoint, Checkpoints
 
 FULL: Final = 48 << 10  # bytes beyond which no file of a worker with a full disk grows
-REFUSING: Final = 10.0  # seconds for which it stays full, unless the worker gives up before
+REFUSING: Final = 30.0  # seconds for which it stays full, unless the worker gives up before
 LOW: Final = 1  # records that a fault lets pass before it strikes, at least
 HIGH: Final = 150
 HOUR: Final = 3_600_000_000
@@ -125,7 +125,7 @@ class FullDisk:
 
     def strike(self, town: Town, rng: random.Random) -> None:
         worker = town.workers[rng.choice(sorted(town.workers))]
-        town.until(lambda: worker.alive, "to run")
+        town.ready()
         pid, log = worker.pid, worker.folder / "log"
         size = log.stat().st_size + rng.randrange(FULL)
         _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
