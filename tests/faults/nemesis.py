@@ -17,7 +17,9 @@ from town import PARTITIONS, Town
 
 from kithstream.streams.kafka.checkpoints import Checkpoint, Checkpoints
 
-FULL: Final = 48 << 10  # bytes beyond which no file of a worker with a full disk grows
+FULL: Final = (
+    16 << 10
+)  # bytes that the largest log of writes of a worker with a full disk may grow by, at most
 REFUSING: Final = 30.0  # seconds for which it stays full, unless the worker gives up before
 LOW: Final = 1  # records that a fault lets pass before it strikes, at least
 HIGH: Final = 150
@@ -126,8 +128,8 @@ class FullDisk:
     def strike(self, town: Town, rng: random.Random) -> None:
         worker = town.workers[rng.choice(sorted(town.workers))]
         town.ready()
-        pid, log = worker.pid, worker.folder / "log"
-        size = log.stat().st_size + rng.randrange(FULL)
+        pid = worker.pid
+        size = max(_log_sizes(worker.folder), default=0) + rng.randrange(FULL)
         _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
         end = time.monotonic() + REFUSING
@@ -201,6 +203,15 @@ def damage(checkpoint: Path, rng: random.Random) -> Path:
     chosen.unlink()
     chosen.write_bytes(raw)
     return chosen
+
+
+def _log_sizes(folder: Path) -> list[int]:
+    """The sizes of the logs of writes in a worker's stores."""
+    found = []
+    for path in folder.glob("state/*/*.log"):
+        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+            found.append(path.stat().st_size)
+    return found
 
 
 def _others_own_all(town: Town, name: str) -> bool:
