@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from kafka import KafkaAdminClient
 from nemesis import HIGH, LOW, Fault
 from oracle import Published, buried, encodings, judge, lost, states
 from town import LINEAGE, PARTITIONS, SALT, Town
 
 from kithstream.streams.kafka.local import LocalKafka
+from kithstream.streams.kafka.names import group
 from kithstream.streams.serve import tokens
 
 TOGETHER: Final = 0.3  # of the faults are struck before the workers have recovered from the one before
@@ -112,17 +114,27 @@ def siege(broker: LocalKafka, folder: Path, prefix: str, seed: int, faults: Sequ
 def settle(town: Town, published: Published) -> None:
     """Wait until answers of every worker stand for the whole log and no background work is left."""
     after = end_of(published)
+    standing: dict[
+        str, tuple[int | str, float, float]
+    ] = {}  # by worker: its answer, and what it has left to do
 
     def settled() -> bool:
-        return all(
-            town.asker.ask(name, "u0", "", after, "vectors").status != "not_yet"
-            and town.told(name, "kithstream_resending_accounts") == 0
-            and town.told(name, "kithstream_outbox_frames") == 0
-            for name in list(town.workers)
-        )
+        for name in list(town.workers):
+            standing[name] = (
+                town.asker.ask(name, "nobody", "", after, "vectors").status,
+                town.told(name, "kithstream_resending_accounts"),
+                town.told(name, "kithstream_outbox_frames"),
+            )
+        return all(told == (200, 0, 0) for told in standing.values())
 
     town.ready()
-    town.until(settled, f"for {after}")
+    try:
+        town.until(settled, f"for {after}")
+    except AssertionError as error:
+        admin = KafkaAdminClient(bootstrap_servers=town.kafka.servers)
+        committed = admin.list_group_offsets({group(town.kafka.prefix): None})
+        admin.close()
+        raise AssertionError(f"{standing}, {town.owned()}, committed {committed}: {error}") from None
 
 
 def end_of(published: Published) -> str:
