@@ -15,6 +15,7 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -159,6 +160,7 @@ def main() -> None:
     )
     parser.add_argument("--keep", default="", help="directory in which everything stays")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no worker outlives this
     began = time.monotonic()
     outcomes = soak(given)
     found = summary(outcomes)
