@@ -81,7 +81,10 @@ def soak(given: argparse.Namespace) -> list[Outcome]:
             number = len(outcomes)
             seed = given.seed * 1000 + number
             order = random.Random(seed).sample(faults, len(faults))
-            outcome = siege(broker, folder / str(number), f"r{number}.", seed, order)
+            try:
+                outcome = siege(broker, folder / str(number), f"r{number}.", seed, order)
+            except Exception as error:  # a town that stalls is a divergence, and other rounds go on
+                outcome = broken_off(seed, f"{type(error).__name__}: {error}")
             outcomes.append(outcome)
             print(
                 f"round {number}, seed {seed}: {sum(outcome.faults.values())} faults, {outcome.events} events, "
@@ -95,6 +98,24 @@ def soak(given: argparse.Namespace) -> list[Outcome]:
     if not given.keep and not any(outcome.divergences for outcome in outcomes):
         shutil.rmtree(folder, ignore_errors=True)
     return outcomes
+
+
+def broken_off(seed: int, why: str) -> Outcome:
+    """A round that did not come to its end; what was struck in it is not counted."""
+    return Outcome(
+        seed=seed,
+        faults={},
+        deeds={},
+        ended=[],
+        seconds={},
+        phases={},
+        events=0,
+        answers=0,
+        refused=0,
+        kept_out=0,
+        shown=0,
+        divergences=[f"broken off: {why}"],
+    )
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
