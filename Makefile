@@ -1,4 +1,4 @@
-# make demo | make kafka | make test | make lint | make bench | make audit | make clean
+# make demo | make kafka | make test | make soak | make lint | make bench | make audit | make clean
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -7,11 +7,13 @@ KAFKA_PORT ?= 9092
 KAFKA_LOCKED ?=
 AUDIT  := var/audit
 AUDIT_SERVICE ?= pypi
+SECONDS ?= 2100
+SEED ?= 0
 
 # hnswlib compiles from source; an image built on one CPU must run on another.
 export HNSWLIB_NO_NATIVE = 1
 
-.PHONY: demo kafka test lint types unit bench audit docs clean setup
+.PHONY: demo kafka test lint types unit soak bench audit docs clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -43,6 +45,10 @@ unit: $(READY)
 	$(BIN)/python -m pytest -n auto
 
 test: lint types unit
+
+# Rounds of faults on a real Kafka for so many seconds, compared with the log; a table, and var/soak.json.
+soak: $(READY)
+	PYTHONPATH=.:tests:tests/kafka:tests/faults $(BIN)/python -m soak --seconds $(SECONDS) --seed $(SEED)
 
 bench: $(READY)
 	$(BIN)/python -m bench

@@ -58,7 +58,9 @@ def position(live: Embedded, asking: Asking, source: str, target: str) -> tuple[
     """Where the target stands in the answer from what was read, and the CPU seconds that ranking took."""
     chain, as_of = live.chain, live.as_of
     began = time.thread_time()
-    ranked = chain._ranker.rank(Question(source, K, reasons=0), asking, as_of, chain.tick, chain._glances)
+    ranked = chain._ranker.rank(
+        Question(source, K, reasons=0), asking, as_of, chain.tick, chain._glances, lambda _: set()
+    )
     took = time.thread_time() - began
     names = [candidate.account for candidate in ranked.candidates]
     return names.index(target) if target in names else MISSED, took

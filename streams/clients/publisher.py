@@ -53,7 +53,7 @@ class Pending:
             if not future.is_done:
                 with suppress(KafkaError):
                     future.get(max(0.0, until - time.monotonic()))
-        return self.done
+        return timeout is None or self.done  # a wait may end a moment before its time: it was given up then
 
     def token(self, timeout: float | None = None) -> str:
         """Return the token once the brokers have every event.

@@ -56,9 +56,13 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f"{name}.{worker}{_WRITING}"
         shutil.rmtree(temporary, ignore_errors=True)
-        partition.store.checkpoint(temporary)
-        about = {"partition": str(partition.number), "engagements": str(partition.applied)}
-        files = manifest.write(temporary, about, self._tables.get(partition.store))
+        try:
+            partition.store.checkpoint(temporary)
+            about = {"partition": str(partition.number), "engagements": str(partition.applied)}
+            files = manifest.write(temporary, about, self._tables.get(partition.store))
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         self._tables[partition.store] = {name: file for name, file in files.items() if name.endswith(".sst")}
         try:
             os.rename(temporary, folder / name)

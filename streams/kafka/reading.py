@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 from kithstream.index.live import LiveIndex
@@ -145,7 +146,8 @@ class Reading:
             self._exclusions.drop(account)
             token = self._token(view, replica)
             asking = view.ranker.read(account, as_of, fully=question.explain == "full")
-        ranked = view.ranker.rank(question, asking, as_of, as_of // TICK, view.tail.glances)
+        gone = partial(self._deleted, self.route[account])
+        ranked = view.ranker.rank(question, asking, as_of, as_of // TICK, view.tail.glances, gone)
         if view.tail.restarts != restarts:
             raise NotYet("a partition has another owner, whose vectors are not known yet")
         return Answer(
@@ -195,6 +197,14 @@ class Reading:
                 replica.refresh()
             self._caught_up[number] = began, as_of
         return replica, as_of
+
+    def _deleted(self, number: int, accounts: Collection[str]) -> set[str]:
+        """Return those of the accounts of whose deletion a partition has heard."""
+        with self.lock:
+            found = self._replicas.get(number)
+            if found is None:
+                raise Unavailable(f"partition {number} is not answered for here at the moment")
+            return found[1].deleted_of(accounts)
 
     def _includes(self, view: View, replica: Replica, ends: Mapping[int, int], level: str) -> bool:
         return replica.includes(ends) and (level == "state" or view.tail.includes(ends))

@@ -126,7 +126,8 @@ class Retrieval:
                 await anyio.to_thread.run_sync(self.reading.open, message.partition, Path(message.path))
                 self._generations[message.partition] = message.generation
                 for feed in self.feeds.values():
-                    if stale := feed.tail.stale(message.partition):
+                    stale = feed.tail.stale(message.partition)
+                    if stale or feed.tail.generation(message.partition) > message.generation:
                         self._tell_stale(feed, message.partition, stale)
                 if self.url:
                     await self._own(message.partition)

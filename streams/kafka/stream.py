@@ -27,7 +27,7 @@ from kithstream.streams.engine.actors import Acted, DeadLetter, Decoded, Record
 from kithstream.streams.engine.partition import APPLIED, LAYOUT, UPGRADED, Partition
 from kithstream.streams.engine.shard import Shard, Shards
 from kithstream.streams.engine.targets import Heard
-from kithstream.streams.errors import GapInLog, InvalidEvent, StoreRefused
+from kithstream.streams.errors import GapInLog, InvalidEvent, StoreRefused, Unreachable
 from kithstream.streams.events import wire as events
 from kithstream.streams.events.signals import CONTROLS, SIGNALS
 from kithstream.streams.kafka import dead_letters, wire
@@ -49,12 +49,17 @@ _pack = msgspec.msgpack.Encoder().encode
 REPLAYED: Final = 50_000  # records that are rather replayed than a checkpoint copied
 WORD: Final = 0.002  # seconds from a write to the word of it
 _EXCLUDING: Final = frozenset(signal.family for signal in SIGNALS if signal.excludes)
+_TOPIC: Final = b"topic:"  # META, then a topic's name: the id of the one that the state was folded from
 _GENERATION: Final = b"generation"  # META: the greatest that vectors were published under
 _ACCOUNT_SIGNALS: Final = frozenset(CONTROLS) - {"retract"}
 
 
 def _unheard(_: float) -> None:
     pass
+
+
+def _unknown(_: Sequence[str]) -> Mapping[str, str]:
+    return {}
 
 
 class Answering(Protocol):
@@ -120,10 +125,14 @@ class Stream:
         salt: bytes,
         clock: Callable[[], int],
         offsets: Callable[[str, Collection[int]], Awaitable[Ends]],
+        identities: Callable[[Sequence[str]], Mapping[str, str]] = _unknown,
         folded: Callable[[float], None] = _unheard,
         flushed: Callable[[float], None] = _unheard,
     ) -> None:
-        """`follower` keeps `model`; `folded` and `flushed` hear how many seconds a fetch and a flush took."""
+        """`follower` keeps `model`; `folded` and `flushed` hear how many seconds a fetch and a flush took.
+
+        `identities` asks the brokers for the ids of topics: one that was created anew under its name is another.
+        """
         self.shards = Shards(config.engine.partitions, config.engine)
         self.lock = asyncio.Lock()
         self._publishing = asyncio.Lock()  # held by one flush; taken before `lock`
@@ -137,6 +146,7 @@ class Stream:
         self._salt = salt
         self._clock = clock
         self._offsets = offsets
+        self._identities = identities
         self._folded = folded
         self._flushed = flushed
         self._learn = config.model.learn
@@ -176,6 +186,7 @@ class Stream:
             edges = await self._offsets(self._names.edges, numbers)
             for number in new:
                 self._open(number, engagements, edges)
+            await self._recognise(numbers)
             self._targets = {n: (engagements.end[n], edges.end[n]) for n in numbers}
             for outlet in self.outlets:
                 outlet.fresh.clear()
@@ -266,15 +277,20 @@ class Stream:
         return self._restored(number, path) or RocksStore(path, self._config.store)
 
     def _restored(self, number: int, path: Path) -> RocksStore | None:
-        """Bring the newest checkpoint that opens; None if there is none."""
+        """Bring the newest checkpoint that is whole; None if there is none."""
         for found in self._checkpoints.of(number):
+            store = None
             try:
                 checked = self._checkpoints.restore(found, path)
                 store = RocksStore(path, self._config.store)
                 if not checked:
                     _refuse_unchecked(store)
+                    store.verify()  # a damaged block would be found when it is read, after older copies are gone
             except (OSError, StoreRefused) as error:
                 _log.error("checkpoint %s cannot be used: %s", found.path, error)
+                if store is not None:
+                    with contextlib.suppress(Exception):  # what is damaged cannot be flushed
+                        store.close()
                 shutil.rmtree(path, ignore_errors=True)
                 continue
             _log.info("partition %d restored from %s", number, found.path)
@@ -301,6 +317,26 @@ class Stream:
         if empty and self._config.worker.accept_gap:
             partition.applied, partition.edges = engagements.first[number], edges.first[number]
 
+    async def _recognise(self, numbers: Iterable[int]) -> None:
+        """Raise StoreRefused unless the topics are those that the states were folded from."""
+        topics = self._names.engagements, self._names.edges
+        try:
+            identities = await asyncio.to_thread(self._identities, topics)
+        except Unreachable as error:
+            _log.warning("the topics' ids are not known: %s", error)
+            return
+        for number in numbers:
+            store = self.shards[number].partition.store
+            for topic, identity in identities.items():
+                (known,) = store.get(Column.META, [_TOPIC + topic.encode()])
+                if known is None:
+                    store.write({Column.META: {_TOPIC + topic.encode(): identity.encode()}})
+                elif known != identity.encode():
+                    raise StoreRefused(
+                        f"partition {number}: {topic} was created anew: its id is {identity}, the state is of "
+                        f"{known.decode()}; begin with all topics created anew, without states and checkpoints"
+                    )
+
     async def _close(self, number: int) -> None:
         await self._answering.release(number)
         partition = self.shards[number].partition
@@ -326,6 +362,8 @@ class Stream:
             if fetch.begins > partition.applied:
                 self._missing += 1
                 return partition.applied
+            if fetch.ends < partition.applied:
+                await self._recognise([number])
             kept = [record for record in fetch.records if record.offset >= partition.applied]
             decoded = shard.decode(
                 [Record(record.timestamp * 1000, record.value or b"") for record in kept],
@@ -382,6 +420,8 @@ class Stream:
             if fetch.begins > partition.edges:
                 self._missing += 1
                 return partition.edges
+            if fetch.ends < partition.edges:
+                await self._recognise([number])
             kept = [record for record in fetch.records if record.offset >= partition.edges]
             began = time.perf_counter()
             try:

@@ -42,7 +42,7 @@ class Fed(NamedTuple):
     unusable: int  # records that are none of ours
     stale: Mapping[
         int, Sequence[str]
-    ]  # by partition: accounts over whose vectors a zombie's lie in the topic
+    ]  # by partition that a lower generation wrote to: accounts over whose vectors a zombie's lie in the topic
     reached: Sequence[Progress]  # that stands for records newer than the process that wrote it
 
 
@@ -94,6 +94,8 @@ class Tail:
                         unusable += 1
                     elif current(number, came.generation):
                         progress[number] = came
+                    else:  # an owner that does not know how far generations have come would never be heard
+                        stale.setdefault(number, [])
                     continue
                 vector, account = _vector(value), key.decode()
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

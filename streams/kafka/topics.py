@@ -171,6 +171,13 @@ def identify(config: KafkaConfig, name: str, *, seconds: float = CONNECTING) -> 
         return Identity(str(answer["topic_id"]), int(found["delete.retention.ms"]["value"]))
 
 
+def identities(config: KafkaConfig, names: Sequence[str], *, seconds: float = CONNECTING) -> dict[str, str]:
+    """Return the id that the brokers gave each topic that is there when it was created. Raises Unreachable."""
+    with _admin(config, seconds) as admin:
+        found = admin.describe_topics(list(names))
+    return {topic["name"]: str(topic["topic_id"]) for topic in found if not topic["error_code"]}
+
+
 def _placed(topic: Topic, replicas: Sequence[int]) -> Iterator[Mismatch]:
     """Compare the replicas of each partition that is there."""
     count = len(replicas)

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Collection
+from functools import partial
 from hashlib import blake2b
 from typing import Final
 
@@ -28,7 +29,7 @@ from kithstream.streams.kafka.names import topics
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.security import reach
 from kithstream.streams.kafka.stream import Ends, Stream
-from kithstream.streams.kafka.topics import check, wanted
+from kithstream.streams.kafka.topics import check, identities, wanted
 from kithstream.streams.kafka.turnover import Turnover
 from kithstream.streams.metrics import StreamMetrics
 from kithstream.streams.serve import access
@@ -178,7 +179,10 @@ def work(config: Config, started: Callable[[str], None]) -> None:
 
 
 async def run(config: Config, base: str, salt: bytes, started: Callable[[str], None]) -> None:
-    """Work until SIGTERM or SIGINT; raises what ended it otherwise."""
+    """Work until SIGTERM or SIGINT; raises what ended it otherwise.
+
+    Either way the process is gone `worker.drain_seconds` later, whatever hangs.
+    """
     loop = asyncio.get_running_loop()
     worker = f"{socket.gethostname()}-{os.getpid()}"
     names = topics(config.kafka.prefix)
@@ -192,11 +196,14 @@ async def run(config: Config, base: str, salt: bytes, started: Callable[[str], N
         if not task.cancelled() and (error := task.exception()) is not None:
             failed(error)
 
-    def stop() -> None:
-        _log.info("draining, at most %g s", config.worker.drain_seconds)
+    def end_in_time() -> None:
         late = threading.Timer(config.worker.drain_seconds, os._exit, (1,))
         late.daemon = True
         late.start()
+
+    def stop() -> None:
+        _log.info("draining, at most %g s", config.worker.drain_seconds)
+        end_in_time()
         if not ended.done():
             ended.set_result(None)
 
@@ -228,6 +235,7 @@ async def run(config: Config, base: str, salt: bytes, started: Callable[[str], N
         salt=salt,
         clock=wall_clock,
         offsets=offsets,
+        identities=partial(identities, config.kafka),
         folded=metrics.folded,
         flushed=metrics.flushed,
     )
@@ -236,8 +244,16 @@ async def run(config: Config, base: str, salt: bytes, started: Callable[[str], N
     turnover = Turnover(config, known, stream, producer)
     app = make_app(config, names, stream, failed)
 
+    broken: list[BaseException] = []
+
     async def drained(*_: object, **__: object) -> None:
-        await stream.close()
+        if ended.done() and ended.exception() is not None:
+            return  # what is written is whole; a store that fails would fail again
+        try:
+            await stream.close()
+        except Exception as error:  # Faust would stop half of itself and wait for the rest for ever
+            _log.exception("draining failed")
+            broken.append(error)
 
     app.on_before_shutdown.connect(drained)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -257,6 +273,9 @@ async def run(config: Config, base: str, salt: bytes, started: Callable[[str], N
                 stream.tell_standing()
                 retrieval.tell(wire.Exposed(metrics.text(stream, retrieval.restarts)))
             await ended
+        except BaseException:
+            end_in_time()
+            raise
         finally:
             await app.stop()
             await retrieval.stop()
@@ -264,6 +283,8 @@ async def run(config: Config, base: str, salt: bytes, started: Callable[[str], N
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+    if broken:
+        raise broken[0]
 
 
 def shared_salt(secret: str, config: KafkaConfig) -> bytes:

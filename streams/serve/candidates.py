@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Final, NamedTuple
 
 from kithstream.index.live import LiveIndex
@@ -255,7 +256,8 @@ class Candidates:
         with self.reading():
             asking = self._ranker.read(question.account, as_of, fully=question.explain == "full")
             tick = self.tick
-        return self._ranker.rank(question, asking, as_of, tick, self._glances)
+        gone = partial(self._deleted, question.account)
+        return self._ranker.rank(question, asking, as_of, tick, self._glances, gone)
 
     def why(self, account: str, candidate: str, as_of: int, most: int) -> Why:
         """Return where a candidate stands for an account, and at most so many of its deeds that carry it."""
@@ -269,6 +271,10 @@ class Candidates:
             hidden = NO_CANDIDATE if standing is None else None
         considered = sum(len(group.deeds) for group in asking.groups)
         return Why(standing, hidden, considered, asking.step, tick)
+
+    def _deleted(self, account: str, others: Collection[str]) -> set[str]:
+        with self.reading():
+            return self.engine.at(self.engine.route[account]).deleted_of(others)
 
     def _glances(self, accounts: Sequence[str], as_of: int) -> Sequence[Glance]:
         with self.reading():

@@ -34,6 +34,7 @@ NO_CANDIDATE: Final = "not a candidate"
 _POPULAR: Final = 10  # new followers of the day from which an answer tells them
 Nominate = Callable[[Collection[int], Collection[str]], Nominated]
 Glances = Callable[[Sequence[str], int], Sequence[Glance]]
+Gone = Callable[[Sequence[str]], set[str]]  # of these accounts, those that were deleted
 
 
 class Asking(NamedTuple):
@@ -138,8 +139,13 @@ class Ranker:
             rows, vectors[0], step, exclude, followed, losses, contact, groups, without, told, weights
         )
 
-    def rank(self, question: Question, asking: Asking, as_of: int, tick: int, glances: Glances) -> Ranked:
-        """Rank candidates for a question. Takes no lock of the state; `glances` tells what reasons are made of."""
+    def rank(
+        self, question: Question, asking: Asking, as_of: int, tick: int, glances: Glances, gone: Gone
+    ) -> Ranked:
+        """Rank candidates for a question. Takes no lock of the state; `glances` tells what reasons are made of.
+
+        `gone` tells which accounts were deleted: the state may know what the index has not heard yet.
+        """
         exclude = asking.exclude
         exclude.update(question.exclude)
         labels = {profiles.code(tag.split("-", 1)[0]) for tag in question.languages} or None
@@ -163,6 +169,9 @@ class Ranker:
         if losses or asking.contact is not None or score is not None:
             scored.sort(key=lambda one: (-one[1], one[0]))
             del scored[question.k :]
+        if deleted := gone([name for name, _ in scored]):
+            exclude.update(deleted)
+            return self.rank(question, asking, as_of, tick, glances, gone)
         reasoned = [name for name, _ in scored[: question.reasons]]
         candidates = _explained(scored, asking, glances(reasoned, as_of))
         if asking.without is not None:

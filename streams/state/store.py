@@ -63,15 +63,33 @@ class _Columns:
         return self.scan_from(column, prefix, b"")
 
     def scan_from(self, column: Column, prefix: bytes, begin: bytes) -> Iterator[tuple[bytes, bytes]]:
-        pairs = self._columns[column].items(from_key=max(prefix, begin))
-        found = cast(Iterator[tuple[bytes, bytes]], pairs)  # raw mode holds bytes alone
-        if not prefix:
-            yield from found
-            return
-        for key, value in found:
+        key = max(prefix, begin)
+        pairs = self._columns[column].items(from_key=key)
+        for key, value in cast(Iterator[tuple[bytes, bytes]], pairs):  # raw mode holds bytes alone
             if not key.startswith(prefix):
                 return
             yield key, value
+        self._check_end(column, key)
+
+    def _check_end(self, column: Column, last: bytes) -> None:
+        """Raise StoreRefused if a scan that came to no other key stopped at one that cannot be read.
+
+        An iterator of rocksdict ends at a damaged block as it ends behind the last key.
+        """
+        rest = self._columns[column].iter()
+        rest.seek(last)
+        if rest.valid() and rest.key() == last:
+            rest.next()
+        try:
+            rest.status()
+        except Exception as error:
+            raise StoreRefused(f"store {self._path} is damaged: {error}") from error
+
+    def verify(self) -> None:
+        """Read everything, so that every checksum is compared; raises StoreRefused where one does not hold."""
+        for column in Column:
+            for _ in self.scan(column, b""):
+                pass
 
     def close(self) -> None:
         """Release the files; nothing can be read afterwards."""
@@ -210,7 +228,10 @@ class RocksStore(_Columns):
         self._columns[column].ingest_external_file([file], move)
 
     def checkpoint(self, path: Path) -> None:
-        Checkpoint(self._db).create_checkpoint(str(path))
+        try:
+            Checkpoint(self._db).create_checkpoint(str(path))
+        except Exception as error:  # a full disk among others; rocksdict has no type for it
+            raise OSError(f"store {self._path} cannot be copied to {path}: {error}") from error
 
     def compact(self, ranges: Sequence[Dropped] | None = None) -> None:
         """Rewrite files, so that what was deleted or written over in these ranges is in none of them.

@@ -40,6 +40,7 @@ class Worker:
             index=IndexSection(background=False),
         )
         self.stale: list[str] = []
+        self.generations: list[int] = []  # that it was told of as greater than a writer's
         self.url = ""
         self.process = RetrievalProcess(
             self.drive.config, name, MODEL.lineage, self._is_stale, lambda lineage: None, self._serves
@@ -48,6 +49,7 @@ class Worker:
 
     def _is_stale(self, message: wire.Stale) -> None:
         self.stale += message.accounts
+        self.generations.append(message.generation)
 
     def encode_again(self, accounts: Iterable[str]) -> None:
         """What the stream process does when it is told of stale vectors."""

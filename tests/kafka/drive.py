@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Coroutine, Iterable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +21,7 @@ from kithstream.streams.kafka.names import topics, vectors
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.kafka.stream import Ends, Stream
+from kithstream.streams.kafka.topics import identities
 from kithstream.streams.kafka.transport import Fetch
 
 PARTITIONS = 3
@@ -82,6 +84,7 @@ class Drive:
             salt=SALT,
             clock=lambda: self.now,
             offsets=self._offsets,
+            identities=partial(identities, self.config.kafka),
         )
         return self
 

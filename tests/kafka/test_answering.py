@@ -378,6 +378,26 @@ def test_fresh_lists_are_pushed_and_withdrawn(tenant: KafkaConfig, tmp_path: Pat
     run(ask())
 
 
+def test_an_owner_that_knows_too_low_a_generation_is_told_when_it_opens(
+    tenant: KafkaConfig, tmp_path: Path
+) -> None:
+    """Its store is an older one and the group was forgotten; it has nothing to encode that would tell."""
+
+    async def own() -> None:
+        async with Worker(tenant, tmp_path / "one", "w1") as one:
+            await one.own(EVERY, 9)
+            publish(one, follows())
+            await settle(one)
+        async with Worker(tenant, tmp_path / "two", "w2") as two:
+            await two.own((), 1)
+            await two.ready()  # it has read all that there is
+            await two.drive.own(EVERY, 3)
+            await until(lambda: two.generations == [9] * len(EVERY), "to be told of the greater generation")
+            assert two.stale == []
+
+    run(own())
+
+
 def test_a_zombies_vectors_are_mended_even_by_an_owner_that_comes_later(
     tenant: KafkaConfig, tmp_path: Path
 ) -> None:

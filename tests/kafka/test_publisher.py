@@ -6,8 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaTimeoutError
 
 from kithstream.streams.clients import EventPublisher
+from kithstream.streams.clients.publisher import Pending
 from kithstream.streams.config import KafkaConfig
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.errors import InvalidEvent, Undelivered, Unreachable
@@ -210,3 +212,23 @@ def test_what_the_brokers_did_not_confirm_can_be_published_again(
         other.publish(told.value.events)
     assert {value for _, _, _, value, _ in log.read()} == set(told.value.events)
     log.close()
+
+
+def test_a_wait_that_ends_a_moment_early_has_given_up() -> None:
+    """kafka-python waits by a clock of its own: it may be done before ours says that the time is over."""
+
+    class Early:
+        is_done = False
+        exception = None
+
+        def get(self, timeout: float) -> None:
+            raise KafkaTimeoutError(f"waited {timeout:g} s")
+
+        def succeeded(self) -> bool:
+            return False
+
+    pending = Pending([b"{}"], [Early()], float("inf"))  # type: ignore[list-item]
+    with pytest.raises(TimeoutError, match=r"1 events are not confirmed after 0\.5 s"):
+        pending.token(0.5)
+    with pytest.raises(Undelivered, match="1 of 1 events are not confirmed"):
+        pending.token()

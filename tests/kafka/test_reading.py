@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from msgspec.msgpack import encode
 
@@ -21,7 +22,7 @@ from kithstream.streams.events import wire as events
 from kithstream.streams.events.wire import Event
 from kithstream.streams.kafka.reading import Reading
 from kithstream.streams.kafka.tail import Tail
-from kithstream.streams.kafka.wire import PROGRESS, Progress
+from kithstream.streams.kafka.wire import PROGRESS, Progress, Vector
 from kithstream.streams.serve.answers import Answer, Level, Question
 from kithstream.streams.state.store import RocksStore
 
@@ -185,6 +186,19 @@ def test_a_deactivated_and_a_deleted_account_are_told_apart(town: Town) -> None:
     with pytest.raises(Unanswerable) as told:
         town.ask(MINE)
     assert told.value.gone
+
+
+def test_nobody_is_named_of_whose_deletion_the_state_has_heard(town: Town) -> None:
+    """Whose vector is still in the index: the log's vectors come later than its state."""
+    dim = town.tail._dim
+    facts = [(name, Vector(1, 7, 0, 0, 0, 0, [], np.ones(dim, "<f4").tobytes())) for name in (YOURS, "other")]
+    town.tail.feed([(1, name.encode(), encode(vector)) for name, vector in facts])
+    assert {one.account for one in town.ask(MINE).candidates} == {YOURS, "other"}
+    town.act(1, Event("x", "account_delete", YOURS, NOW))
+    town.tell(1, 0)
+    answer = town.ask(MINE, "1:1")
+    assert [one.account for one in answer.candidates] == ["other"]
+    assert answer.short
 
 
 def test_an_answer_across_a_change_of_owner_is_none(town: Town) -> None:

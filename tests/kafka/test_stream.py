@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 from drive import MODEL, PARTITIONS, Drive, run
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka.admin import NewTopic
 from promises import agree
 
 from kithstream.streams import manifest
@@ -277,6 +279,42 @@ def test_a_checkpoint_of_the_build_before_is_taken_and_upgraded(tenant: KafkaCon
         file.unlink()
     run(other())
     holds(tmp_path / "second", world())
+
+
+def test_a_topic_that_was_created_anew_is_not_taken_for_the_one_before(
+    tenant: KafkaConfig, admin: KafkaAdminClient, tmp_path: Path, until: Callable[[Callable[[], bool]], None]
+) -> None:
+    """However many records it holds by then, and though nobody lets go of a partition meanwhile."""
+
+    async def fills() -> None:
+        async with Drive(tenant, tmp_path / "first", now=NOW) as drive:
+            await drive.own()
+            drive.publish(world())
+            await drive.settle()
+            created_anew(drive.names.engagements)
+            drive.publish([follow("u1", "u9", NOW)])
+            number = drive.stream.shards.route["u1"]
+            fetch = await asyncio.to_thread(drive.fetch, drive.names.engagements, number, 0)
+            with pytest.raises(
+                StoreRefused, match="created anew"
+            ):  # its consumer was set back to the beginning
+                await drive.stream.act(number, fetch)
+            drive.publish(2 * world())
+
+    async def again() -> None:
+        async with Drive(tenant, tmp_path / "first", now=NOW) as drive:
+            with pytest.raises(
+                StoreRefused, match=r"engagements was created anew: its id is .*, the state is of"
+            ):
+                await drive.own()
+
+    def created_anew(topic: str) -> None:
+        admin.delete_topics([topic])
+        until(lambda: topic not in admin.list_topics())
+        admin.create_topics([NewTopic(topic, PARTITIONS, 1)])
+
+    run(fills())
+    run(again())
 
 
 def test_a_state_that_the_topic_does_not_reach_back_to_is_refused(

@@ -49,6 +49,15 @@ def test_the_last_record_of_an_account_holds(tail: Tail) -> None:
     assert held(tail) == {"b": 2, "c": 5}
 
 
+def test_an_owner_is_told_though_only_its_progress_is_of_a_lower_generation(tail: Tail) -> None:
+    """It may have nothing to encode for long, and nobody would know how far it has come."""
+    assert tail.feed([progress(0, 5, [5, 0], 7), progress(1, 0, [5, 0])]).stale == {}
+    fed = tail.feed([progress(0, 9, [9, 0], 6)])
+    assert (fed.stale, tail.generation(0), tail.token) == ({0: []}, 7, {0: 5, 1: 0})
+    tail.feed([progress(0, 9, [9, 0], 8)])
+    assert tail.token[0] == 5  # as far as partition 1 has heard
+
+
 def test_a_tombstone_alone_deletes_nothing(tail: Tail) -> None:
     tail.feed([vector("a", 1)])
     tail.feed([(0, b"a", None)])

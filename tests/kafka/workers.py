@@ -160,10 +160,10 @@ class Worker:
             self._process.wait(PATIENCE)
 
 
-def fetch(request: urllib.request.Request) -> tuple[int, Any]:
-    """Return status and decoded body of a request; status 0 where nobody listens."""
+def fetch(request: urllib.request.Request, patience: float = PATIENCE) -> tuple[int, Any]:
+    """Return status and decoded body of a request; status 0 where nobody listens or answers in time."""
     try:
-        with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
+        with urllib.request.urlopen(request, timeout=patience) as reply:
             raw = reply.read()
             status = reply.status
     except urllib.error.HTTPError as problem:

@@ -109,6 +109,36 @@ def test_a_checkpoint_is_a_copy_of_its_moment(tmp_path: Path) -> None:
     copy.close()
 
 
+def test_a_copy_that_cannot_be_written_is_an_error_of_the_system(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "store", StoreConfig())
+    with pytest.raises(OSError, match="cannot be copied"):
+        store.checkpoint(tmp_path / "no" / "such" / "folder")
+    store.close()
+
+
+def test_a_scan_does_not_end_at_a_damaged_block(tmp_path: Path) -> None:
+    """The iterator of rocksdict does, as if nothing came behind it."""
+    store = RocksStore(tmp_path, StoreConfig())
+    store.write({Column.IN: {b"k%05d" % number: os.urandom(100) for number in range(1000)}})
+    store.compact()
+    store.close()
+    (file,) = (path for path in tmp_path.glob("*.sst") if path.stat().st_size > 100_000)
+    raw = bytearray(file.read_bytes())
+    raw[50_000] ^= 1
+    file.write_bytes(raw)
+    store = RocksStore(tmp_path, StoreConfig())
+    assert len(list(store.scan(Column.IN, b"k000"))) == 100  # before the damage
+    assert len(list(store.scan(Column.IN, b"k009"))) == 100  # behind it
+    for scan in (
+        lambda: list(store.scan(Column.IN, b"")),
+        lambda: list(store.scan(Column.IN, b"k00")),
+        store.verify,
+    ):
+        with pytest.raises(StoreRefused, match="damaged"):
+            scan()
+    store.close()
+
+
 def test_a_store_is_opened_once(tmp_path: Path) -> None:
     store = RocksStore(tmp_path, StoreConfig())
     with pytest.raises(StoreRefused, match="cannot be opened"):
