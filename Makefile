@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 KAFKA_PORT ?= 9092
 KAFKA_LOCKED ?=
 AUDIT  := var/audit
-AUDIT_SERVICE ?= pypi
+AUDIT_SERVICE ?=
 SECONDS ?= 2100
 SEED ?= 0
 
@@ -58,7 +58,7 @@ bench: $(READY)
 audit: $(READY)
 	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet pip-audit; }
 	@$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off \
-		--vulnerability-service $(AUDIT_SERVICE) --requirement constraints.txt \
+		$(if $(AUDIT_SERVICE),--vulnerability-service $(AUDIT_SERVICE)) --requirement constraints.txt \
 		|| { echo "kithstream: not sound, or not audited: the lines above say which"; exit 1; }
 
 docs: $(READY)

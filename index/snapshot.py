@@ -175,10 +175,10 @@ def _checked(path: Path, meta: Any) -> Loaded:
 def _array(path: Path, kind: type[np.generic], dims: int) -> NDArray[Any]:
     """An array that is as large as its file: a header may ask for any size, and numpy would allocate it."""
     with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+        version = np.lib.format.read_magic(file)
         if version != (1, 0):
             raise ValueError(f"{path.name} is of version {version}")
-        shape, column_major, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+        shape, column_major, dtype = np.lib.format.read_array_header_1_0(file)
         if dtype != np.dtype(kind) or len(shape) != dims or column_major:
             raise ValueError(
                 f"{path.name} is {dtype}{list(shape)}, expected {dims} dimensions of {np.dtype(kind)}"
