@@ -263,6 +263,19 @@ def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
         assert rule["annotations"].keys() == {"summary", "action"}
 
 
+def test_the_runbook_names_what_exists() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    names = set(re.findall(r"`(kithstream_[a-z_]+)`", page))
+    assert len(names) > 20
+    assert names <= told()
+    alerts = {rule["alert"] for rule in RULES}
+    assert set(re.findall(r"\| `([A-Z][A-Za-z]+)` \|", page)) <= alerts
+    known = Config()
+    for section, key in re.findall(r"`(?:-o )?([a-z]+)\.([a-z_]+)(?:=\w+)?`", page):
+        if section not in ("deploy",):
+            assert hasattr(getattr(known, section), key), f"{section}.{key}"
+
+
 def test_the_dashboard_is_provisioned() -> None:
     provisioning = DEPLOY / "grafana" / "provisioning"
     (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
