@@ -250,8 +250,8 @@ def test_answers_come_from_the_whole_once_its_ranker_has_learned(
         worker.until(lambda: "two_hop" in sources("half"), "for an answer of the whole")
         worker.until(lambda: trainer.gauge("behind_records") == 0, "for the log's end")
         newest = trainer.gauge("step")
-        worker.until(lambda: worker.get("/v1/candidates/new?k=20")[1]["step"] >= newest, "for all of it")
-        answer = worker.get("/v1/candidates/new?k=20")[1]
+        worker.until(lambda: worker.get("/v1/candidates/half?k=20")[1]["step"] >= newest, "for all of it")
+        answer = worker.get("/v1/candidates/half?k=20")[1]
         assert answer["step"] > 0
         assert not [one["account"] for one in answer["candidates"] if one["account"].startswith("s")]
     trainer.stop()
