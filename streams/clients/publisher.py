@@ -30,8 +30,14 @@ class Pending:
     """Events on their way to the brokers. `token` waits for them; whoever does not ask is told by `flush`."""
 
     def __init__(
-        self, records: Sequence[bytes], sent: Sequence[FutureRecordMetadata], until: float, why: str = ""
+        self,
+        records: Sequence[bytes],
+        sent: Sequence[FutureRecordMetadata],
+        until: float,
+        why: str = "",
+        producer: KafkaProducer | None = None,
     ) -> None:
+        self.producer = producer  # that sends them
         self._records = records
         self._sent = sent  # one a record, or fewer where sending broke off
         self._until = until  # seconds of time.monotonic(): nothing is confirmed later
@@ -81,6 +87,14 @@ class Pending:
         flags = confirmed + [False] * missing
         return [record for record, there in zip(self._records, flags, strict=True) if not there]
 
+    def unanswered(self) -> bool:
+        """True if time ran out over an event, or its producer gave up waiting for the brokers."""
+        waited = time.monotonic() >= self._until
+        return any(
+            isinstance(future.exception, KafkaTimeoutError) if future.is_done else waited
+            for future in self._sent
+        )
+
     def why(self) -> str:
         """Return the first reason in one sentence."""
         reasons = [str(future.exception) for future in self._sent if future.is_done and future.exception]
@@ -89,6 +103,10 @@ class Pending:
 
 
 class _Link(NamedTuple):
+    """A producer. One that was left unanswered may never send again, even when its brokers are back (kafka-python
+    3.0.12, after two restarts in a row): it makes way for another, and is closed when nobody waits for it.
+    """
+
     producer: KafkaProducer
     topic: str
     route: Route
@@ -122,6 +140,7 @@ class EventPublisher:
         self._in_flight = in_flight
         self._lock = threading.Lock()
         self._link: _Link | None = None
+        self._former: list[KafkaProducer] = []
         self._sent: deque[Pending] = deque()
         self._failed: list[Pending] = []
         self._held = 0  # events in both
@@ -137,7 +156,7 @@ class EventPublisher:
 
     def send(self, events: Iterable[EventLike]) -> Pending:
         """Publish events without waiting for the brokers; otherwise as `publish`."""
-        link = self._connected()
+        self._connected()
         now = self._clock()
         actors, records = [], []
         for event in events:
@@ -146,6 +165,7 @@ class EventPublisher:
             records.append(record)
         with self._lock:
             self._make_room(records)
+            link = self._linked()
             pending = self._hand_over(link, actors, records, now // 1000)
             self._sent.append(pending)
             self._held += len(pending)
@@ -170,7 +190,8 @@ class EventPublisher:
             self.flush()
         finally:
             if self._link is not None:
-                connection.close(self._link.producer)
+                self._former.append(self._link.producer)
+            self._close_former()
 
     def __enter__(self) -> Self:
         self._connected()
@@ -185,29 +206,39 @@ class EventPublisher:
         with suppress(Undelivered):  # the block's own error is what its caller must see
             self.close()
 
-    def _connected(self) -> _Link:
+    def _connected(self) -> None:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the publisher is closed")
-            if self._link is None:
-                topic = topics(self._config.prefix).engagements
-                made = connection.producer(
-                    self._config,
-                    self._connecting,
-                    acks="all",
-                    enable_idempotence=True,
-                    linger_ms=round(self._linger * 1000),
-                    batch_size=_BATCH,
-                    delivery_timeout_ms=round(self._delivery * 1000),
-                    request_timeout_ms=round(min(10.0, self._delivery / 2) * 1000),
-                )
-                try:
-                    route = Route(connection.partitions(made, topic, self._config))
-                except BaseException:
-                    connection.close(made)
-                    raise
-                self._link = _Link(made, topic, route)
-            return self._link
+            self._linked()
+
+    def _linked(self) -> _Link:
+        """The producer in use, made if there is none; the lock is held."""
+        if self._link is None:
+            topic = topics(self._config.prefix).engagements
+            made = connection.producer(
+                self._config,
+                self._connecting,
+                acks="all",
+                enable_idempotence=True,
+                linger_ms=round(self._linger * 1000),
+                batch_size=_BATCH,
+                delivery_timeout_ms=round(self._delivery * 1000),
+                request_timeout_ms=round(min(10.0, self._delivery / 2) * 1000),
+            )
+            try:
+                route = Route(connection.partitions(made, topic, self._config))
+            except BaseException:
+                connection.close(made)
+                raise
+            self._link = _Link(made, topic, route)
+        return self._link
+
+    def _close_former(self) -> None:
+        for producer in self._former:
+            with suppress(KafkaError):  # nobody waits for what it holds
+                connection.close(producer)
+        self._former.clear()
 
     def _hand_over(
         self, link: _Link, actors: Sequence[str], records: Sequence[bytes], milliseconds: int
@@ -223,7 +254,8 @@ class EventPublisher:
                 )
         except KafkaError as error:
             why = str(error)
-        return Pending(records, sent, time.monotonic() + self._delivery + _SLACK, why)
+        until = time.monotonic() + self._delivery + _SLACK
+        return Pending(records, sent, until, why, link.producer)
 
     def _make_room(self, records: Sequence[bytes]) -> None:
         self._settle(max(0, self._in_flight - len(records)))
@@ -239,6 +271,11 @@ class EventPublisher:
                 self._held -= len(pending)
             else:
                 self._failed.append(pending)
+            if self._link is not None and pending.producer is self._link.producer and pending.unanswered():
+                self._former.append(self._link.producer)
+                self._link = None
+        if self._former and not any(pending.producer in self._former for pending in self._sent):
+            self._close_former()
 
     def _raise_lost(self, unsent: Sequence[bytes]) -> None:
         failed, self._failed = [pending for pending in self._failed if not pending.asked], []

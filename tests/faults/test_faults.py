@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from workers import PATIENCE, Worker
 
 from kithstream.streams.clients import EventPublisher
 from kithstream.streams.config import Config, EngineConfig, KafkaConfig
+from kithstream.streams.errors import Undelivered
 from kithstream.streams.kafka.local import LocalKafka
 from kithstream.streams.kafka.names import topics
 from kithstream.streams.kafka.topics import create, wanted
@@ -104,6 +107,38 @@ def test_a_topic_created_anew_ends_the_workers_until_all_begins_anew(
         settle(after)
         one.stop()
     assert states([tmp_path / "one"], Published(kafka, PARTITIONS)) == []
+
+
+def test_a_publisher_goes_on_after_its_broker_was_killed_twice(mortal: LocalKafka) -> None:
+    """kafka-python's producer may never send again then: it is another one that goes on."""
+    kafka = KafkaConfig(servers=mortal.servers, prefix="twice.")
+    create(kafka, wanted(Config(kafka=kafka, engine=EngineConfig(partitions=PARTITIONS)), LINEAGE))
+    given = Crowd.simulated(5)
+    came = threading.Semaphore(0)  # released for every call that was confirmed
+    stopping = threading.Event()
+
+    def publish() -> None:
+        with EventPublisher(kafka, delivery=8.0, connecting=PATIENCE) as publisher:
+            while not stopping.is_set():
+                with suppress(Undelivered):
+                    publisher.publish(list(islice(given, 20)))
+                    came.release()
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        for _ in range(2):
+            for _ in range(20):
+                assert came.acquire(timeout=PATIENCE), "nothing can be published any more"
+            for _ in range(2):
+                mortal.kill()
+                mortal.start()
+            while came.acquire(blocking=False):  # of before
+                pass
+        assert came.acquire(timeout=PATIENCE), "nothing can be published any more"
+    finally:
+        stopping.set()
+        thread.join(PATIENCE)
 
 
 def delete(kafka: KafkaConfig, names: Sequence[str]) -> None:
