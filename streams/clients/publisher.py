@@ -17,13 +17,14 @@ from kafka.producer.future import FutureRecordMetadata
 from kithstream.streams.clients import connection
 from kithstream.streams.config import KafkaConfig
 from kithstream.streams.engine.routing import Route
-from kithstream.streams.errors import Undelivered
+from kithstream.streams.errors import Undelivered, Unreachable
 from kithstream.streams.events.stamp import EventLike, checked, wall_clock
 from kithstream.streams.kafka.names import topics
 from kithstream.streams.serve import tokens
 
 _BATCH: Final = 1 << 17  # bytes of one partition's request
 _SLACK: Final = 1.0  # seconds after which a producer is not waited for that should have given up
+_ANOTHER: Final = 1.0  # seconds in which another producer must connect, or the one before is tried again
 
 
 class Pending:
@@ -140,6 +141,7 @@ class EventPublisher:
         self._in_flight = in_flight
         self._lock = threading.Lock()
         self._link: _Link | None = None
+        self._doubted = False  # it was left unanswered
         self._former: list[KafkaProducer] = []
         self._sent: deque[Pending] = deque()
         self._failed: list[Pending] = []
@@ -215,24 +217,32 @@ class EventPublisher:
     def _linked(self) -> _Link:
         """The producer in use, made if there is none; the lock is held."""
         if self._link is None:
-            topic = topics(self._config.prefix).engagements
-            made = connection.producer(
-                self._config,
-                self._connecting,
-                acks="all",
-                enable_idempotence=True,
-                linger_ms=round(self._linger * 1000),
-                batch_size=_BATCH,
-                delivery_timeout_ms=round(self._delivery * 1000),
-                request_timeout_ms=round(min(10.0, self._delivery / 2) * 1000),
-            )
-            try:
-                route = Route(connection.partitions(made, topic, self._config))
-            except BaseException:
-                connection.close(made)
-                raise
-            self._link = _Link(made, topic, route)
+            self._link = self._made(self._connecting)
+        elif self._doubted:
+            with suppress(Unreachable):  # then the one that there is may as well be tried again
+                made = self._made(min(self._connecting, _ANOTHER))
+                self._former.append(self._link.producer)
+                self._link, self._doubted = made, False
         return self._link
+
+    def _made(self, seconds: float) -> _Link:
+        topic = topics(self._config.prefix).engagements
+        made = connection.producer(
+            self._config,
+            seconds,
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=round(self._linger * 1000),
+            batch_size=_BATCH,
+            delivery_timeout_ms=round(self._delivery * 1000),
+            request_timeout_ms=round(min(10.0, self._delivery / 2) * 1000),
+            max_block_ms=round(self._connecting * 1000),
+        )
+        try:
+            return _Link(made, topic, Route(connection.partitions(made, topic, self._config)))
+        except BaseException:
+            connection.close(made)
+            raise
 
     def _close_former(self) -> None:
         for producer in self._former:
@@ -272,8 +282,7 @@ class EventPublisher:
             else:
                 self._failed.append(pending)
             if self._link is not None and pending.producer is self._link.producer and pending.unanswered():
-                self._former.append(self._link.producer)
-                self._link = None
+                self._doubted = True
         if self._former and not any(pending.producer in self._former for pending in self._sent):
             self._close_former()
 
