@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from nemesis import HIGH, LOW, Fault
 from oracle import Published, buried, encodings, judge, lost, states
 from town import LINEAGE, PARTITIONS, SALT, Town
 
+from kithstream.streams.kafka import wire
 from kithstream.streams.kafka.local import LocalKafka
-from kithstream.streams.kafka.names import group
+from kithstream.streams.kafka.names import group, vectors
 from kithstream.streams.serve import tokens
 
 TOGETHER: Final = 0.3  # of the faults are struck before the workers have recovered from the one before
@@ -134,7 +135,27 @@ def settle(town: Town, published: Published) -> None:
         admin = KafkaAdminClient(bootstrap_servers=town.kafka.servers)
         committed = admin.list_group_offsets({group(town.kafka.prefix): None})
         admin.close()
-        raise AssertionError(f"{standing}, {town.owned()}, committed {committed}: {error}") from None
+        told = progress(town)
+        raise AssertionError(
+            f"{standing}, {town.owned()}, committed {committed}, progress {told}: {error}"
+        ) from None
+
+
+def progress(town: Town) -> dict[int, list[wire.Progress]]:
+    """What was last published of how far vectors have come, by partition."""
+    found: dict[int, list[wire.Progress]] = {}
+    consumer = KafkaConsumer(bootstrap_servers=town.kafka.servers, auto_offset_reset="earliest")
+    tps = [TopicPartition(vectors(town.kafka.prefix, LINEAGE), number) for number in range(PARTITIONS)]
+    consumer.assign(tps)
+    ends = consumer.end_offsets(tps)
+    while any(consumer.position(tp) < ends[tp] for tp in tps):
+        for tp, records in consumer.poll(500).items():
+            for record in records:
+                if record.key == wire.PROGRESS and record.value:
+                    came = msgspec.msgpack.decode(record.value, type=wire.Progress)
+                    found[tp.partition] = [*found.get(tp.partition, []), came][-4:]
+    consumer.close()
+    return found
 
 
 def end_of(published: Published) -> str:
