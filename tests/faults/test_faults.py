@@ -1,7 +1,7 @@
 """What breaks under load and questions, and what is left is what the log means.
 
-`make soak` strikes the rest as well: the broker, a full disk, damaged and older checkpoints, steps of the clock. Those are
-not here, since rounds of them do not always end as they must; docs/design.md says what was seen (Next).
+`make soak` strikes the rest as well: the broker, a full disk, damaged and older checkpoints, steps of the clock. Those
+are not here, since rounds of them do not always end as they must; docs/design.md says what was seen (Next).
 """
 
 from __future__ import annotations
