@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,20 @@ def is_whole(path: Path, published: list[Event]) -> None:
         agree(live.engine, published)
 
 
+@contextmanager
+def running(town: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that runs the runtime, until its standard input ends."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(town), str(NOW)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        yield child
+
+
 def test_a_runtime_that_nobody_runs_is_copied_and_brought_back(town: Path, tmp_path: Path) -> None:
     run = CliRunner().invoke
     done = run(cli, ["backup", "--path", str(town), "--to", str(tmp_path / "copy"), "--json"])
@@ -86,14 +102,7 @@ def test_a_runtime_that_nobody_runs_is_copied_and_brought_back(town: Path, tmp_p
 
 
 def test_a_runtime_in_another_process_makes_the_copy_itself(town: Path, tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(town), str(NOW)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
+    with running(town) as child:
         done = backup.backup(town, tmp_path / "copy", seconds=PATIENCE)
         assert child.poll() is None
         with pytest.raises(StoreRefused, match="is not empty"):
@@ -158,14 +167,7 @@ def test_a_snapshot_that_another_takes_the_place_of_is_still_in_the_backup(tmp_p
 
 
 def test_nobody_answers_for_a_runtime_that_hangs(town: Path, tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(town), str(NOW)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
+    with running(town) as child:
         os.kill(child.pid, signal.SIGSTOP)
         with pytest.raises(StoreRefused, match=r"did not answer in 0\.3 s"):
             backup.backup(town, tmp_path / "copy", seconds=0.3)

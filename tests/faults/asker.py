@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
+from beside import Beside
 from crowd import ACCOUNTS, Crowd
 
 PAUSE: Final = 0.02  # seconds between two questions: the machine has other work
@@ -41,34 +40,16 @@ class Asked(NamedTuple):
 Get = Callable[[str, str], tuple[int, Any]]  # worker and path -> status and body
 
 
-class Asker:
+class Asker(Beside):
     """Asks in a thread; `history` has every question in its order."""
 
     def __init__(self, crowd: Crowd, seed: int, workers: Callable[[], list[str]], get: Get) -> None:
+        super().__init__()
         self.history: list[Asked] = []
         self._crowd = crowd
         self._rng = random.Random(seed)
         self._workers = workers
         self._get = get
-        self._stopping = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Ask no more; raises what broke the asking off."""
-        self._stopping.set()
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
 
     def ask(self, worker: str, account: str, about: str, after: str, level: str) -> Asked:
         """Ask one question and write it down."""
@@ -106,13 +87,11 @@ class Asker:
         with open(path, "w") as file:
             file.writelines(json.dumps(one._asdict()) + "\n" for one in self.history)
 
-    def _run(self) -> None:
-        try:
-            while not self._stopping.wait(PAUSE):
-                if workers := self._workers():
-                    self._one(self._rng.choice(workers))
-        except BaseException as error:
-            self._failure = error
+    def go_on(self) -> None:
+        """Ask."""
+        while not self._stopping.wait(PAUSE):
+            if workers := self._workers():
+                self._one(self._rng.choice(workers))
 
     def _one(self, worker: str) -> None:
         rng = self._rng

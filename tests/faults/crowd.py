@@ -9,10 +9,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import msgspec
+from beside import PATIENCE, Beside
 
 from kithstream.streams.clients import EventPublisher
 from kithstream.streams.config import KafkaConfig
@@ -27,7 +27,6 @@ BATCH: Final = 40  # events published at once, at most
 TWICE: Final = 0.05  # of the events are published again, later
 KEPT: Final = 400  # events that may be published again
 BY_HTTP: Final = 0.2  # of the batches go through a worker
-PATIENCE: Final = 120.0  # seconds in which so many events must have been published
 PAIRS: Final = ("block", "mute", "report", "follow")  # what keeps one account out of another's answers
 
 # More of what excludes, undoes and deletes than people do.
@@ -65,7 +64,7 @@ class Pair(NamedTuple):
     token: str
 
 
-class Crowd:
+class Crowd(Beside):
     """Publishes in a thread. `ids` are those of events that the brokers, or a worker, have confirmed."""
 
     def __init__(
@@ -76,22 +75,20 @@ class Crowd:
         post: Callable[[random.Random, object], tuple[int, object]],
     ) -> None:
         """`rate` is events a second, at most; `post` hands JSON to the `/v1/events` of one of the workers."""
+        super().__init__()
         self.ids: set[str] = set()
         self.ends: dict[int, int] = {}  # confirmed, by partition
         self.pairs: deque[Pair] = deque(maxlen=64)
         self.published = 0  # records, repeats included
         self.refused: list[str] = []
-        self.failure: BaseException | None = None
         self._kafka = kafka
         self._rate = rate
         self._post = post
         self._rng = random.Random(seed)
         self._events = self.simulated(seed)
         self._again: deque[bytes] = deque(maxlen=KEPT)
-        self._stopping = threading.Event()
         self._moved = threading.Condition()
         self._repeats: list[bytes] = []
-        self._thread = threading.Thread(target=self._run)
 
     @staticmethod
     def simulated(seed: int) -> Iterator[bytes]:
@@ -109,23 +106,6 @@ class Crowd:
         encode = msgspec.json.encode
         for records in simulate(config):
             yield from map(encode, records)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Publish no more; return once everything is confirmed. Raises what broke the publishing off."""
-        self._stopping.set()
-        self._thread.join(PATIENCE)
-        assert not self._thread.is_alive(), "the crowd does not come to an end"
-        if self.failure is not None:
-            raise self.failure
 
     def until(self, more: int) -> None:
         """Return once so many more records were published."""
@@ -149,23 +129,22 @@ class Crowd:
         with self._moved:
             return tokens.write(self.ends)
 
+    def go_on(self) -> None:
+        """Publish; what was published is confirmed when it ends."""
+        with EventPublisher(self._kafka, connecting=60.0, delivery=20.0) as publisher:
+            began, sent = time.monotonic(), 0
+            while not self._stopping.is_set():
+                batch = self._batch()
+                self._publish(publisher, batch)
+                sent += len(batch)
+                self._stopping.wait(max(0.0, sent / self._rate - (time.monotonic() - began)))
+                # An outage is not made up for.
+                began = max(began, time.monotonic() - sent / self._rate - 1.0)
+
     def _run(self) -> None:
-        try:
-            with EventPublisher(self._kafka, connecting=60.0, delivery=20.0) as publisher:
-                began, sent = time.monotonic(), 0
-                while not self._stopping.is_set():
-                    batch = self._batch()
-                    self._publish(publisher, batch)
-                    sent += len(batch)
-                    self._stopping.wait(max(0.0, sent / self._rate - (time.monotonic() - began)))
-                    began = max(
-                        began, time.monotonic() - sent / self._rate - 1.0
-                    )  # an outage is not made up for
-        except BaseException as error:
-            self.failure = error
-        finally:
-            with self._moved:
-                self._moved.notify_all()
+        super()._run()
+        with self._moved:
+            self._moved.notify_all()
 
     def _batch(self) -> list[bytes]:
         rng = self._rng

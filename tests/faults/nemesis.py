@@ -9,7 +9,7 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -148,14 +148,12 @@ class DamagedCheckpoints:
     name = "checkpoints cut short or with flipped bits"
 
     def strike(self, town: Town, rng: random.Random) -> None:
-        _wait_for_checkpoints(town, 2)
-        _kill_all(town)
-        for number in range(PARTITIONS):
-            newest = _checkpoints(town, number)[0]
-            damage(newest.path, rng)
-            town.wipe(number)
-            town.deeds["corruptions"] += 1
-        _start_all(town)
+        with _all_dead(town):
+            for number in range(PARTITIONS):
+                newest = _checkpoints(town, number)[0]
+                damage(newest.path, rng)
+                town.wipe(number)
+                town.deeds["corruptions"] += 1
 
 
 class OlderCheckpoints:
@@ -164,17 +162,15 @@ class OlderCheckpoints:
     name = "restore from an older checkpoint"
 
     def strike(self, town: Town, rng: random.Random) -> None:
-        _wait_for_checkpoints(town, 2)
-        _kill_all(town)
-        chosen = rng.sample(range(PARTITIONS), rng.randrange(1, PARTITIONS + 1))
-        for number in chosen:
-            found = _checkpoints(town, number)
-            left = rng.randrange(1, len(found))
-            for newer in found[:left]:
-                shutil.rmtree(newer.path)
-            town.wipe(number)
-        town.deeds["older-checkpoint restores"] += 1
-        _start_all(town)
+        with _all_dead(town):
+            chosen = rng.sample(range(PARTITIONS), rng.randrange(1, PARTITIONS + 1))
+            for number in chosen:
+                found = _checkpoints(town, number)
+                left = rng.randrange(1, len(found))
+                for newer in found[:left]:
+                    shutil.rmtree(newer.path)
+                town.wipe(number)
+            town.deeds["older-checkpoint restores"] += 1
 
 
 class ClockSteps:
@@ -222,18 +218,15 @@ def _checkpoints(town: Town, number: int) -> Sequence[Checkpoint]:
     return Checkpoints(town.checkpoints, 1).of(number)
 
 
-def _wait_for_checkpoints(town: Town, count: int) -> None:
+@contextlib.contextmanager
+def _all_dead(town: Town) -> Iterator[None]:
+    """Kill all workers once every partition has two checkpoints; start them all again afterwards."""
     town.until(
-        lambda: all(len(_checkpoints(town, number)) >= count for number in range(PARTITIONS)),
-        f"for {count} checkpoints of every partition",
+        lambda: all(len(_checkpoints(town, number)) >= 2 for number in range(PARTITIONS)),
+        "for 2 checkpoints of every partition",
     )
-
-
-def _kill_all(town: Town) -> None:
     for name in sorted(town.workers):
         town.kill(name)
-
-
-def _start_all(town: Town) -> None:
+    yield
     for name in sorted(town.workers):
         town.join(name)
