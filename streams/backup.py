@@ -110,10 +110,7 @@ class Moment:
         """
         with self._held:
             _refuse_used(to)
-            aside = to.with_name(f"{to.name}.writing")
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            with manifest.aside(to) as aside:
                 shutil.copytree(self._links, aside)
                 for name, file, size in self._pieces:
                     (aside / name).parent.mkdir(parents=True, exist_ok=True)
@@ -128,18 +125,7 @@ class Moment:
                     if (self.runtime / name).is_dir():
                         shutil.copytree(self.runtime / name, aside / name)
                 files = manifest.write(aside, self._about)
-                if to.exists():
-                    to.rmdir()
-                os.rename(aside, to)
-                manifest.flush(to.parent)
-            except BaseException:
-                shutil.rmtree(aside, ignore_errors=True)
-                raise
         return Backed(to, len(files), sum(file.bytes for file in files.values()))
-
-    def release(self) -> None:
-        """Let go of it unwritten."""
-        self._held.close()
 
 
 def backup(runtime: Path, to: Path, *, seconds: float = ACCEPTED) -> Backed:
@@ -173,17 +159,8 @@ def restore(source: Path, runtime: Path) -> manifest.Manifest:
     found = manifest.read(source)
     if LAYOUT not in found.files:
         raise StoreRefused(f"{source} is no backup of a runtime: it names no {LAYOUT}")
-    aside = runtime.with_name(f"{runtime.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    with manifest.aside(runtime) as aside:
         manifest.copy(source, aside)
-        if runtime.exists():
-            runtime.rmdir()
-        os.rename(aside, runtime)
-        manifest.flush(runtime.parent)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
     return found
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
@@ -103,6 +105,38 @@ def copy(folder: Path, to: Path) -> Manifest:
     for path in (to, *(path for path in to.rglob("*") if path.is_dir())):
         flush(path)
     return manifest
+
+
+def bring(folder: Path, to: Path) -> bool:
+    """Copy a folder; False if it has no manifest, as an older build wrote it, so that nothing could be checked.
+
+    Otherwise as `copy`.
+    """
+    if not (folder / NAME).exists():
+        shutil.copytree(folder, to)
+        return False
+    copy(folder, to)
+    return True
+
+
+@contextmanager
+def aside(to: Path) -> Iterator[Path]:
+    """Give a path beside `to` for a new directory: it takes that name when the block ends, and is removed if it fails.
+
+    Nothing may be at `to`, or an empty directory. Raises OSError.
+    """
+    writing = to.with_name(f"{to.name}.writing")
+    shutil.rmtree(writing, ignore_errors=True)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield writing
+        if to.exists():
+            to.rmdir()
+        os.rename(writing, to)
+        flush(to.parent)
+    except BaseException:
+        shutil.rmtree(writing, ignore_errors=True)
+        raise
 
 
 def copied(source: IO[bytes], target: Path, most: int | None = None) -> File:

@@ -31,6 +31,7 @@ from kithstream.streams.examples import folder
 from kithstream.streams.examples.batches import IGNORED, POSITIVE, ExampleBatch, cut, pick, some
 from kithstream.streams.examples.columns import positive_times
 from kithstream.streams.examples.folder import Manifest, Round
+from kithstream.streams.manifest import flush
 
 REFUSED: Final = 8  # ignored accounts of one example
 _STEP: Final = "fit.json"
@@ -345,9 +346,9 @@ class _Fit:
         trainer.save(self._place / step.trainer)
         aside = self._place / f"{_STEP}.writing"
         aside.write_bytes(msgspec.json.encode(step))
-        folder.sync(aside)
+        flush(aside)
         os.replace(aside, self._place / _STEP)
-        folder.sync(self._place)
+        flush(self._place)
         if before and before != step.trainer:
             (self._place / before).unlink(missing_ok=True)
 

@@ -27,6 +27,7 @@ from kithstream.streams.examples.columns import (
     read_candidates,
     read_examples,
 )
+from kithstream.streams.manifest import flush
 
 MANIFEST: Final = "manifest.json"
 STATE: Final = "state"
@@ -102,16 +103,7 @@ def store(path: Path, manifest: Manifest) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path / MANIFEST)
-    sync(path)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's bytes, or a directory's names, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush(path)
 
 
 def sweep(path: Path, manifest: Manifest) -> None:
@@ -150,8 +142,8 @@ class PartWriter:
         self._examples.close()
         self._candidates.close()
         for name in (part.examples_file, part.candidates_file):
-            sync(self._path / name)
-        sync(self._path)
+            flush(self._path / name)
+        flush(self._path)
         return part
 
     def abandon(self) -> None:

@@ -21,8 +21,9 @@ from kithstream.models.features import SCHEMA, ConsumerFeatures, ProducerFeature
 from kithstream.models.tower import TowerConfig
 from kithstream.streams.communities import folder as communities
 from kithstream.streams.examples.capture import Capture, Counts
-from kithstream.streams.examples.folder import STATE, sync
+from kithstream.streams.examples.folder import STATE
 from kithstream.streams.examples.impressions import Block, Engagement, Shown, block_of
+from kithstream.streams.manifest import flush
 
 _DERIVED: Final = "derived.msgpack"
 _FEATURES: Final = "features.safetensors"
@@ -93,10 +94,10 @@ def save(path: Path, capture: Capture) -> None:
         shutil.copytree(versions, aside / communities.NAME)
     (aside / _DERIVED).write_bytes(msgspec.msgpack.encode(_derived(capture)))
     checkpoint.write(aside / _FEATURES, _header(), _arrays(capture))
-    sync(aside / _DERIVED)
-    sync(aside)
+    flush(aside / _DERIVED)
+    flush(aside)
     os.rename(aside, place)
-    sync(place.parent)
+    flush(place.parent)
 
 
 def bring_back(path: Path, number: int) -> None:

@@ -78,20 +78,8 @@ class Checkpoints:
 
         Raises StoreRefused, naming the file, where it is not as it was written, and OSError.
         """
-        temporary = path.with_name(path.name + _WRITING)
-        shutil.rmtree(temporary, ignore_errors=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        checked = (checkpoint.path / manifest.NAME).exists()
-        try:
-            if checked:
-                manifest.copy(checkpoint.path, temporary)
-            else:
-                shutil.copytree(checkpoint.path, temporary)
-            os.rename(temporary, path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        return checked
+        with manifest.aside(path) as aside:
+            return manifest.bring(checkpoint.path, aside)
 
     def _list(self, number: int) -> Iterator[Checkpoint]:
         folder = self._root / str(number) if self._root is not None else None

@@ -634,24 +634,22 @@ class Embedded:
 
     def checkpoint(self, path: Path) -> None:
         """Write a consistent copy of all state into a new directory: stores, layout, model; not the log."""
-        temporary = path.with_name(path.name + ".writing")
-        shutil.rmtree(temporary, ignore_errors=True)
-        (temporary / "state").mkdir(parents=True)
-        with self.chain.lock:
-            self._settled(self.engine.settle())
-            left = self.engine.take_left()
-            for chain in self._chains:
-                chain.forget(left)  # the model's file is not to name them
-        self.save_model(temporary / MODEL)
-        with self.chain.lock:
-            self._settle()
-            for number, partition in enumerate(self.engine.partitions):
-                partition.store.checkpoint(temporary / "state" / str(number))
-            if (self.path / folder.NAME).exists():
-                shutil.copytree(self.path / folder.NAME, temporary / folder.NAME)
-        shutil.copy(self.path / LAYOUT, temporary / LAYOUT)
-        manifest.write(temporary, {})
-        os.rename(temporary, path)
+        with manifest.aside(path) as aside:
+            (aside / "state").mkdir(parents=True)
+            with self.chain.lock:
+                self._settled(self.engine.settle())
+                left = self.engine.take_left()
+                for chain in self._chains:
+                    chain.forget(left)  # the model's file is not to name them
+            self.save_model(aside / MODEL)
+            with self.chain.lock:
+                self._settle()
+                for number, partition in enumerate(self.engine.partitions):
+                    partition.store.checkpoint(aside / "state" / str(number))
+                if (self.path / folder.NAME).exists():
+                    shutil.copytree(self.path / folder.NAME, aside / folder.NAME)
+            shutil.copy(self.path / LAYOUT, aside / LAYOUT)
+            manifest.write(aside, {})
 
     def close(self) -> None:
         """Stop the thread, save the model, close the files. What is published and not folded waits in the log."""
@@ -770,10 +768,7 @@ def restore(checkpoint: Path, path: Path) -> None:
     aside = path / "state.writing"
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        if (checkpoint / manifest.NAME).exists():
-            manifest.copy(checkpoint, aside)
-        else:  # an older build wrote none
-            shutil.copytree(checkpoint, aside)
+        manifest.bring(checkpoint, aside)
         shutil.rmtree(path / "state", ignore_errors=True)
         os.rename(aside / "state", path / "state")
         if (aside / folder.NAME).exists():
