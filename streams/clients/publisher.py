@@ -158,7 +158,8 @@ class EventPublisher:
 
     def send(self, events: Iterable[EventLike]) -> Pending:
         """Publish events without waiting for the brokers; otherwise as `publish`."""
-        self._connected()
+        if self._link is None or self._closed:
+            self._connected()
         now = self._clock()
         actors, records = [], []
         for event in events:
@@ -210,12 +211,12 @@ class EventPublisher:
 
     def _connected(self) -> None:
         with self._lock:
-            if self._closed:
-                raise RuntimeError("the publisher is closed")
             self._linked()
 
     def _linked(self) -> _Link:
         """The producer in use, made if there is none; the lock is held."""
+        if self._closed:
+            raise RuntimeError("the publisher is closed")
         if self._link is None:
             self._link = self._made(self._connecting)
         elif self._doubted:
