@@ -379,11 +379,12 @@ class _OfServed(Collector):
 
     def __init__(self, served: Served, facts: Callable[[], Facts | None]) -> None:
         self._served, self._facts = served, facts
-        self.recall = Spread(
+        self._recall = Spread(
             "kithstream_shadow_recall_ratio",
             f"Recall of the {DEPTH} best of the graph against an exact scan, of sampled answers.",
             (*RECALLS, 1.0),
         )
+        served.compared = lambda recall: self._recall.observe([recall])
 
     def describe(self) -> Iterable[Metric]:
         return []
@@ -424,9 +425,7 @@ class _OfServed(Collector):
                 ),
             ):
                 yield GaugeMetricFamily(name, text, value)
-        if found := served.taken():
-            self.recall.observe(found)
-        yield from self.recall.collect()
+        yield from self._recall.collect()
 
 
 class _Gauges(Collector):

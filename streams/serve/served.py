@@ -47,7 +47,7 @@ class Served:
             Counter()
         )  # language of the first candidate and of the account that asked
         self.short = 0  # answers with fewer candidates than were asked for
-        self.recalls: list[float] = []  # of comparisons since the last `taken`
+        self.compared: Callable[[float], None] = _unheard  # hears the recall of every comparison
         self._lists: deque[tuple[str, ...]] = deque(maxlen=LISTS)
         self._every = shadow_seconds
         self._monotonic = monotonic
@@ -108,12 +108,6 @@ class Served:
         thread.start()
         return thread
 
-    def taken(self) -> list[float]:
-        """Return what comparisons found since the last call."""
-        with self._lock:
-            found, self.recalls = self.recalls, []
-        return found
-
     def _compare(self, index: Queryable, vector: NDArray[np.float32], limits: Allowed) -> None:
         if not self._comparing.acquire(blocking=False):
             return  # the one before it is not done: the machine has no time for two
@@ -127,8 +121,11 @@ class Served:
         finally:
             self._comparing.release()
         if true:
-            with self._lock:
-                self.recalls.append(len(set(found) & set(true)) / len(true))
+            self.compared(len(set(found) & set(true)) / len(true))
+
+
+def _unheard(_: float) -> None:
+    pass
 
 
 def _copied(limits: Allowed) -> Allowed:
