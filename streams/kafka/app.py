@@ -15,7 +15,8 @@ from faust.types.auth import AuthProtocol, SASLMechanism
 from kithstream.streams.config import Config, KafkaConfig
 from kithstream.streams.kafka.names import Topics, group
 from kithstream.streams.kafka.security import reach
-from kithstream.streams.kafka.stream import Ends, Stream
+from kithstream.streams.kafka.stream import Stream
+from kithstream.streams.kafka.topics import Ends
 from kithstream.streams.kafka.transport import RAW, SCHEME, App, Consumer, Fetch, Fetches, register
 
 _log = logging.getLogger(__name__)

@@ -30,8 +30,9 @@ from kithstream.models.features import SCHEMA
 from kithstream.models.model import Model
 from kithstream.streams.config import KafkaConfig
 from kithstream.streams.kafka.security import reach
+from kithstream.streams.kafka.starting import start
 from kithstream.streams.kafka.tail import Tail
-from kithstream.streams.kafka.topics import Identity
+from kithstream.streams.kafka.topics import Ends, Identity
 from kithstream.streams.serve.facts import Facts
 
 _log = logging.getLogger(__name__)
@@ -41,13 +42,6 @@ TAIL: Final = "tail.msgpack"
 _FACTS: Final = "facts.safetensors"
 FORMAT: Final = 1
 CERTAIN: Final = 0.5  # of the time for which tombstones stay: what is younger misses no deletion
-
-
-class Bounds(NamedTuple):
-    """Where the partitions of a topic begin and end."""
-
-    first: Mapping[int, int]
-    end: Mapping[int, int]
 
 
 class Found(NamedTuple):
@@ -68,7 +62,7 @@ class Kept:
         self._topic = topic
         self._identity = identity
 
-    def load(self, config: IndexConfig, bounds: Bounds, now: int, *, facts: bool) -> Found | None:
+    def load(self, config: IndexConfig, bounds: Ends, now: int, *, facts: bool) -> Found | None:
         """Return the newest snapshot, None if there never was one; raises SnapshotRefused. `now` in microseconds."""
         if not self.folder.exists():
             return None
@@ -141,16 +135,14 @@ class Kept:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-async def bounds_of(config: KafkaConfig, topic: str, partitions: int) -> Bounds:
-    """Return where the partitions of a topic begin and end."""
+async def bounds_of(config: KafkaConfig, topic: str, partitions: int) -> Ends:
+    """Return where the partitions of a topic begin and end. Raises Unreachable."""
     consumer = AIOKafkaConsumer(**reach(config), enable_auto_commit=False)
     tps = [TopicPartition(topic, number) for number in range(partitions)]
     consumer.assign(tps)
-    await consumer.start()
+    await start(consumer, config)
     try:
         first, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
     finally:
         await consumer.stop()
-    return Bounds(
-        {tp.partition: at for tp, at in first.items()}, {tp.partition: at for tp, at in end.items()}
-    )
+    return Ends({tp.partition: at for tp, at in first.items()}, {tp.partition: at for tp, at in end.items()})

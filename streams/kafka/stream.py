@@ -36,6 +36,7 @@ from kithstream.streams.kafka.names import Topics
 from kithstream.streams.kafka.outlet import Outlet, Pairs
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.steps import Follower
+from kithstream.streams.kafka.topics import Ends
 from kithstream.streams.kafka.transport import Fetch
 from kithstream.streams.looking import Asking
 from kithstream.streams.serve.vectors import Vectors
@@ -89,13 +90,6 @@ class Controlled(NamedTuple):
 
     timestamp: int
     key: bytes | None
-
-
-class Ends(NamedTuple):
-    """Where a topic's partitions begin and end."""
-
-    first: Mapping[int, int]
-    end: Mapping[int, int]
 
 
 class Counts(NamedTuple):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from kafka import errors
@@ -148,6 +148,13 @@ def check(config: KafkaConfig, topics: Sequence[Topic], *, seconds: float = CONN
         found += _placed(topic, there[topic.name])
         found += _set(topic, {key: value["value"] for key, value in settings[topic.name].items()})
     return found
+
+
+class Ends(NamedTuple):
+    """Where a topic's partitions begin and end."""
+
+    first: Mapping[int, int]
+    end: Mapping[int, int]
 
 
 class Identity(msgspec.Struct, frozen=True):

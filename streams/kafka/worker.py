@@ -28,8 +28,8 @@ from kithstream.streams.kafka.channel import Channel
 from kithstream.streams.kafka.names import topics
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.security import reach
-from kithstream.streams.kafka.stream import Ends, Stream
-from kithstream.streams.kafka.topics import check, identities, wanted
+from kithstream.streams.kafka.stream import Stream
+from kithstream.streams.kafka.topics import Ends, check, identities, wanted
 from kithstream.streams.kafka.turnover import Turnover
 from kithstream.streams.metrics import StreamMetrics
 from kithstream.streams.serve import access

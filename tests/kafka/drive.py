@@ -20,8 +20,8 @@ from kithstream.streams.kafka import wire
 from kithstream.streams.kafka.names import topics, vectors
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.steps import Follower
-from kithstream.streams.kafka.stream import Ends, Stream
-from kithstream.streams.kafka.topics import identities
+from kithstream.streams.kafka.stream import Stream
+from kithstream.streams.kafka.topics import Ends, identities
 from kithstream.streams.kafka.transport import Fetch
 
 PARTITIONS = 3
