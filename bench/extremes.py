@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from bench.machine import machine
+from bench.machine import machine, resident
 from kithstream.streams.config import Config, EngineConfig, IndexSection, ModelConfig
 from kithstream.streams.events.wire import Event
 from kithstream.streams.serve.embedded import Embedded
@@ -78,12 +77,6 @@ def opened(path: Path, config: Config | None = None) -> Embedded:
     return Embedded(path, config or section, clock=lambda: NOW)
 
 
-def resident() -> int:
-    """Resident memory of this process, MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
-
-
 def rounds(live: Embedded) -> tuple[int, float]:
     """Fold until nothing is left to do; return how many rounds it took, and the longest in seconds."""
     count, longest = 0, 0.0
@@ -112,7 +105,7 @@ def measure(name: str, events: Iterator[Event], count: int) -> dict[str, object]
     with tempfile.TemporaryDirectory(prefix="kithstream-bench-") as folder, opened(Path(folder)) as live:
         live.publish(others())
         rounds(live)
-        before, began, longest, sent = resident(), time.perf_counter(), 0.0, 0
+        before, began, longest, sent = resident() >> 20, time.perf_counter(), 0.0, 0
         while batch := list(islice(events, BATCH)):
             live.publish(batch)
             sent += len(batch)
@@ -124,7 +117,7 @@ def measure(name: str, events: Iterator[Event], count: int) -> dict[str, object]
             "longest_round_ms": round(longest * 1000, 1),
             "for_the_account": asked(lambda: live.candidates(STAR, 100)),
             "for_another": asked(lambda: live.candidates("c5", 100)),
-            "memory_mib": {"before": before, "after": resident()},
+            "memory_mib": {"before": before, "after": resident() >> 20},
         }
         for what, event in (("language", language("de")), ("deletion", deletion())):
             began = time.perf_counter()

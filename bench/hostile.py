@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -32,7 +31,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402
 from workers import Worker, ends_of  # noqa: E402
 
 from bench.kafka import cluster, told  # noqa: E402
-from bench.machine import machine  # noqa: E402
+from bench.machine import machine, resident  # noqa: E402
 from bench.served import Served  # noqa: E402
 from kithstream.streams.engine import frames as wire_frames  # noqa: E402
 from kithstream.streams.engine.frames import Frame  # noqa: E402
@@ -74,17 +73,11 @@ class Outcome:
         }
 
 
-def resident(*pids: int) -> int:
-    """Resident memory of processes, MiB."""
-    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
-    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
-
-
 def parser(some: Iterator[Sent], count: int, now: int, outcome: Outcome) -> None:
     """Each record through the parser."""
     for number, sent in enumerate(some):
         if number in (min(1000, count // 10), count // 2):
-            outcome.memory.append(resident(os.getpid()))
+            outcome.memory.append(resident() >> 20)
         outcome.sent[sent.fault or "event"] += 1
         try:
             event = wire.decode(sent.raw, now=now)
@@ -94,7 +87,7 @@ def parser(some: Iterator[Sent], count: int, now: int, outcome: Outcome) -> None
             outcome.refused += 1
             outcome.reasons[refused.reason] += 1
         outcome.wrong += event != sent.event
-    outcome.memory.append(resident(os.getpid()))
+    outcome.memory.append(resident() >> 20)
 
 
 def http(some: Iterator[Sent], count: int, outcome: Outcome) -> None:
@@ -108,7 +101,7 @@ def http(some: Iterator[Sent], count: int, outcome: Outcome) -> None:
 
         while part := list(islice(some, LINES)):
             if marks and outcome.sent.total() >= marks[0]:
-                outcome.memory.append(resident(server.pid))
+                outcome.memory.append(resident(server.pid) >> 20)
                 marks.pop(0)
             outcome.sent.update(sent.fault or "event" for sent in part)
             alone = [s for s in part if b"\n" in s.raw or not s.raw.strip() or len(s.raw) > 100_000]
@@ -133,7 +126,7 @@ def http(some: Iterator[Sent], count: int, outcome: Outcome) -> None:
                 outcome.wrong += fine != (sent.event is not None) or status >= 500
         folded = server.until_folded(outcome.accepted)
         outcome.wrong += outcome.accepted != folded
-        outcome.memory.append(resident(server.pid))
+        outcome.memory.append(resident(server.pid) >> 20)
 
 
 def kafka(some: Iterator[Sent], count: int, now: int, seed: int, outcome: Outcome) -> None:
@@ -150,7 +143,7 @@ def kafka(some: Iterator[Sent], count: int, now: int, seed: int, outcome: Outcom
         producer = KafkaProducer(bootstrap_servers=config.servers, max_request_size=4 << 20, linger_ms=5)
         bad = corrupt = good = 0
         sending: list[Any] = []
-        outcome.memory.append(resident(worker.pid, worker.retrieval))
+        outcome.memory.append(resident(worker.pid, worker.retrieval) >> 20)
 
         def buried() -> int:
             return sum(ends_of(config, name.dead_letters, PARTITIONS).values())
@@ -174,7 +167,7 @@ def kafka(some: Iterator[Sent], count: int, now: int, seed: int, outcome: Outcom
                 sending.clear()
                 worker.until(lambda: buried() >= bad + corrupt - BEHIND, "to keep up", patience=600.0)  # noqa: B023
             if number == count // 2:
-                outcome.memory.append(resident(worker.pid, worker.retrieval))
+                outcome.memory.append(resident(worker.pid, worker.retrieval) >> 20)
         for one in sending:
             one.get(60)
         worker.until(lambda: buried() >= bad + corrupt, "to bury everything", patience=600.0)
@@ -184,7 +177,7 @@ def kafka(some: Iterator[Sent], count: int, now: int, seed: int, outcome: Outcom
             lambda: worker.get(f"/v1/candidates/nobody?after={token}")[0] == 200, "for everything", 600.0
         )
         worker.until(lambda: accepted() >= good, "to tell what it accepted")
-        outcome.memory.append(resident(worker.pid, worker.retrieval))
+        outcome.memory.append(resident(worker.pid, worker.retrieval) >> 20)
         outcome.accepted = int(accepted())
         reasons = Counter(
             (letter.topic, letter.reason) for letter in letters(config.servers, name.dead_letters)

@@ -1,4 +1,4 @@
-"""What every result is printed with."""
+"""What every result is printed with, and what memory processes hold."""
 
 from __future__ import annotations
 
@@ -16,3 +16,9 @@ def machine() -> str:
             break
     cores = len(os.sched_getaffinity(0))
     return f"{name}, {cores} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
+
+
+def resident(*pids: int) -> int:
+    """Return the resident bytes of processes, of this one if none is named."""
+    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids or ("self",))
+    return pages * os.sysconf("SC_PAGE_SIZE")

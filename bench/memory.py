@@ -29,8 +29,8 @@ import numpy as np
 
 from bench.load import write_graph
 from bench.machine import machine
+from bench.machine import resident as held
 
-PAGE: Final = 4096
 SKIPPED: Final = (type, ModuleType, FunctionType)
 
 
@@ -38,7 +38,7 @@ def resident() -> int:
     """Return this process's resident bytes, after giving back what can be given back."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+    return held()
 
 
 def reached(roots: Iterable[object], seen: set[int]) -> int:

@@ -32,9 +32,8 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "kafka")]
 
 from workers import Worker  # noqa: E402
 
-from bench.hostile import resident  # noqa: E402
 from bench.kafka import FULL, cluster, simulated, told  # noqa: E402
-from bench.machine import machine  # noqa: E402
+from bench.machine import machine, resident  # noqa: E402
 from bench.served import Served  # noqa: E402
 from kithstream.streams.clients import CandidateConsumer, EventPublisher  # noqa: E402
 
@@ -119,7 +118,7 @@ def over_http(factor: float, seconds: float, warm: int, seed: int) -> dict[str, 
             sent += LINES
         until(lambda: folded() >= sent, "for the first events")
         capacity = sent / (time.perf_counter() - began)
-        watch = Watch(lambda: server.figure("kithstream_behind_records"), lambda: resident(server.pid))
+        watch = Watch(lambda: server.figure("kithstream_behind_records"), lambda: resident(server.pid) >> 20)
         with watch:
             statuses, taken, late, spent = asyncio.run(
                 _load(server.url, bodies(events), factor * capacity, seconds)
@@ -244,7 +243,7 @@ def over_kafka(factor: float, seconds: float, warm: int, seed: int) -> dict[str,
             publisher.flush()
             return late
 
-        watch = Watch(lambda: sent - folded(), lambda: resident(worker.pid, worker.retrieval))
+        watch = Watch(lambda: sent - folded(), lambda: resident(worker.pid, worker.retrieval) >> 20)
         with watch:
             late = load()
 
