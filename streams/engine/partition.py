@@ -157,6 +157,7 @@ class Partition:
             for key, value in store.scan(Column.META, OUTBOX)
         }
         self.next_frame = max(self.outbox, default=self.applied << 20) + 1
+        self.said = [-1] * partitions  # by destination: what frames of this process say everything below of
         self.acknowledged: list[bytes] = []  # outbox keys to delete with the next batch
         self._fingerprints: dict[str, bytes] = {}  # of accounts met lately
         self.living: set[str] = set()  # accounts met lately that were not deleted
@@ -686,6 +687,7 @@ class Batch:
             raw = frames.encode(frame)
             meta[outbox_key(number, destination)] = raw
             partition.outbox[number] = destination, raw
+            partition.said[destination] = partition.applied
 
     def write(self) -> None:
         """Write everything as one; after it nothing lives only in memory."""

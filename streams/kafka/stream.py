@@ -157,7 +157,6 @@ class Stream:
         )
         self._checkpointed: dict[int, float] = {}
         self._sent: dict[int, int] = {}  # by partition: frames up to this number are on their way
-        self._told: dict[int, int] = {}  # by partition: every destination was told of this offset
         self._targets: dict[
             int, tuple[int, int]
         ] = {}  # what was there when it was assigned: engagements, edges
@@ -242,7 +241,7 @@ class Stream:
             store.close()
             raise
         self.shards[number] = Shard(partition, self.shards.route)
-        self._sent[number] = self._told[number] = -1
+        self._sent[number] = -1
         self._checkpointed[number] = time.monotonic()
         for outlet in self.outlets:
             outlet.open(partition)
@@ -336,7 +335,7 @@ class Stream:
         partition = self.shards[number].partition
         partition.forget_acknowledged()
         del self.shards[number]
-        for kept in (self._sent, self._told, self._checkpointed):
+        for kept in (self._sent, self._checkpointed):
             kept.pop(number, None)
         for outlet in self.outlets:
             outlet.close(number)
@@ -523,27 +522,26 @@ class Stream:
         return waiting
 
     async def _send_frames(self, shard: Shard, *, everyone: bool = False) -> None:
-        """Send the frames that are not on their way, then tell the other destinations how far this has come."""
+        """Send the frames that are not on their way, then tell those destinations how far this has come whose frames
+        do not say so: of a batch that is folded in parts, the last part's frames alone do."""
         partition = shard.partition
         number, sent = partition.number, self._sent[partition.number]
-        told = set()
         for frame in shard.waiting():
             if frame.number <= sent:
                 continue
             self._sent[number] = frame.number
-            told.add(frame.destination)
             await self._producer.send(
                 self._names.edges,
                 frame.destination,
                 frame.raw,
                 acknowledged=lambda frame=frame: self._acknowledge(shard, frame),  # type: ignore[misc]
             )
-        if partition.applied > self._told[number] or everyone:
-            self._told[number] = partition.applied
-            raw = shard.told()
-            for destination in range(partition.partitions):
-                if destination not in told:
-                    await self._producer.send(self._names.edges, destination, raw)
+        raw = b""
+        for destination, said in enumerate(partition.said):
+            if said < partition.applied or everyone:
+                raw = raw or shard.told()
+                partition.said[destination] = partition.applied
+                await self._producer.send(self._names.edges, destination, raw)
 
     def _acknowledge(self, shard: Shard, frame: Any) -> None:
         shard.acknowledge(frame)

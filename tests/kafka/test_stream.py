@@ -507,6 +507,31 @@ def test_vectors_of_a_group_that_counts_anew_are_no_zombie_s(tenant: KafkaConfig
     run(body())
 
 
+@pytest.mark.parametrize("signal", ["retract", "account_delete"])
+def test_every_destination_hears_of_a_batch_that_is_folded_in_parts(
+    signal: str, tenant: KafkaConfig, tmp_path: Path
+) -> None:
+    """The parts before a retract or a deletion send frames that do not say everything below the batch's end yet."""
+    actor = next(name for name in NAMES if ROUTE[name] == 0)
+    targets = [next(name for name in NAMES if ROUTE[name] == number) for number in range(1, PARTITIONS)]
+    batch = [follow(actor, target) for target in targets]
+    if signal == "retract":
+        batch.append(Event("r", "retract", actor, NOW - 10, retracts=batch[0].id))
+    else:
+        other = next(name for name in NAMES if ROUTE[name] == 0 and name != actor)
+        batch.append(Event("d", "account_delete", other, NOW - 10))
+
+    async def body() -> None:
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            await drive.own()
+            drive.publish(batch)
+            await drive.settle()
+            heard = [drive.stream.shards[number].partition.heard[0] for number in range(PARTITIONS)]
+            assert heard == [len(batch)] * PARTITIONS
+
+    run(body())
+
+
 def test_an_own_store_that_the_topic_left_behind_gives_way_to_a_checkpoint(
     tenant: KafkaConfig, admin: KafkaAdminClient, tmp_path: Path
 ) -> None:
