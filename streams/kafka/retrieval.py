@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import logging
 import math
 import os
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -71,6 +73,7 @@ PUSHING: Final = 0.1  # seconds between two looks at who is due
 PUSHED_AT_ONCE: Final = 16
 UNCHANGED: Final = 0.5  # of its validity after which an unchanged list is pushed again
 REMEMBERED: Final = 200_000  # pushed lists whose content is remembered
+_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG
 
 
 class Retrieval:
@@ -126,9 +129,7 @@ class Retrieval:
                 await anyio.to_thread.run_sync(self.reading.open, message.partition, Path(message.path))
                 self._generations[message.partition] = message.generation
                 for feed in self.feeds.values():
-                    stale = feed.tail.stale(message.partition)
-                    if stale or feed.tail.generation(message.partition) > message.generation:
-                        self._tell_stale(feed, message.partition, stale)
+                    self._tell_old(feed, message.partition, message.generation)
                 if self.url:
                     await self._own(message.partition)
             case wire.Closing():
@@ -157,7 +158,9 @@ class Retrieval:
             await self._own(number)
 
     async def _own(self, number: int) -> None:
-        await self.owners.own(self._producer, number, self.url, self._generations[number])
+        generation = self._generations.get(number)
+        if generation is not None:  # it was not taken away meanwhile
+            await self.owners.own(self._producer, number, self.url, generation)
 
     # -- lineages --------------------------------------------------------------------------------------------
 
@@ -203,6 +206,8 @@ class Retrieval:
         feed = self.feeds[lineage] = Feed(
             self.config, self.reading, model, follower, self._fed, kept, found, clock=self._clock
         )
+        for number, generation in self._generations.items():
+            self._tell_old(feed, number, generation)
         return feed
 
     async def _remembered(self, model: Model) -> tuple[Kept | None, Found | None]:
@@ -261,6 +266,12 @@ class Retrieval:
         for number, accounts in fed.stale.items():
             if number in self._generations:
                 self._tell_stale(feed, number, list(accounts))
+
+    def _tell_old(self, feed: Feed, number: int, generation: int) -> None:
+        """Tell of what a zombie wrote before this process read for an owner of this generation."""
+        stale = feed.tail.stale(number)
+        if stale or feed.tail.generation(number) > generation:
+            self._tell_stale(feed, number, stale)
 
     def _tell_stale(self, feed: Feed, number: int, accounts: list[str]) -> None:
         self._tell(wire.Stale(number, accounts, feed.tail.generation(number)))
@@ -561,13 +572,27 @@ def _watched(work: Coroutine[Any, Any, None], failed: Callable[[BaseException], 
     return task
 
 
+def die_with(parent: int) -> None:
+    """Be killed with the process that started this one, on Linux.
+
+    Its stores may be another process' a moment later, or be replaced. Elsewhere the closed channel ends this process,
+    once it has read that, and a replica whose directory was replaced refuses to be read.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the signal was asked for
+        raise SystemExit("kithstream: the worker of this retrieval process is gone")
+
+
 def main() -> None:
     """Run the process that a worker starts."""
     parser = argparse.ArgumentParser(description="The retrieval process of a worker; started by the worker.")
     parser.add_argument("--fd", type=int, required=True, help="One end of the channel.")
+    parser.add_argument("--parent", type=int, required=True, help="Process id of the worker.")
     parser.add_argument("--format", default=LogConfig().format, help="As log.format.")
     parser.add_argument("--level", default=LogConfig().level, help="As log.level.")
     given = parser.parse_args()
+    die_with(given.parent)
     logs.configure(msgspec.convert({"format": given.format, "level": given.level}, LogConfig), "retrieval")
     ready()
     try:

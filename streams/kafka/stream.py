@@ -738,7 +738,7 @@ class Stream:
             _log.error("no checkpoint of partition %d: %s", partition.number, error)
 
     def stale(self, message: wire.Stale) -> None:
-        """Encode accounts again over whose vectors a zombie's lie.
+        """Publish progress once more, and encode accounts again over whose vectors a zombie's lie.
 
         If the topic knows a greater generation than this worker's (the brokers forgot the group, and the store
         is an older one), this worker's is raised above it: otherwise it would be taken for the zombie for ever.
@@ -752,8 +752,11 @@ class Stream:
             path = str(self._path(number).absolute())
             self._answering.tell(wire.Opened(number, path, self._generations[number]))
             for outlet in self.outlets:
-                outlet.fresh.pop(number, None)
                 outlet.vectors.ageing.adopt(shard.partition.listable(), outlet.vectors.tick)
+        for (
+            outlet
+        ) in self.outlets:  # a zombie's progress may lie over this worker's, and would after a compaction
+            outlet.fresh.pop(number, None)
         mine = [name for name in message.accounts if self.shards.route[name] == number]
         for outlet in self.outlets:  # those that are no candidates get their dead record
             outlet.vectors.ageing.adopt(mine, outlet.vectors.tick)

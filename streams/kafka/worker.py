@@ -101,6 +101,8 @@ class RetrievalProcess:
     def tell(self, message: wire.ToRetrieval) -> None:
         match message:
             case wire.Opened():
+                if message.partition in self._closed:
+                    return  # a word of zombies came while it is let go of: it would be opened once more, for ever
                 self._opened[message.partition] = message
             case wire.Standing():
                 self._standing = message
@@ -127,7 +129,7 @@ class RetrievalProcess:
         self._spoke = False
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "kithstream.streams.kafka.retrieval", "--fd", str(theirs.fileno())]
-        command += ["--format", self._log.format, "--level", self._log.level]
+        command += ["--parent", str(os.getpid()), "--format", self._log.format, "--level", self._log.level]
         with theirs:
             # One thread of BLAS: a second one for a product of microseconds costs questions milliseconds.
             environment = {"OPENBLAS_NUM_THREADS": "1", **os.environ}

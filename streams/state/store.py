@@ -115,6 +115,9 @@ class RocksReplica(_Columns):
     manifest stood still. And what was read of a log hides what the writer flushed of the same log since, until
     the column is written again (facebook/rocksdb#15051). So the store is opened anew whenever the manifest changed:
     a log may wait for its flush long after the writer has gone on to the next, so names of logs tell too little.
+
+    A directory that took the place of the one that was opened is another store, whose writes would be laid over those
+    of the first: it is refused.
     """
 
     def __init__(self, path: Path, own: Path, config: StoreConfig) -> None:
@@ -125,6 +128,7 @@ class RocksReplica(_Columns):
         self.opened = 1  # times
         self._path = path
         self._own = own
+        self._inode = _inode(path)
         self._seen = self._files()
         super().__init__(path, config, self._access())
         self.catch_up()
@@ -181,7 +185,16 @@ class RocksReplica(_Columns):
             if found is not None:
                 with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                     found.append((name, os.stat(self._path / name).st_size))
+        if _inode(self._path) != self._inode:  # asked last: what was read above is of one directory
+            raise StoreRefused(f"store {self._path} was replaced while it was read")
         return _Files(*max(logs, key=lambda log: (len(log[0]), log[0])), tuple(sorted(manifests)))
+
+
+def _inode(path: Path) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError as error:
+        raise StoreRefused(f"store {path} cannot be read: {error}") from error
 
 
 class RocksStore(_Columns):

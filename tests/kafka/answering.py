@@ -28,7 +28,14 @@ class Worker:
     """A stream process driven by the test, and the retrieval process that it started."""
 
     def __init__(
-        self, kafka: KafkaConfig, folder: Path, name: str, *, push_rate: float = 0.0, tokens: str = ""
+        self,
+        kafka: KafkaConfig,
+        folder: Path,
+        name: str,
+        *,
+        push_rate: float = 0.0,
+        tokens: str = "",
+        snapshot_seconds: float = 300.0,
     ) -> None:
         worker = WorkerConfig(
             session_seconds=600.0, push_rate=push_rate, push_seconds=0.0, push_valid_seconds=3600.0
@@ -37,7 +44,7 @@ class Worker:
         self.drive.config = msgspec.structs.replace(
             self.drive.config,
             serve=ServeConfig(port=0, token=SECRET, tokens=tokens, deadline_ms=PATIENCE * 1000),
-            index=IndexSection(background=False),
+            index=IndexSection(background=False, snapshot_seconds=snapshot_seconds),
         )
         self.stale: list[str] = []
         self.generations: list[int] = []  # that it was told of as greater than a writer's

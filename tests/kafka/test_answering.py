@@ -398,6 +398,55 @@ def test_an_owner_that_knows_too_low_a_generation_is_told_when_it_opens(
     run(own())
 
 
+def test_a_partition_that_is_let_go_of_is_not_opened_again_by_a_word_of_zombies(
+    tenant: KafkaConfig, tmp_path: Path
+) -> None:
+    async def own() -> None:
+        async with Worker(tenant, tmp_path / "one", "w1") as one:
+            await one.own(EVERY, 9)
+            publish(one, follows())
+            await settle(one)
+            await one.ready()
+            process = one.process._process
+            assert process is not None
+            os.kill(process.pid, signal.SIGSTOP)  # so that letting go takes until the word has come
+            leaving = asyncio.create_task(one.drive.stream.assigned(EVERY[1:], 10))
+            await until(lambda: bool(one.process._closed), "a partition to be let go of")
+            one.drive.stream.stale(wire.Stale(EVERY[0], [], 40))
+            os.kill(process.pid, signal.SIGCONT)
+            await leaving
+            assert set(one.process._opened) == set(EVERY[1:])
+            gone = next(name for name in CROWD if ROUTE[name] == EVERY[0])
+            status, body = await one.ask(gone)
+            assert status == 503, body
+
+    run(own())
+
+
+def test_an_owner_whose_index_comes_after_its_partitions_is_told_of_a_greater_generation(
+    tenant: KafkaConfig, tmp_path: Path
+) -> None:
+    """What was written under it lies before the snapshot that the index goes on from, and is not read again."""
+
+    async def own() -> None:
+        async with Worker(tenant, tmp_path / "one", "w1", snapshot_seconds=0.1) as one:
+            await one.own(EVERY, 9)
+            publish(one, follows())
+            await settle(one)
+            await one.ready()
+            await until(lambda: any((tmp_path / "one").glob("index/*/CURRENT")), "a snapshot")
+            one.generations.clear()
+            for number, opened in one.process._opened.items():  # as one that was restored would say
+                one.process._opened[number] = msgspec.structs.replace(opened, generation=3)
+            dead = one.process._process
+            assert dead is not None
+            os.kill(dead.pid, signal.SIGKILL)
+            await until(lambda: one.generations != [], "to be told of the greater generation")
+            assert set(one.generations) == {9}
+
+    run(own())
+
+
 def test_a_zombies_vectors_are_mended_even_by_an_owner_that_comes_later(
     tenant: KafkaConfig, tmp_path: Path
 ) -> None:

@@ -564,6 +564,27 @@ def test_an_own_store_that_the_topic_left_behind_gives_way_to_a_checkpoint(
     holds(tmp_path / "a", world())
 
 
+def test_progress_is_published_once_more_over_that_of_a_zombie(tenant: KafkaConfig, tmp_path: Path) -> None:
+    """Of a compacted topic the last progress alone may be left, and the zombie's stands for nothing."""
+
+    async def body() -> None:
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            await drive.own(generation=2)
+            drive.publish([follow("u1", "u2")])
+            await drive.settle()
+            await drive.settle()  # the first flush does not say yet that every account has a vector
+            number = ROUTE["u2"]
+            zombie = msgspec.msgpack.encode(wire.Progress(1, 9, [9] * PARTITIONS))
+            await (await drive.producer.send(drive.vectors, number, zombie, key=wire.PROGRESS))
+            drive.stream.stale(wire.Stale(number, [], 2))
+            await drive.settle()
+            last = drive.read(drive.vectors, number)[-1]
+        assert last.key == wire.PROGRESS
+        assert msgspec.msgpack.decode(last.value, type=wire.Progress).generation == 2
+
+    run(body())
+
+
 def test_a_generation_below_the_topic_s_is_raised_above_it(tenant: KafkaConfig, tmp_path: Path) -> None:
     """The brokers forgot the group, and the store is too old to know: its vectors would be a zombie's for ever."""
 

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from itertools import count, pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 from kafka import KafkaProducer
-from workers import Worker, ends_of, holds, publish
+from workers import PATIENCE, Worker, ends_of, holds, publish, running
 
 from kithstream.models.lineage import day_zero_lineage
 from kithstream.streams.clients import CandidateConsumer, EventPublisher, RetrievalClient
@@ -210,6 +211,18 @@ def test_kill_9_of_either_process_loses_and_doubles_nothing(town: KafkaConfig, t
         settled(one, town)
         one.stop()
     holds([tmp_path / "one"], published, PARTITIONS)
+
+
+def test_a_retrieval_process_does_not_outlive_its_worker(worker: Worker) -> None:
+    """Not even one that cannot read that the channel is closed: what it answers from may be replaced at once."""
+    paused = worker.retrieval
+    os.kill(paused, signal.SIGSTOP)
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait()
+    end = time.monotonic() + PATIENCE
+    while running(paused):
+        assert time.monotonic() < end
+        time.sleep(0.01)  # between two looks; the machine has other work
 
 
 def test_a_worker_with_an_empty_directory_takes_over_from_checkpoints(

@@ -35,6 +35,15 @@ PATIENCE = 60.0  # seconds in which what must come about comes about
 SMALL = StoreConfig(cache_bytes=1 << 20, write_buffer_bytes=1 << 20)
 
 
+def running(pid: int) -> bool:
+    """True while a process runs or is paused; one that nobody has waited for yet does not run any more."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
 class Worker:
     """One `kithstream worker`, in a directory of its own."""
 

@@ -101,6 +101,23 @@ def test_a_store_that_is_not_there_is_refused(tmp_path: Path) -> None:
         RocksReplica(tmp_path / "store", tmp_path / "own", SMALL)
 
 
+def test_a_store_that_took_the_place_of_another_is_refused(tmp_path: Path) -> None:
+    """An older copy goes on in its own way: its writes over what was read of the newer one would be no state at all."""
+    path = tmp_path / "store"
+    store = RocksStore(path, SMALL)
+    store.write({Column.OUT: {b"k": b"1"}})
+    store.checkpoint(tmp_path / "older")
+    store.write({Column.OUT: {b"k": b"2"}})
+    replica = RocksReplica(path, tmp_path / "own", SMALL)
+    store.close()
+    path.rename(tmp_path / "aside")
+    (tmp_path / "older").rename(path)
+    with pytest.raises(StoreRefused, match="was replaced"):
+        replica.catch_up()
+    assert replica.get(Column.OUT, [b"k"]) == [b"2"]
+    replica.close()
+
+
 def test_every_look_beside_a_writing_process_is_of_one_batch(tmp_path: Path) -> None:
     """Writes, dropped ranges, ingested files, flushes of one column after the other, compactions."""
     folder = tmp_path / "store"
