@@ -86,6 +86,8 @@ def soak(given: argparse.Namespace) -> list[Outcome]:
             except Exception as error:  # a town that stalls is a divergence, and other rounds go on
                 outcome = broken_off(seed, f"{type(error).__name__}: {error}")
             outcomes.append(outcome)
+            for told in outcome.divergences:
+                print(f"seed {seed} DIVERGED {told[:4000]}", file=sys.stderr, flush=True)
             print(
                 f"round {number}, seed {seed}: {sum(outcome.faults.values())} faults, {outcome.events} events, "
                 f"{outcome.answers} answers, {len(outcome.divergences)} divergences, {len(outcome.ended)} gave up, "

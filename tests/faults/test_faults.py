@@ -1,8 +1,4 @@
-"""What breaks under load and questions, and what is left is what the log means.
-
-`make soak` strikes the rest as well: the broker, a full disk, damaged and older checkpoints, steps of the clock. Those
-are not here, since rounds of them do not always end as they must; docs/design.md says what was seen (Next).
-"""
+"""Everything that can break breaks under load and questions, and what is left is what the log means."""
 
 from __future__ import annotations
 
@@ -17,10 +13,16 @@ from pathlib import Path
 from crowd import Crowd
 from kafka import KafkaAdminClient
 from nemesis import (
+    ClockSteps,
     ComeAndGo,
+    DamagedCheckpoints,
     Fault,
+    FullDisk,
+    KillBroker,
     KillRetrieval,
     KillStream,
+    OlderCheckpoints,
+    Repeats,
     Zombie,
 )
 from oracle import Published, states
@@ -50,6 +52,19 @@ def test_workers_that_die_come_go_and_wake_up_as_zombies(mortal: LocalKafka, tmp
     outcome = holds(mortal, tmp_path, 1, faults)
     assert outcome.deeds == {"kills": 3, "rebalances": 2, "zombies": 1}
     assert outcome.ended == []  # nobody gave up
+
+
+def test_a_broker_that_dies_a_full_disk_and_a_clock_that_steps(mortal: LocalKafka, tmp_path: Path) -> None:
+    outcome = holds(mortal, tmp_path, 2, [KillBroker(), FullDisk(), ClockSteps(), Repeats()])
+    assert outcome.deeds["broker restarts"] == outcome.deeds["full disks"] == 1
+    assert outcome.deeds["gave up on a full disk"] == 1  # and did not hang
+
+
+def test_checkpoints_that_are_damaged_or_old(mortal: LocalKafka, tmp_path: Path) -> None:
+    outcome = holds(mortal, tmp_path, 3, [DamagedCheckpoints(), OlderCheckpoints()])
+    assert outcome.deeds["corruptions"] == PARTITIONS
+    logs = "".join(path.read_text(errors="replace") for path in (tmp_path / "town").glob("*/log"))
+    assert "restored from" in logs
 
 
 def test_a_topic_created_anew_ends_the_workers_until_all_begins_anew(
