@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,6 +86,7 @@ def soak(given: argparse.Namespace) -> list[Outcome]:
                 outcome = siege(broker, folder / str(number), f"r{number}.", seed, order)
             except Exception as error:  # a town that stalls is a divergence, and other rounds go on
                 outcome = broken_off(seed, f"{type(error).__name__}: {error}")
+                traceback.print_exc()
             outcomes.append(outcome)
             for told in outcome.divergences:
                 print(f"seed {seed} DIVERGED {told[:4000]}", file=sys.stderr, flush=True)

@@ -121,11 +121,12 @@ class Town:
         return worker
 
     def kill(self, name: str) -> None:
-        """kill -9 of a stream process, paused or not."""
+        """kill -9 of a stream process, paused or not; none if it has ended by itself."""
         worker = self.workers[name]
-        os.kill(worker.pid, signal.SIGKILL)
+        if worker.alive:
+            os.kill(worker.pid, signal.SIGKILL)
+            self.deeds["kills"] += 1
         worker.wait()
-        self.deeds["kills"] += 1
 
     def leave(self, name: str) -> None:
         """SIGTERM; the worker hands over and is gone."""

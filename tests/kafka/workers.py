@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -178,7 +179,7 @@ def fetch(request: urllib.request.Request, patience: float = PATIENCE) -> tuple[
     except urllib.error.HTTPError as problem:
         with problem:
             raw, status = problem.read(), problem.code
-    except OSError:
+    except (OSError, HTTPException):  # HTTPException: it died in the middle of its answer
         return 0, None
     try:
         return status, json.loads(raw)
