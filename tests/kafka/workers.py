@@ -173,18 +173,22 @@ class Worker:
 def fetch(request: urllib.request.Request, patience: float = PATIENCE) -> tuple[int, Any]:
     """Return status and decoded body of a request; status 0 where nobody listens or answers in time."""
     try:
-        with urllib.request.urlopen(request, timeout=patience) as reply:
-            raw = reply.read()
-            status = reply.status
-    except urllib.error.HTTPError as problem:
-        with problem:
-            raw, status = problem.read(), problem.code
+        status, raw = _read(request, patience)
     except (OSError, HTTPException):  # HTTPException: it died in the middle of its answer
         return 0, None
     try:
         return status, json.loads(raw)
     except ValueError:
         return status, raw
+
+
+def _read(request: urllib.request.Request, patience: float) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(request, timeout=patience) as reply:
+            return reply.status, reply.read()
+    except urllib.error.HTTPError as problem:
+        with problem:
+            return problem.code, problem.read()
 
 
 def publish(kafka: KafkaConfig, given: Iterable[Event], partitions: int) -> dict[int, int]:
