@@ -194,8 +194,8 @@ class Actors:
         which stay.
         """
         partition, actor, target = self._partition, event.actor, event.target
-        living = partition.living
-        if actor in living and (not target or target in living) and not leaving:
+        known, deleted = partition.fingerprints, partition.deleted
+        if not leaving and known[actor] not in deleted and (not target or known[target] not in deleted):
             return False
         if actor in leaving or (
             partition.is_deleted(actor) and partition.fingerprint(actor) in partition.departed

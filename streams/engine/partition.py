@@ -102,6 +102,21 @@ class ReadCache(Generic[_V]):
         self._cold.pop(key, None)
 
 
+class Fingerprints(dict[str, bytes]):
+    """Account to the salted hash under which it is remembered when it was deleted, for the accounts met lately."""
+
+    def __init__(self, salt: bytes, remembered: int = 200_000) -> None:
+        super().__init__()
+        self._salt = salt
+        self._remembered = remembered
+
+    def __missing__(self, account: str) -> bytes:
+        if len(self) >= self._remembered:
+            self.clear()
+        made = self[account] = blake2b(account.encode(), digest_size=16, key=self._salt).digest()
+        return made
+
+
 class Partition:
     """State of the accounts with murmur2(id) mod P = number; one writer at a time."""
 
@@ -159,8 +174,7 @@ class Partition:
         self.next_frame = max(self.outbox, default=self.applied << 20) + 1
         self.said = [-1] * partitions  # by destination: what frames of this process say everything below of
         self.acknowledged: list[bytes] = []  # outbox keys to delete with the next batch
-        self._fingerprints: dict[str, bytes] = {}  # of accounts met lately
-        self.living: set[str] = set()  # accounts met lately that were not deleted
+        self.fingerprints = Fingerprints(self.salt)
         tombstones = {key[1:]: value for key, value in store.scan(Column.META, DELETED)}
         self.deleted = set(tombstones)
         self.departed = {fingerprint for fingerprint, by in tombstones.items() if by == DEPARTED}
@@ -208,30 +222,15 @@ class Partition:
 
     def fingerprint(self, account: str) -> bytes:
         """Return the salted hash under which a deleted account is remembered."""
-        known = self._fingerprints.get(account)
-        if known is None:
-            if len(self._fingerprints) > 200_000:
-                self._fingerprints.clear()
-            known = blake2b(account.encode(), digest_size=16, key=self.salt).digest()
-            self._fingerprints[account] = known
-        return known
+        return self.fingerprints[account]
 
     def is_deleted(self, account: str) -> bool:
         """True if the account was deleted; its late events are kept out."""
-        if not self.deleted or account in self.living:
-            return False
-        if self.fingerprint(account) in self.deleted:
-            return True
-        if len(self.living) > 200_000:
-            self.living.clear()
-        self.living.add(account)
-        return False
+        return bool(self.deleted) and self.fingerprints[account] in self.deleted
 
     def bury(self, fingerprint: bytes) -> None:
         """Remember that an account was deleted, by its salted hash."""
-        if fingerprint not in self.deleted:
-            self.deleted.add(fingerprint)
-            self.living.clear()
+        self.deleted.add(fingerprint)
 
     def profile(self, account: str) -> Profile:
         """Return the account's profile; an empty one if it never told."""

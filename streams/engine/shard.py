@@ -114,7 +114,6 @@ class Shard:
             partition.heard, partition.edges, partition.told = heard, edges, told
             partition.watermark, partition.expired, partition.retracted = watermark, expired, retracted
             partition.deleted -= buried
-            partition.living.clear()
             partition.forget()  # the caches may be ahead of the store
             raise ValueError(f"a frame cannot be folded: {error}") from error
 
