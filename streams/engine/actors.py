@@ -249,6 +249,7 @@ class Actors:
         told = [event.actor for event in events if event.signal not in _PLANS]
         if told:  # into the caches at once: one by one they would cost a read each
             partition.load_profiles(told)
+            partition.load_carriers(told)
             partition.load_recents([FOLLOWEES + account.encode() for account in told])
         private: list[Entry] = []
         consents: set[str] = set()  # accounts whose address book counts from another time on

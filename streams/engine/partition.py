@@ -86,10 +86,28 @@ class ReadCache(Generic[_V]):
 
     def get(self, key: bytes) -> _V | None:
         value = self._hot.get(key)
-        if value is None:
-            value = self._cold.get(key)
-            if value is not None:
-                self.put(key, value)
+        return self._warmed(key) if value is None else value
+
+    def find(self, keys: Iterable[bytes]) -> tuple[dict[bytes, _V], list[bytes]]:
+        """Return what is remembered of keys, and the other keys; both in the order of the keys."""
+        found: dict[bytes, _V] = {}
+        missing = []
+        hot = self._hot.get
+        for key in keys:
+            value = hot(key)
+            if value is None:
+                value = self._warmed(key)
+                if value is None:
+                    missing.append(key)
+                    continue
+                hot = self._hot.get  # the generations may have moved on
+            found[key] = value
+        return found, missing
+
+    def _warmed(self, key: bytes) -> _V | None:
+        value = self._cold.get(key)
+        if value is not None:
+            self.put(key, value)
         return value
 
     def put(self, key: bytes, value: _V) -> None:
@@ -303,19 +321,7 @@ class Partition:
 
     def load_rows(self, keys: Iterable[bytes]) -> dict[bytes, bytearray]:
         """Return rows by their keys in ROWS, empty ones where there is none."""
-        cached = self.rows.get
-        rows: dict[bytes, bytearray] = {}
-        missing = []
-        for key in keys:
-            row = cached(key)
-            if row is None:
-                missing.append(key)
-            else:
-                rows[key] = row
-        for key, stored in zip(missing, self.store.get(Column.ROWS, missing), strict=True):
-            rows[key] = row = bytearray(stored or b"")
-            self.rows.put(key, row)
-        return rows
+        return _load(keys, self.rows, self.store, _row)
 
     def load_recents(self, keys: Iterable[bytes]) -> dict[bytes, Recent]:
         """Return lists of recent neighbours by their keys in ROWS."""
@@ -463,18 +469,16 @@ class Partition:
 def _load(
     keys: Iterable[bytes], cache: ReadCache[_V], store: Store, load: Callable[[bytes | None], _V]
 ) -> dict[bytes, _V]:
-    values: dict[bytes, _V] = {}
-    missing = []
-    for key in keys:
-        value = cache.get(key)
-        if value is None:
-            missing.append(key)
-        else:
-            values[key] = value
-    for key, stored in zip(missing, store.get(Column.ROWS, missing), strict=True):
-        values[key] = value = load(stored)
-        cache.put(key, value)
+    values, missing = cache.find(keys)
+    if missing:
+        for key, stored in zip(missing, store.get(Column.ROWS, missing), strict=True):
+            values[key] = value = load(stored)
+            cache.put(key, value)
     return values
+
+
+def _row(stored: bytes | None) -> bytearray:
+    return bytearray(stored or b"")
 
 
 class Batch:

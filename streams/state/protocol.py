@@ -18,6 +18,8 @@ class Column(Enum):
     ROWS = "rows"  # counters, recent neighbours, sketches, profiles
     META = "default"  # offset, outbox, tombstones, jobs
 
+    __hash__ = object.__hash__  # members are one of a kind; an Enum's own hashes the name, in Python
+
 
 Changes = Mapping[Column, Mapping[bytes, bytes | None]]  # None deletes
 
