@@ -539,6 +539,12 @@ class Batch:
         for at, changes in self.pairs.items():
             day, target, family, _ = at
             key = keys.get(at)
+            if key is not None and stored[at] is None and len(changes) == 1 and changes[0][1] == 1:
+                (minute, _) = changes[0]  # the first of its actor, target and day, and no signal has a cap below one
+                staged[key] = pairs.first(minute)
+                place = target, family, day * pairs.DAY_MINUTES + minute
+                counts[place] = counts.get(place, 0) + 1
+                continue
             cap, first = _CAPS[family], day * pairs.DAY_MINUTES
             before = pairs.load(stored[at]) if key is not None else self._pair(*at)
             after = pairs.moved(before, changes)
@@ -664,12 +670,11 @@ class Batch:
         """Bring gained and lost neighbours of one direction into their accounts' sketches."""
         if not self.sketched:
             return
-        keys = list(dict.fromkeys(letter + account.encode() for account, _, _ in self.sketched))
-        sums = dict(zip(keys, self.partition.store.get(Column.ROWS, keys), strict=True))
-        for account, other, by in self.sketched:
-            key = letter + account.encode()
-            sums[key] = sketches.fold(sums[key], other, by)
-        self.changes[Column.ROWS].update((key, value or None) for key, value in sums.items())
+        places: dict[str, int] = {}
+        changes = [(places.setdefault(account, len(places)), other, by) for account, other, by in self.sketched]
+        keys = [letter + account.encode() for account in places]
+        sums = sketches.fold(self.partition.store.get(Column.ROWS, keys), changes)
+        self.changes[Column.ROWS].update((key, one or None) for key, one in zip(keys, sums, strict=True))
 
     def fold_mutual(self, flips: list[tuple[str, str, int]], other_column: Column) -> None:
         """Count follows that are returned; flips are (account, other, +1 or -1) of one direction's ledger."""
