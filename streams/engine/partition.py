@@ -540,7 +540,9 @@ class Batch:
             day, target, family, _ = at
             key = keys.get(at)
             if key is not None and stored[at] is None and len(changes) == 1 and changes[0][1] == 1:
-                (minute, _) = changes[0]  # the first of its actor, target and day, and no signal has a cap below one
+                (minute, _) = changes[
+                    0
+                ]  # the first of its actor, target and day, and no signal has a cap below one
                 staged[key] = pairs.first(minute)
                 place = target, family, day * pairs.DAY_MINUTES + minute
                 counts[place] = counts.get(place, 0) + 1
@@ -671,7 +673,9 @@ class Batch:
         if not self.sketched:
             return
         places: dict[str, int] = {}
-        changes = [(places.setdefault(account, len(places)), other, by) for account, other, by in self.sketched]
+        changes = [
+            (places.setdefault(account, len(places)), other, by) for account, other, by in self.sketched
+        ]
         keys = [letter + account.encode() for account in places]
         sums = sketches.fold(self.partition.store.get(Column.ROWS, keys), changes)
         self.changes[Column.ROWS].update((key, one or None) for key, one in zip(keys, sums, strict=True))

@@ -40,7 +40,8 @@ def fold(stored: Sequence[bytes | None], changes: Sequence[tuple[int, str, int]]
     added *= np.array([by for _, _, by in changes], np.int64)[:, None]
     np.add.at(totals, [place for place, _, _ in changes], added)
     packed = totals.tobytes()
+    nonzero: NDArray[np.bool_] = totals.any(axis=1)
     return [
         packed[at : at + _BYTES] if some else b""
-        for at, some in zip(range(0, len(packed), _BYTES), totals.any(axis=1).tolist(), strict=True)
+        for at, some in zip(range(0, len(packed), _BYTES), nonzero.tolist(), strict=True)
     ]

@@ -81,6 +81,12 @@ def test_a_store_is_sorted_bytes_written_in_batches(make: Callable[[], Store]) -
             assert list(store.scan_from(column, prefix, begin)) == sorted(
                 (k, v) for k, v in pairs.items() if k.startswith(prefix) and k >= begin
             )
+            prefixes = sorted({prefix, prefix[:1] + b"\x02", b"\xfe", b"\xff"} - {prefix[:1]})
+            apart = [p for p in prefixes if not any(p != q and p.startswith(q) for q in prefixes)]
+            for first in (b"", begin, prefix, b"\xfe\x01"):
+                assert list(store.scan_each(column, apart, first)) == sorted(
+                    (k, v) for k, v in pairs.items() if k.startswith(tuple(apart)) and k >= first
+                )
             keys = [*pairs, b"\xff\xff\xff\xff"]
             assert store.get(column, keys) == [*pairs.values(), None]
         assert store.get(Column.OUT, []) == []
@@ -132,6 +138,7 @@ def test_a_scan_does_not_end_at_a_damaged_block(tmp_path: Path) -> None:
     for scan in (
         lambda: list(store.scan(Column.IN, b"")),
         lambda: list(store.scan(Column.IN, b"k00")),
+        lambda: list(store.scan_each(Column.IN, [b"k00"])),
         store.verify,
     ):
         with pytest.raises(StoreRefused, match="damaged"):
