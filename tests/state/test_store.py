@@ -94,6 +94,16 @@ def test_a_store_is_sorted_bytes_written_in_batches(make: Callable[[], Store]) -
     contract()
 
 
+def test_prefixes_are_gone_over_from_a_key_on(make: Callable[[], Store]) -> None:
+    store = make()
+    keys = [b"a1", b"b1", b"b2", b"b3", b"c1", b"d1", b"d2", b"e1"]
+    store.write({Column.OUT: {key: key * 2 for key in keys}})
+    prefixes = [b"b", b"c0", b"d", b"f"]
+    for begin, left in ((b"", 5), (b"b2", 4), (b"b3", 3), (b"b9", 2), (b"d2", 1), (b"d3", 0)):
+        found = [key for key in keys if key[:1] in b"bd"][5 - left :]
+        assert list(store.scan_each(Column.OUT, prefixes, begin)) == [(key, key * 2) for key in found]
+
+
 def test_what_was_written_is_there_after_closing(tmp_path: Path) -> None:
     store = RocksStore(tmp_path, StoreConfig())
     store.write({Column.OUT: {b"a": b"1"}, Column.META: {b"b": b"2"}})
