@@ -128,9 +128,7 @@ def count_at(row: bytearray, family: int, minute: int, by: int, now_minute: int)
             at = find(name, 0, at + 3)
         if at < 0:
             row += name + (_ONE if by == 1 else _count(by))
-        elif (
-            0 < (low := row[at + 4] + by) < 256
-        ):  # the lowest byte takes it: nothing is carried, no cell is zero
+        elif 0 < (low := row[at + 4] + by) < 256:  # in its lowest byte: nothing is carried, the cell stays
             row[at + 4] = low
         elif total := _read(row, at + 4)[0] + by:
             _write(row, at + 4, total)
