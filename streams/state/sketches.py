@@ -35,13 +35,10 @@ def fold(stored: Sequence[bytes | None], changes: Sequence[tuple[int, str, int]]
 
     A sum is 128 bytes, empty when all is zero.
     """
-    totals = np.frombuffer(b"".join([sums or _ZERO for sums in stored]), np.int64).reshape(-1, DIM).copy()
+    totals = np.frombuffer(b"".join([one or _ZERO for one in stored]), np.int64).reshape(-1, DIM).copy()
     added = vectors([account.encode() for _, account, _ in changes]).astype(np.int64)
     added *= np.array([by for _, _, by in changes], np.int64)[:, None]
     np.add.at(totals, [place for place, _, _ in changes], added)
     packed = totals.tobytes()
-    nonzero: NDArray[np.bool_] = totals.any(axis=1)
-    return [
-        packed[at : at + _BYTES] if some else b""
-        for at, some in zip(range(0, len(packed), _BYTES), nonzero.tolist(), strict=True)
-    ]
+    sums = [packed[at : at + _BYTES] for at in range(0, len(packed), _BYTES)]
+    return [b"" if one == _ZERO else one for one in sums]
