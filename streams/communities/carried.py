@@ -62,7 +62,7 @@ WITHHELD: Final = b"\xff" * 4  # in the place of codes: it does not count
 _entries = Struct(">I").iter_unpack
 
 
-class Carrier(msgspec.Struct, array_like=True, omit_defaults=True):
+class Carrier(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     """What an actor's revision is made of, and which of its follows carry its interest."""
 
     place: int = 0  # offset << MINOR_BITS, and a minor number

@@ -194,8 +194,8 @@ class Actors:
         which stay.
         """
         partition, actor, target = self._partition, event.actor, event.target
-        living = partition.living
-        if actor in living and (not target or target in living) and not leaving:
+        known, deleted = partition.fingerprints, partition.deleted
+        if not leaving and known[actor] not in deleted and (not target or known[target] not in deleted):
             return False
         if actor in leaving or (
             partition.is_deleted(actor) and partition.fingerprint(actor) in partition.departed
@@ -249,6 +249,7 @@ class Actors:
         told = [event.actor for event in events if event.signal not in _PLANS]
         if told:  # into the caches at once: one by one they would cost a read each
             partition.load_profiles(told)
+            partition.load_carriers(told)
             partition.load_recents([FOLLOWEES + account.encode() for account in told])
         private: list[Entry] = []
         consents: set[str] = set()  # accounts whose address book counts from another time on
@@ -481,29 +482,30 @@ class Actors:
         said: dict[bytes, bytes | None] = {}
         first_edges: dict[bytes, tuple[bytes | None, Event, int]] = {}
         first_said: dict[bytes, tuple[bytes | None, Event, int]] = {}
-        for day in ledger.held_days(partition.watermark):
-            for key, entry in store.scan(Column.SAID, ledger.day_prefix(day) + name + b"\0"):
-                letter_target, item = key[4 + len(name) + 1 :].split(b"\0")
-                target, said_family = letter_target[1:].decode(), letter_target[0] - 65
-                stamp = entry[ledger.EPOCH :]
-                if said_family in contacts.FAMILIES:
-                    self._book.take_back(key, entry, batch)
-                    continue
-                if not stamp:
-                    continue
-                about = Event(event.id, "", event.actor, event.time, target=target, item=item.decode())
-                counted = SIGNALS[said_family].kind is Kind.OCCURRENCE
-                family = _UNDONE_BY.get(said_family, -1) if counted else said_family
-                if counted:
-                    first_said[key] = entry, about, said_family
-                    said[key] = b"\0\1"
-                if family < 0:
-                    continue
-                edge_key = b"%b\0%c%b\0%b" % (event.actor.encode(), 65 + family, letter_target[1:], item)
-                old = edges[edge_key] if edge_key in edges else store.get(Column.OUT, [edge_key])[0]
-                if old is not None:
-                    first_edges.setdefault(edge_key, (old, about, family))
-                    edges[edge_key] = ledger.take_out(old, _as_undo(stamp) if counted else stamp)
+        days = ledger.held_days(partition.watermark)
+        prefixes = [ledger.day_prefix(day) + name + b"\0" for day in days]
+        for key, entry in store.scan_each(Column.SAID, prefixes):
+            letter_target, item = key[4 + len(name) + 1 :].split(b"\0")
+            target, said_family = letter_target[1:].decode(), letter_target[0] - 65
+            stamp = entry[ledger.EPOCH :]
+            if said_family in contacts.FAMILIES:
+                self._book.take_back(key, entry, batch)
+                continue
+            if not stamp:
+                continue
+            about = Event(event.id, "", event.actor, event.time, target=target, item=item.decode())
+            counted = SIGNALS[said_family].kind is Kind.OCCURRENCE
+            family = _UNDONE_BY.get(said_family, -1) if counted else said_family
+            if counted:
+                first_said[key] = entry, about, said_family
+                said[key] = b"\0\1"
+            if family < 0:
+                continue
+            edge_key = b"%b\0%c%b\0%b" % (event.actor.encode(), 65 + family, letter_target[1:], item)
+            old = edges[edge_key] if edge_key in edges else store.get(Column.OUT, [edge_key])[0]
+            if old is not None:
+                first_edges.setdefault(edge_key, (old, about, family))
+                edges[edge_key] = ledger.take_out(old, _as_undo(stamp) if counted else stamp)
         out: dict[int, Frame] = {}
         self._taken_out(first_edges, edges, offset, batch, out, changed)
         self._occurrence_changes(first_said, said, batch, out)

@@ -7,7 +7,6 @@ counters; when the consent changes, the account's entries are gone over, in the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 
 from kithstream.streams.engine.partition import BOOK, Batch, Partition
 from kithstream.streams.events.wire import Event
@@ -91,21 +90,19 @@ class Book:
         profile = partition.profile(account)
         begin, withdrawn = profile.contacts_begin, profile.consent.withdrawn if profile.consent else NEVER
         if not cursor.startswith(b"s"):
-            for prefix in contacts.prefixes(account):
-                for key, value in partition.store.scan_from(Column.OUT, prefix, cursor[1:]):
-                    if left <= 0:
-                        partition.books[account] = batch.changes[Column.META][job] = b"o" + key
-                        return left
-                    left -= 1
-                    value = batch.changes[Column.OUT].get(key, value) or NO_EDGE
-                    new = contacts.cut(value, begin)
-                    self._count(batch, account, key.split(b"\0")[1][0] - 65, value, new)
-                    batch.changes[Column.OUT][key] = new
+            for key, value in partition.store.scan_each(Column.OUT, contacts.prefixes(account), cursor[1:]):
+                if left <= 0:
+                    partition.books[account] = batch.changes[Column.META][job] = b"o" + key
+                    return left
+                left -= 1
+                value = batch.changes[Column.OUT].get(key, value) or NO_EDGE
+                new = contacts.cut(value, begin)
+                self._count(batch, account, key.split(b"\0")[1][0] - 65, value, new)
+                batch.changes[Column.OUT][key] = new
             cursor = b"s"
         days = ledger.held_days(partition.watermark)
         prefixes = [ledger.day_prefix(day) + account.encode() + b"\0" for day in days]
-        later = [p for p in prefixes if p >= cursor[1:] or cursor[1:].startswith(p)]
-        pairs = chain.from_iterable(partition.store.scan_from(Column.SAID, p, cursor[1:]) for p in later)
+        pairs = partition.store.scan_each(Column.SAID, prefixes, cursor[1:])
         floor = partition.watermark - HORIZON
         for key, value in pairs:
             if left <= 0:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
+from itertools import chain
 from pathlib import Path
 
 from kithstream.streams.engine.slots import ReadStore
@@ -42,6 +43,12 @@ class Overlay:
         )
         pairs = [(key, value) for key in keys if (value := own[key]) is not None]
         return merge(pairs, below) if pairs else below
+
+    def scan_each(
+        self, column: Column, prefixes: Iterable[bytes], begin: bytes = b""
+    ) -> Iterator[tuple[bytes, bytes]]:
+        later = (prefix for prefix in prefixes if prefix >= begin or begin.startswith(prefix))
+        return chain.from_iterable(self.scan_from(column, prefix, begin) for prefix in later)
 
     def write(self, changes: Changes, dropped: Sequence[Dropped] = ()) -> None:
         for drop in dropped:

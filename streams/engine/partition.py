@@ -86,10 +86,28 @@ class ReadCache(Generic[_V]):
 
     def get(self, key: bytes) -> _V | None:
         value = self._hot.get(key)
-        if value is None:
-            value = self._cold.get(key)
-            if value is not None:
-                self.put(key, value)
+        return self._warmed(key) if value is None else value
+
+    def find(self, keys: Iterable[bytes]) -> tuple[dict[bytes, _V], list[bytes]]:
+        """Return what is remembered of keys, and the other keys; both in the order of the keys."""
+        found: dict[bytes, _V] = {}
+        missing = []
+        hot = self._hot.get
+        for key in keys:
+            value = hot(key)
+            if value is None:
+                value = self._warmed(key)
+                if value is None:
+                    missing.append(key)
+                    continue
+                hot = self._hot.get  # the generations may have moved on
+            found[key] = value
+        return found, missing
+
+    def _warmed(self, key: bytes) -> _V | None:
+        value = self._cold.get(key)
+        if value is not None:
+            self.put(key, value)
         return value
 
     def put(self, key: bytes, value: _V) -> None:
@@ -100,6 +118,21 @@ class ReadCache(Generic[_V]):
     def drop(self, key: bytes) -> None:
         self._hot.pop(key, None)
         self._cold.pop(key, None)
+
+
+class Fingerprints(dict[str, bytes]):
+    """Account to the salted hash under which it is remembered when it was deleted, for the accounts met lately."""
+
+    def __init__(self, salt: bytes, remembered: int = 200_000) -> None:
+        super().__init__()
+        self._salt = salt
+        self._remembered = remembered
+
+    def __missing__(self, account: str) -> bytes:
+        if len(self) >= self._remembered:
+            self.clear()
+        made = self[account] = blake2b(account.encode(), digest_size=16, key=self._salt).digest()
+        return made
 
 
 class Partition:
@@ -159,8 +192,7 @@ class Partition:
         self.next_frame = max(self.outbox, default=self.applied << 20) + 1
         self.said = [-1] * partitions  # by destination: what frames of this process say everything below of
         self.acknowledged: list[bytes] = []  # outbox keys to delete with the next batch
-        self._fingerprints: dict[str, bytes] = {}  # of accounts met lately
-        self.living: set[str] = set()  # accounts met lately that were not deleted
+        self.fingerprints = Fingerprints(self.salt)
         tombstones = {key[1:]: value for key, value in store.scan(Column.META, DELETED)}
         self.deleted = set(tombstones)
         self.departed = {fingerprint for fingerprint, by in tombstones.items() if by == DEPARTED}
@@ -208,30 +240,15 @@ class Partition:
 
     def fingerprint(self, account: str) -> bytes:
         """Return the salted hash under which a deleted account is remembered."""
-        known = self._fingerprints.get(account)
-        if known is None:
-            if len(self._fingerprints) > 200_000:
-                self._fingerprints.clear()
-            known = blake2b(account.encode(), digest_size=16, key=self.salt).digest()
-            self._fingerprints[account] = known
-        return known
+        return self.fingerprints[account]
 
     def is_deleted(self, account: str) -> bool:
         """True if the account was deleted; its late events are kept out."""
-        if not self.deleted or account in self.living:
-            return False
-        if self.fingerprint(account) in self.deleted:
-            return True
-        if len(self.living) > 200_000:
-            self.living.clear()
-        self.living.add(account)
-        return False
+        return bool(self.deleted) and self.fingerprints[account] in self.deleted
 
     def bury(self, fingerprint: bytes) -> None:
         """Remember that an account was deleted, by its salted hash."""
-        if fingerprint not in self.deleted:
-            self.deleted.add(fingerprint)
-            self.living.clear()
+        self.deleted.add(fingerprint)
 
     def profile(self, account: str) -> Profile:
         """Return the account's profile; an empty one if it never told."""
@@ -304,19 +321,7 @@ class Partition:
 
     def load_rows(self, keys: Iterable[bytes]) -> dict[bytes, bytearray]:
         """Return rows by their keys in ROWS, empty ones where there is none."""
-        cached = self.rows.get
-        rows: dict[bytes, bytearray] = {}
-        missing = []
-        for key in keys:
-            row = cached(key)
-            if row is None:
-                missing.append(key)
-            else:
-                rows[key] = row
-        for key, stored in zip(missing, self.store.get(Column.ROWS, missing), strict=True):
-            rows[key] = row = bytearray(stored or b"")
-            self.rows.put(key, row)
-        return rows
+        return _load(keys, self.rows, self.store, _row)
 
     def load_recents(self, keys: Iterable[bytes]) -> dict[bytes, Recent]:
         """Return lists of recent neighbours by their keys in ROWS."""
@@ -464,18 +469,16 @@ class Partition:
 def _load(
     keys: Iterable[bytes], cache: ReadCache[_V], store: Store, load: Callable[[bytes | None], _V]
 ) -> dict[bytes, _V]:
-    values: dict[bytes, _V] = {}
-    missing = []
-    for key in keys:
-        value = cache.get(key)
-        if value is None:
-            missing.append(key)
-        else:
-            values[key] = value
-    for key, stored in zip(missing, store.get(Column.ROWS, missing), strict=True):
-        values[key] = value = load(stored)
-        cache.put(key, value)
+    values, missing = cache.find(keys)
+    if missing:
+        for key, stored in zip(missing, store.get(Column.ROWS, missing), strict=True):
+            values[key] = value = load(stored)
+            cache.put(key, value)
     return values
+
+
+def _row(stored: bytes | None) -> bytearray:
+    return bytearray(stored or b"")
 
 
 class Batch:
@@ -536,6 +539,14 @@ class Batch:
         for at, changes in self.pairs.items():
             day, target, family, _ = at
             key = keys.get(at)
+            if key is not None and stored[at] is None and len(changes) == 1 and changes[0][1] == 1:
+                (minute, _) = changes[
+                    0
+                ]  # the first of its actor, target and day, and no signal has a cap below one
+                staged[key] = pairs.first(minute)
+                place = target, family, day * pairs.DAY_MINUTES + minute
+                counts[place] = counts.get(place, 0) + 1
+                continue
             cap, first = _CAPS[family], day * pairs.DAY_MINUTES
             before = pairs.load(stored[at]) if key is not None else self._pair(*at)
             after = pairs.moved(before, changes)
@@ -661,12 +672,13 @@ class Batch:
         """Bring gained and lost neighbours of one direction into their accounts' sketches."""
         if not self.sketched:
             return
-        keys = list(dict.fromkeys(letter + account.encode() for account, _, _ in self.sketched))
-        sums = dict(zip(keys, self.partition.store.get(Column.ROWS, keys), strict=True))
-        for account, other, by in self.sketched:
-            key = letter + account.encode()
-            sums[key] = sketches.fold(sums[key], other, by)
-        self.changes[Column.ROWS].update((key, value or None) for key, value in sums.items())
+        places: dict[str, int] = {}
+        changes = [
+            (places.setdefault(account, len(places)), other, by) for account, other, by in self.sketched
+        ]
+        keys = [letter + account.encode() for account in places]
+        sums = sketches.fold(self.partition.store.get(Column.ROWS, keys), changes)
+        self.changes[Column.ROWS].update((key, one or None) for key, one in zip(keys, sums, strict=True))
 
     def fold_mutual(self, flips: list[tuple[str, str, int]], other_column: Column) -> None:
         """Count follows that are returned; flips are (account, other, +1 or -1) of one direction's ledger."""

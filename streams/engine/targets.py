@@ -99,6 +99,7 @@ class Targets:
         changed: list[tuple[str, str, int, bool]],
     ) -> None:
         partition = self._partition
+        known, deleted = partition.fingerprints, partition.deleted
         states = _greatest(frame.states for frame in received)
         flips: list[tuple[str, str, int]] = []
         staged = batch.changes[Column.IN]
@@ -109,9 +110,9 @@ class Targets:
             target_bytes, letter_actor, item = key.split(b"\0")
             target, actor, family = target_bytes.decode(), letter_actor[1:].decode(), letter_actor[0] - 65
             _check(family, new)
-            if partition.deleted and partition.is_deleted(actor):
+            if deleted and known[actor] in deleted:
                 new = frames.GONE
-            if partition.deleted and partition.is_deleted(target):
+            if deleted and known[target] in deleted:
                 if new != frames.GONE:
                     out_key = b"%b\0%c%b\0%b" % (letter_actor[1:], letter_actor[0], target_bytes, item)
                     self._reply(replies, actor, target).void.append(out_key)
@@ -151,6 +152,7 @@ class Targets:
 
     def _occurrences(self, received: Sequence[Frame], batch: Batch, replies: dict[int, Frame]) -> None:
         partition = self._partition
+        known, deleted = partition.fingerprints, partition.deleted
         heard = _greatest(frame.heard for frame in received)
         staged = batch.changes[Column.HEARD]
         stored = partition.store.get(Column.HEARD, list(heard))
@@ -161,9 +163,9 @@ class Targets:
             target_bytes, letter_actor, _, _ = key[4:].split(b"\0")
             target, actor = target_bytes.decode(), letter_actor[1:].decode()
             _check(letter_actor[0] - 65, new)
-            if partition.deleted and partition.is_deleted(actor):
+            if deleted and known[actor] in deleted:
                 new = frames.GONE
-            if partition.deleted and partition.is_deleted(target):
+            if deleted and known[target] in deleted:
                 if new != frames.GONE:
                     self._reply(replies, actor, target).unsaid.append(said_of(key))
                 continue

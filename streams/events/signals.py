@@ -36,6 +36,8 @@ class Newest(Enum):
     AVOIDED = b"a"  # state edges alone, so that it reaches back for ever
     SHOWN = b"v"  # read for the horizon only
 
+    __hash__ = object.__hash__  # members are one of a kind; an Enum's own hashes the name, in Python
+
 
 class Signal(NamedTuple):
     """One signal; `family` is its number in counter cells and never changes once used."""

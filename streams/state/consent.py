@@ -17,7 +17,7 @@ from kithstream.streams.state.ledger import DAY, HORIZON
 NEVER: Final = -1  # no withdrawal was told
 
 
-class Consent(msgspec.Struct, array_like=True):
+class Consent(msgspec.Struct, array_like=True, gc=False):
     """What was told. At most some twenty consents stay: one a day and source of the horizon, and an older one."""
 
     refused: bytes = b""  # the greatest stamp of a withdrawal

@@ -120,7 +120,7 @@ def count_at(row: bytearray, family: int, minute: int, by: int, now_minute: int)
     age = now_minute - minute
     if age >= MINUTES_HELD:
         names = names[-3:] if age < HOURS_HELD * 60 else names[-2:] if age < DAYS_HELD * 1440 else names[-1:]
-    total = 0
+    at = -1
     find = row.rfind  # from the end: what is new was appended last
     for name in names:  # `bump`, without its call: this is the busiest loop of the fold
         at = find(name)
@@ -128,12 +128,15 @@ def count_at(row: bytearray, family: int, minute: int, by: int, now_minute: int)
             at = find(name, 0, at + 3)
         if at < 0:
             row += name + (_ONE if by == 1 else _count(by))
-            total = by
+        elif 0 < (low := row[at + 4] + by) < 256:  # in its lowest byte: nothing is carried, the cell stays
+            row[at + 4] = low
         elif total := _read(row, at + 4)[0] + by:
             _write(row, at + 4, total)
         else:
             del row[at : at + CELL]
-    return total
+            at = len(row)
+    # The last cell is the total's: it was new, it went, or it is where it was.
+    return by if at < 0 else 0 if at == len(row) else int(_read(row, at + 4)[0])
 
 
 def bump_first(row: bytearray, name: bytes, by: int) -> None:

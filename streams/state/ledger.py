@@ -62,9 +62,10 @@ def winner(value: bytes | None) -> Winner:
 
 def since(value: bytes | None) -> int:
     """Return the time of a present edge in microseconds, -1 for an absent one (the hot form of `winner`)."""
-    if value is None or len(value) < 14 or value[9] & 1:
+    if value is None or len(value) < 14:
         return -1
-    return (int.from_bytes(value[2:10], "big") >> 1) & _TIME_BITS
+    (head,) = _read_stamp(value, 2)
+    return -1 if head & 1 else head >> 1 & _TIME_BITS
 
 
 def is_undone(value: bytes) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from kithstream.streams.state.protocol import Changes, Column, Dropped
@@ -31,6 +32,12 @@ class MemoryStore:
                 break
             found.append((keys[at], values[keys[at]]))
         return iter(found)
+
+    def scan_each(
+        self, column: Column, prefixes: Iterable[bytes], begin: bytes = b""
+    ) -> Iterator[tuple[bytes, bytes]]:
+        later = (prefix for prefix in prefixes if prefix >= begin or begin.startswith(prefix))
+        return chain.from_iterable(self.scan_from(column, prefix, begin) for prefix in later)
 
     def write(self, changes: Changes, dropped: Sequence[Dropped] = ()) -> None:
         for drop in dropped:

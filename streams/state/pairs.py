@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from struct import Struct
 from typing import Final
 
 DAY_MINUTES: Final = 1440
 _COUNT_BITS: Final = 20
 _COUNT: Final = (1 << _COUNT_BITS) - 1
+_entry = Struct("I").pack  # as array("I")
 
 
 def load(stored: bytes | None) -> dict[int, int]:
@@ -26,6 +28,11 @@ def load(stored: bytes | None) -> dict[int, int]:
 def dump(minutes: dict[int, int]) -> bytes | None:
     """Return the bytes to store, four a minute; None for an empty list."""
     return array("I", [minute << _COUNT_BITS | count for minute, count in minutes.items()]).tobytes() or None
+
+
+def first(minute: int) -> bytes:
+    """Return `dump` of one event at a minute, nearly always all that there is."""
+    return _entry(minute << _COUNT_BITS | 1)
 
 
 def moved(minutes: dict[int, int], changes: Iterable[tuple[int, int]]) -> dict[int, int]:

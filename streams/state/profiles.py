@@ -13,14 +13,14 @@ from kithstream.streams.state.consent import Consent
 Value = str | bool
 
 
-class Field(msgspec.Struct, array_like=True, frozen=True):
+class Field(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A value and the stamp of the event that set it."""
 
     stamp: bytes
     value: Value
 
 
-class Profile(msgspec.Struct, omit_defaults=True):
+class Profile(msgspec.Struct, omit_defaults=True, gc=False):
     """Fields by arrival-independent merge."""
 
     language: Field | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -17,6 +17,8 @@ class Column(Enum):
     HEARD = "heard"  # occurrences of the horizon, by day and target
     ROWS = "rows"  # counters, recent neighbours, sketches, profiles
     META = "default"  # offset, outbox, tombstones, jobs
+
+    __hash__ = object.__hash__  # members are one of a kind; an Enum's own hashes the name, in Python
 
 
 Changes = Mapping[Column, Mapping[bytes, bytes | None]]  # None deletes
@@ -41,6 +43,11 @@ class Store(Protocol):
 
     def scan_from(self, column: Column, prefix: bytes, begin: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield the pairs of a prefix from a key on, that key included; from the first if `begin` is empty."""
+
+    def scan_each(
+        self, column: Column, prefixes: Iterable[bytes], begin: bytes = b""
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the pairs of several prefixes, given in byte order, from a key on."""
 
     def write(self, changes: Changes, dropped: Sequence[Dropped] = ()) -> None:
         """Apply everything or nothing."""

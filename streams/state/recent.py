@@ -27,7 +27,7 @@ NEIGHBOURS: Final = Size(READ, CAPACITY)
 Entry = tuple[int, str]  # (-time in microseconds, account): ascending order is newest first
 
 
-class Recent(msgspec.Struct, array_like=True):
+class Recent(msgspec.Struct, array_like=True, gc=False):
     """Entries in order, and whether they are all there are."""
 
     entries: list[Entry] = []

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 DIM: Final = 16
+_BYTES: Final = DIM * 8  # of a stored sum
+_ZERO: Final = bytes(_BYTES)
 
 
 def vector(account: str) -> NDArray[np.int64]:  # (16,)
@@ -28,9 +30,15 @@ def vectors(accounts: Sequence[bytes]) -> NDArray[np.int8]:  # (n, 16)
     return np.frombuffer(raw, dtype=np.int8).reshape(-1, DIM)
 
 
-def fold(stored: bytes | None, account: str, by: int) -> bytes:
-    """Return the stored sum with `by` times the account's vector added; 128 bytes, empty when all is zero."""
-    total = vector(account) * by
-    if stored:
-        total += np.frombuffer(stored, dtype=np.int64)
-    return total.tobytes() if total.any() else b""
+def fold(stored: Sequence[bytes | None], changes: Sequence[tuple[int, str, int]]) -> list[bytes]:
+    """Return the stored sums with vectors added: changes are (place of the sum, account, how many times).
+
+    A sum is 128 bytes, empty when all is zero.
+    """
+    totals = np.frombuffer(b"".join([one or _ZERO for one in stored]), np.int64).reshape(-1, DIM).copy()
+    added = vectors([account.encode() for _, account, _ in changes]).astype(np.int64)
+    added *= np.array([by for _, _, by in changes], np.int64)[:, None]
+    np.add.at(totals, [place for place, _, _ in changes], added)
+    packed = totals.tobytes()
+    sums = [packed[at : at + _BYTES] for at in range(0, len(packed), _BYTES)]
+    return [b"" if one == _ZERO else one for one in sums]

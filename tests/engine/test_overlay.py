@@ -56,6 +56,7 @@ def test_an_overlay_reads_as_a_copy_that_was_written_and_leaves_what_is_below(
         assert list(overlay.scan(column, prefix)) == list(copy.scan(column, prefix))
         begin = prefix + b"\x01"
         assert list(overlay.scan_from(column, prefix, begin)) == list(copy.scan_from(column, prefix, begin))
+        assert list(overlay.scan_each(column, [prefix], begin)) == list(copy.scan_from(column, prefix, begin))
     assert content(below) == before
     overlay.forget()
     assert content(overlay) == before

@@ -24,6 +24,40 @@ def row_of(events: list[tuple[int, int]], now: int = NOW) -> bytearray:
     return row
 
 
+def counted_slowly(row: bytearray, family: int, minute: int, by: int, now: int) -> int:
+    """The twin of `count_at`: one cell after the other."""
+    age, group = now - minute, counters.MINUTE_FAMILY[family]
+    cells = [
+        (family, Kind.TEN, minute // 10, not counters.ALONE[family] and age < counters.MINUTES_HELD),
+        (group, Kind.MINUTE, minute, group >= 0 and age < counters.MINUTES_HELD),
+        (family, Kind.HOUR, minute // 60, age < counters.HOURS_HELD * 60),
+        (family, Kind.DAY, minute // 1440, age < counters.DAYS_HELD * 1440),
+        (family, Kind.TOTAL, 0, True),
+    ]
+    for number, kind, place, held in cells:
+        if held:
+            counters.bump(row, counters.cell(number, kind, place), by)
+    return counters.count_of(row, counters.cell(family, Kind.TOTAL, 0))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3),
+            st.sampled_from([0, 1, 300, 5000, 200_000]),
+            st.sampled_from([1, -1, 254, -256, 70_000]),
+        ),
+        max_size=40,
+    )
+)
+def test_counting_at_a_minute_is_counting_in_each_of_its_cells(events: list[tuple[int, int, int]]) -> None:
+    fast, slow = bytearray(), bytearray()
+    for family, ago, by in events:
+        total = counters.count_at(fast, family, NOW - ago, by, NOW)
+        assert total == counted_slowly(slow, family, NOW - ago, by, NOW)
+        assert fast == slow
+
+
 def slow(events: list[tuple[int, int]]) -> np.ndarray:
     """The twin of `decayed`: from events, one by one, in plain arithmetic."""
     counts = np.zeros((3, len(HALF)))

@@ -28,3 +28,8 @@ def test_bytes_round_trip(changes: list[tuple[int, int]]) -> None:
     minutes = pairs.moved({}, changes)
     assert pairs.load(pairs.dump(minutes)) == minutes
     assert (pairs.dump(minutes) is None) == (not minutes)
+
+
+@given(st.integers(0, 1439))
+def test_the_first_event_of_a_pair_is_the_list_of_one(minute: int) -> None:
+    assert pairs.first(minute) == pairs.dump(pairs.moved({}, [(minute, 1)]))

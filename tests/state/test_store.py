@@ -81,11 +81,27 @@ def test_a_store_is_sorted_bytes_written_in_batches(make: Callable[[], Store]) -
             assert list(store.scan_from(column, prefix, begin)) == sorted(
                 (k, v) for k, v in pairs.items() if k.startswith(prefix) and k >= begin
             )
+            prefixes = sorted({prefix, prefix[:1] + b"\x02", b"\xfe", b"\xff"} - {prefix[:1]})
+            apart = [p for p in prefixes if not any(p != q and p.startswith(q) for q in prefixes)]
+            for first in (b"", begin, prefix, b"\xfe\x01"):
+                assert list(store.scan_each(column, apart, first)) == sorted(
+                    (k, v) for k, v in pairs.items() if k.startswith(tuple(apart)) and k >= first
+                )
             keys = [*pairs, b"\xff\xff\xff\xff"]
             assert store.get(column, keys) == [*pairs.values(), None]
         assert store.get(Column.OUT, []) == []
 
     contract()
+
+
+def test_prefixes_are_gone_over_from_a_key_on(make: Callable[[], Store]) -> None:
+    store = make()
+    keys = [b"a1", b"b1", b"b2", b"b3", b"c1", b"d1", b"d2", b"e1"]
+    store.write({Column.OUT: {key: key * 2 for key in keys}})
+    prefixes = [b"b", b"c0", b"d", b"f"]
+    for begin, left in ((b"", 5), (b"b2", 4), (b"b3", 3), (b"b9", 2), (b"d2", 1), (b"d3", 0)):
+        found = [key for key in keys if key[:1] in b"bd"][5 - left :]
+        assert list(store.scan_each(Column.OUT, prefixes, begin)) == [(key, key * 2) for key in found]
 
 
 def test_what_was_written_is_there_after_closing(tmp_path: Path) -> None:
@@ -132,6 +148,7 @@ def test_a_scan_does_not_end_at_a_damaged_block(tmp_path: Path) -> None:
     for scan in (
         lambda: list(store.scan(Column.IN, b"")),
         lambda: list(store.scan(Column.IN, b"k00")),
+        lambda: list(store.scan_each(Column.IN, [b"k00"])),
         store.verify,
     ):
         with pytest.raises(StoreRefused, match="damaged"):
