@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain, islice
@@ -102,7 +103,7 @@ def cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def throughput(events: Iterable[bytes], workers: int, partitions: int) -> dict[str, object]:
+def throughput(events: Iterable[bytes], workers: int, partitions: int) -> dict[str, Any]:
     """Publish everything at once; return how long until every worker has folded it and its vectors are visible."""
     with ExitStack() as stack:
         kafka = cluster(stack, partitions)
@@ -200,9 +201,20 @@ def compared(
 
 
 def latency(
-    rate: float, seconds: float, workers: int, partitions: int, seed: int, only: Sequence[str] = ()
-) -> dict[str, object]:
-    """Publish open-loop; beside it ask: with the token of a follow just published, and without."""
+    rate: float,
+    seconds: float,
+    workers: int,
+    partitions: int,
+    seed: int,
+    only: Sequence[str] = (),
+    *,
+    asks: float = 20.0,
+    k: int = 20,
+) -> dict[str, Any]:
+    """Publish open-loop; beside it ask: with the token of a follow just published, and without, `asks` a second.
+
+    Times count from when a question was due, so that a slow one is charged to those that wait behind it.
+    """
     with ExitStack() as stack:
         kafka = cluster(stack, partitions)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kithstream-bench-")))
@@ -230,7 +242,9 @@ def latency(
                     publisher.send(list(islice(events, int(rate / 100))))
                 stop.set()
 
-            def paced(name: str, each: float, ask: Callable[[int], float]) -> None:
+            failed: Counter[str] = Counter()
+
+            def paced(name: str, each: float, ask: Callable[[int, float], float]) -> None:
                 begin, turn = time.perf_counter(), 0
                 found = spent.setdefault(name, [])
                 while not stop.is_set():
@@ -238,8 +252,9 @@ def latency(
                     while (left := due - time.perf_counter()) > 0:
                         time.sleep(left)
                     try:
-                        found.append(ask(turn))
+                        found.append(ask(turn, due))
                     except Exception as error:
+                        failed[name] += 1
                         print(f"{name}: {error!r}", file=sys.stderr)
                     turn += 1
 
@@ -249,43 +264,64 @@ def latency(
             def follow(turn: int, kind: str) -> dict[str, object]:
                 return {"signal": "follow", "actor": f"{kind}{turn}", "target": f"u{rng.randrange(1000)}"}
 
-            def over_http(level: str) -> Callable[[int], float]:
-                def ask(turn: int) -> float:
+            def over_http(level: str) -> Callable[[int, float], float]:
+                def ask(turn: int, due: float) -> float:
                     event = follow(turn, f"h{level}")
-                    began = time.perf_counter()
                     token = publisher.publish([event])
                     status, body = running[0].get(
                         f"/v1/candidates/{event['actor']}?after={token}&level={level}"
                     )
                     assert status == 200, body
+                    return time.perf_counter() - due
+
+                return ask
+
+            def shown(account: str, other: str, token: str) -> bool:
+                status, body = running[0].get(f"/v1/candidates/{account}?k=1&after={token}&allow={other}")
+                assert status == 200, body
+                return bool(body["candidates"])
+
+            def blocking(kind: str, asker: int) -> Callable[[int, float], float]:
+                def ask(turn: int, _: float) -> float:
+                    pair = f"{kind}a{turn}", f"{kind}b{turn}"
+                    token = publisher.publish(
+                        [
+                            {"signal": "follow", "actor": f"u{rng.randrange(1000)}", "target": name}
+                            for name in pair
+                        ]
+                    )
+                    assert shown(pair[asker], pair[1 - asker], token), "they are no candidates of one another"
+                    began = time.perf_counter()
+                    token = publisher.publish([{"signal": "block", "actor": pair[0], "target": pair[1]}])
+                    assert not shown(pair[asker], pair[1 - asker], token), "the block is not in force"
                     return time.perf_counter() - began
 
                 return ask
 
-            def over_stream(turn: int) -> float:
+            def over_stream(turn: int, due: float) -> float:
                 event = follow(turn, "s")
-                began = time.perf_counter()
                 token = publisher.publish([event])
                 clients[0].ask(str(event["actor"]), after=token, deadline=5.0)
-                return time.perf_counter() - began
+                return time.perf_counter() - due
 
-            def asked(_: int) -> float:
-                began = time.perf_counter()
-                clients[1].ask(f"u{rng.randrange(5000)}", deadline=5.0)
-                return time.perf_counter() - began
+            def asked(_: int, due: float) -> float:
+                clients[1].ask(f"u{rng.randrange(5000)}", k, deadline=5.0)
+                return time.perf_counter() - due
 
-            def http_asked(_: int) -> float:
-                began = time.perf_counter()
-                assert running[0].get(f"/v1/candidates/u{rng.randrange(5000)}")[0] == 200
-                return time.perf_counter() - began
+            def http_asked(_: int, due: float) -> float:
+                assert running[0].get(f"/v1/candidates/u{rng.randrange(5000)}?k={k}")[0] == 200
+                return time.perf_counter() - due
 
-            askers: dict[str, tuple[float, Callable[[int], float]]] = {
+            askers: dict[str, tuple[float, Callable[[int, float], float]]] = {
                 "publish_to_visible_http": (0.2, over_http("vectors")),
                 "publish_to_state_http": (0.2, over_http("state")),
                 "publish_to_visible_stream": (0.2, over_stream),
-                "request_reply": (0.05, asked),
-                "http_question": (0.05, http_asked),
+                "request_reply": (1 / asks, asked),
+                "http_question": (1 / asks, http_asked),
             }
+            if only:  # what is asked beside delays the rest
+                askers["block_to_in_force_blocker"] = (0.2, blocking("p", 0))
+                askers["block_to_in_force_blocked"] = (0.2, blocking("q", 1))
             threads = [threading.Thread(target=load)]
             threads += [threading.Thread(target=paced, args=(name, *askers[name])) for name in only or askers]
             before = busy(running)
@@ -302,7 +338,7 @@ def latency(
     return {
         "rate": rate,
         "seconds": seconds,
-        **{name: percentiles(values) for name, values in spent.items()},
+        **{name: {**percentiles(values), "failed": failed[name]} for name, values in spent.items()},
         "stages_mean_ms": stages,
         "cores_used": cores,
         "load_late_ms": round(late[0] * 1000, 1),
@@ -445,6 +481,10 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1000.0)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--only", action="append", help="One of the figures of `latency`; repeatable.")
+    parser.add_argument(
+        "--asks", type=float, default=20.0, help="Questions a second of `latency`, of each kind."
+    )
+    parser.add_argument("--k", type=int, default=20, help="Candidates of these questions.")
     parser.add_argument("--rebalances", type=int, default=30)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -459,7 +499,14 @@ def main() -> None:
             result = throughput(map(msgspec.json.encode, source), given.workers, given.partitions)
         case "latency":
             result = latency(
-                given.rate, given.seconds, given.workers, given.partitions, given.seed, given.only or ()
+                given.rate,
+                given.seconds,
+                given.workers,
+                given.partitions,
+                given.seed,
+                given.only or (),
+                asks=given.asks,
+                k=given.k,
             )
         case _:
             result = faults(given.rebalances, given.kills, given.partitions, given.seed)

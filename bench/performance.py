@@ -31,6 +31,7 @@ MODULES: Final = {stage: f"bench.suite.{stage}" for stage in STAGES}
 # By stage: each is a function of that name in the stage's module.
 PARTS: Final = {
     "ingest": ("fold", "fold_sizes", "fold_steps", "store_bytes", "bulk_load", "kafka_throughput"),
+    "freshness": ("in_process", "block_in_process", "over_http", "over_kafka"),
     "index": ("upsert",),
 }
 STAGE_OF: Final = {part: stage for stage in STAGES for part in PARTS.get(stage, ())}
@@ -69,9 +70,7 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if given.command == "part":
         (part,) = chosen
-        measure(
-            Given(part, STAGE_OF[part], given.results, quick=given.quick, big=given.big, seed=given.seed)
-        )
+        measure(Given(part, STAGE_OF[part], given.results, quick=given.quick, big=given.big, seed=given.seed))
         return 0
     return run(chosen, given)
 

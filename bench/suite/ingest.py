@@ -69,9 +69,9 @@ def fold_sizes(given: Given) -> None:
 def fold_steps(given: Given) -> None:
     """Where the CPU of an event goes, step by step: within the whole, and decoding, exchange and store alone."""
     accounts, edges = given.size(100_000, 3000), given.size(500_000, 10_000)
-    events = given.size(200_000, 40_000)
-    sizes = {"accounts": accounts, "edges": edges, "events": events}
-    found = steps.measure(accounts, edges, events, given.seed)
+    events, batch = given.size(300_000, 20_000), given.size(2000, 200)
+    sizes = {"accounts": accounts, "edges": edges, "events": events, "batch": batch}
+    found = steps.measure(accounts, edges, events, given.seed, batch)
     for what, each in (("together", found.together), ("alone", found.alone)):
         for step, costs in each.items():
             given.record(what, {"us_per_event": costs}, sizes={"step": step, **sizes}, mix=MIX)

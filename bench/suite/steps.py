@@ -30,7 +30,6 @@ from kithstream.streams.state.store import RocksStore
 from kithstream.streams.world import SimulationConfig, World
 
 PARTITIONS: Final = 3
-BATCH: Final = 2000
 PARTS: Final = 10  # every other one with clocks: five of each
 # What is charged to which step. Everything else that the stages do is theirs.
 STEPS: Final[tuple[tuple[object, str, str], ...]] = (
@@ -94,20 +93,20 @@ class Clocks:
                 setattr(owner, name, work)
 
 
-def measure(accounts: int, edges: int, events: int, seed: int) -> Steps:
+def measure(accounts: int, edges: int, events: int, seed: int, batch: int = 2000) -> Steps:
     """Fold a world's events behind a graph; the first half fills the state."""
     world = SimulationConfig(seed=seed, accounts=accounts)
     with tempfile.TemporaryDirectory(prefix="kithstream-bench-") as folder:
         stores = [RocksStore(Path(folder) / str(n), StoreConfig()) for n in range(PARTITIONS)]
-        engine = Engine(stores, EngineConfig(partitions=PARTITIONS, batch_events=BATCH), salt=bytes(16))
+        engine = Engine(stores, EngineConfig(partitions=PARTITIONS, batch_events=batch), salt=bytes(16))
         if edges:
             load(engine, world_follows(World.build(world), edges, seed), now=world.start)
         logs = records_of(engine, world, events)
         gc.collect()
         gc.freeze()
-        rounds = max(map(len, logs)) // BATCH + 1
+        rounds = max(map(len, logs)) // batch + 1
         warm = rounds // 2
-        fold(engine, logs, 0, warm, BATCH)
+        fold(engine, logs, 0, warm, batch)
         together: dict[str, list[float]] = {}
         writes: list[list[Changes]] = [[] for _ in stores]
         told: list[bytes] = []
@@ -116,27 +115,29 @@ def measure(accounts: int, edges: int, events: int, seed: int) -> Steps:
             if first == last:
                 raise ValueError(f"events is {events}, too few for {PARTS} parts of a batch and more")
             if part % 2:
-                costs = _charged(engine, logs, first, last)
+                costs = _charged(engine, logs, first, last, batch)
             else:
                 cpu = time.process_time_ns()
-                count = fold(engine, logs, first, last, BATCH)
+                count = fold(engine, logs, first, last, batch)
                 costs = {"uninstrumented": (time.process_time_ns() - cpu) / count / 1000}
             for name, cost in costs.items():
                 together.setdefault(name, []).append(cost)
         written = max(rounds - 2, warm)
         with _captured(engine, writes, told):
-            count = fold(engine, logs, written, rounds, BATCH)
+            count = fold(engine, logs, written, rounds, batch)
         engine.settle()
         engine.close()
         alone = _alone(Path(folder), [r for log in logs for r in log[:20_000]], writes, told, count)
     return Steps(together, alone)
 
 
-def _charged(engine: Engine, logs: Sequence[list[Record]], first: int, last: int) -> dict[str, float]:
+def _charged(
+    engine: Engine, logs: Sequence[list[Record]], first: int, last: int, batch: int
+) -> dict[str, float]:
     clocks = Clocks()
     cpu, own = time.process_time_ns(), time.thread_time_ns()
     with clocks.running():
-        count = fold(engine, logs, first, last, BATCH)
+        count = fold(engine, logs, first, last, batch)
     cpu, own = time.process_time_ns() - cpu, time.thread_time_ns() - own
     spent = {step: clocks.spent[step] for step in dict.fromkeys(step for _, _, step in STEPS)}
     spent["rest"] = own - sum(spent.values())
@@ -149,7 +150,9 @@ def _captured(engine: Engine, writes: Sequence[list[Changes]], told: list[bytes]
     """Keep what is written to each store, and the frames that are delivered."""
     for partition, kept in zip(engine.partitions, writes, strict=True):
 
-        def write(changes: Changes, *more: Any, kept: list[Changes] = kept, into: Any = partition.store) -> None:
+        def write(
+            changes: Changes, *more: Any, kept: list[Changes] = kept, into: Any = partition.store
+        ) -> None:
             kept.append({column: dict(pairs) for column, pairs in changes.items()})
             type(into).write(into, changes, *more)
 
