@@ -22,6 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
@@ -46,6 +47,7 @@ from kithstream.streams.events.wire import Event  # noqa: E402
 from kithstream.streams.kafka.local import LocalKafka  # noqa: E402
 from kithstream.streams.kafka.names import topics  # noqa: E402
 from kithstream.streams.kafka.topics import create, wanted  # noqa: E402
+from kithstream.streams.serve.answers import Answer, Question  # noqa: E402
 from kithstream.streams.simulate import SimulationConfig, simulate  # noqa: E402
 from kithstream.streams.sources import bitcoin, higgs, pairs  # noqa: E402
 from kithstream.streams.state.store import RocksStore  # noqa: E402
@@ -244,7 +246,7 @@ def latency(
 
             failed: Counter[str] = Counter()
 
-            def paced(name: str, each: float, ask: Callable[[int, float], float]) -> None:
+            def paced(name: str, each: float, ask: Callable[[int, float], float | None]) -> None:
                 begin, turn = time.perf_counter(), 0
                 found = spent.setdefault(name, [])
                 while not stop.is_set():
@@ -252,7 +254,8 @@ def latency(
                     while (left := due - time.perf_counter()) > 0:
                         time.sleep(left)
                     try:
-                        found.append(ask(turn, due))
+                        if (took := ask(turn, due)) is not None:
+                            found.append(took)
                     except Exception as error:
                         failed[name] += 1
                         print(f"{name}: {error!r}", file=sys.stderr)
@@ -304,15 +307,23 @@ def latency(
                 clients[0].ask(str(event["actor"]), after=token, deadline=5.0)
                 return time.perf_counter() - due
 
-            def asked(_: int, due: float) -> float:
-                clients[1].ask(f"u{rng.randrange(5000)}", k, deadline=5.0)
-                return time.perf_counter() - due
+            futures: list[Future[Answer]] = []
+
+            def asked(_: int, due: float) -> None:
+                def answered(future: Future[Answer]) -> None:
+                    if future.exception() is None:
+                        spent["request_reply"].append(time.perf_counter() - due)
+                    else:
+                        failed["request_reply"] += 1
+
+                futures.append(clients[1].submit(Question(f"u{rng.randrange(5000)}", k), deadline=5.0))
+                futures[-1].add_done_callback(answered)
 
             def http_asked(_: int, due: float) -> float:
                 assert running[0].get(f"/v1/candidates/u{rng.randrange(5000)}?k={k}")[0] == 200
                 return time.perf_counter() - due
 
-            askers: dict[str, tuple[float, Callable[[int, float], float]]] = {
+            askers: dict[str, tuple[float, Callable[[int, float], float | None]]] = {
                 "publish_to_visible_http": (0.2, over_http("vectors")),
                 "publish_to_state_http": (0.2, over_http("state")),
                 "publish_to_visible_stream": (0.2, over_stream),
@@ -329,6 +340,7 @@ def latency(
                 thread.start()
             for thread in threads:
                 thread.join()
+            wait(futures)
             cores = {
                 name: round((spent - before[name]) / seconds, 2) for name, spent in busy(running).items()
             }

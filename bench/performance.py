@@ -32,7 +32,8 @@ MODULES: Final = {stage: f"bench.suite.{stage}" for stage in STAGES}
 PARTS: Final = {
     "ingest": ("fold", "fold_sizes", "fold_steps", "store_bytes", "bulk_load", "kafka_throughput"),
     "freshness": ("in_process", "block_in_process", "over_http", "over_kafka"),
-    "index": ("upsert",),
+    "retrieval": ("core", "core_loaded", "http", "http_most", "stream"),
+    "index": ("upsert", "churn", "graphs"),
 }
 STAGE_OF: Final = {part: stage for stage in STAGES for part in PARTS.get(stage, ())}
 

@@ -27,6 +27,7 @@ import numpy as np
 from kithstream.__main__ import ready
 
 MIX: Final = (("follow", 0.3), ("like", 0.4), ("reply", 0.2), ("click", 0.1))
+GONE: Final = (404, 410)  # what is said of accounts that are deactivated or deleted
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -41,6 +42,8 @@ class Load(msgspec.Struct, frozen=True):
     seed: int = 0
     blocks: float = 0.0  # pairs a second, of which one blocks the other once each is a candidate of the other
     k: int = 20
+    asker: str = ""  # who asks, if always the same account
+    closed: int = 0  # connections that ask again as soon as they are answered, in place of all else
 
 
 class Connections:
@@ -123,9 +126,9 @@ async def load(port: int, load: Load) -> dict[str, object]:
         published.odd += status != 200
 
     async def ask(_: int, due: float) -> None:
-        status, _body = await connections.ask("GET", f"/v1/candidates/{account()}?k={load.k}")
+        status, _body = await connections.ask("GET", f"/v1/candidates/{load.asker or account()}?k={load.k}")
         asked.times.append((time.perf_counter() - due) * 1000)
-        asked.odd += status != 200
+        asked.odd += status not in (200, *GONE)
 
     async def probe(number: int, due: float) -> None:
         marker = f"marker {number}"
@@ -166,6 +169,15 @@ async def load(port: int, load: Load) -> dict[str, object]:
         await asyncio.gather(gone(blocker, one, other), gone(blocked, other, one))
 
     began = time.perf_counter()
+
+    async def again(number: int) -> None:
+        while (due := time.perf_counter()) < began + load.seconds:
+            await ask(number, due)
+
+    if load.closed:
+        await asyncio.gather(*map(again, range(load.closed)))
+        seconds = time.perf_counter() - began
+        return {**asked.summary(), "per_second": round(len(asked.times) / seconds, 1)}
     await asyncio.gather(
         every(load.blocks, load.seconds, block),
         every(load.rate / load.batch, load.seconds, publish),

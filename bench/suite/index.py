@@ -6,8 +6,8 @@ import gc
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,6 @@ import numpy as np
 from bench.index import corpus, timed
 from bench.machine import resident
 from bench.suite.given import Given, percentiles, windows
-from kithstream.index import snapshot
 from kithstream.index.config import IndexConfig
 from kithstream.index.exact import ExactIndex
 from kithstream.index.live import LiveIndex
@@ -68,7 +67,7 @@ class Filled:
 
 
 def upsert(given: Given) -> None:
-    """Upsert of one row to its being found, into the hot tier, beside the background merger; and rows merged a second."""
+    """Upsert of one row until it is visible, beside the background merger; and rows merged a second."""
     accounts = given.size(100_000, 3000)
     held = Filled(accounts, given.seed, oracle=False)
     alone: list[dict[str, float]] = []
@@ -98,3 +97,99 @@ def upsert(given: Given) -> None:
             rates.append(merged.cooled / wall)
     if rates:
         given.record("merge of rows that moved far", {"rows_per_second": rates}, sizes={"vectors": accounts})
+
+
+def churn(given: Given) -> None:
+    """Every vector moves once, three, ten times, a little or far: recall live after each, and after a rebuild."""
+    accounts, asked = given.size(100_000, 3000), given.size(300, 30)
+    settings = {"exact_rows": 1000} if given.quick else {}
+    for move in ("small", "far"):
+        held = Filled(accounts, given.seed, **settings)
+        before = held.recall(held.sample(asked))
+        given.record(
+            "recall before",
+            {"recall_at_200": before},
+            sizes={"vectors": accounts, "move": move, "churned": 0},
+        )
+        done, took = 0, 0.0
+        with held.index:
+            for times in (1, 3, 10):
+                began = time.perf_counter()
+                while done < times * accounts:
+                    part = min(4096, times * accounts - done)
+                    held.move(held.rng.choice(accounts, min(part, accounts), replace=False), move == "far")
+                    done += part
+                took += time.perf_counter() - began
+                figures = {"recall_at_200": held.recall(held.sample(asked)), "rows_per_second": done / took}
+                figures["rebuilds"] = held.index.stats().rebuilds
+                if times == 10:
+                    held.index.rebuild()
+                    figures["recall_at_200_rebuilt"] = held.recall(held.sample(asked))
+                given.record(
+                    f"{move} moves",
+                    figures,
+                    sizes={"vectors": accounts, "move": move, "churned": times, "dim": DIM},
+                    bar="churn" if (times, move) == (10, "far") else "",
+                )
+
+
+def graphs(given: Given) -> None:
+    """Rebuild, snapshot and restore; bytes a vector steady, and at most while another graph takes over."""
+    accounts = given.size(100_000, 25_000)
+    before = resident()
+    held = Filled(accounts, given.seed, oracle=False)
+    rebuilds, peaks, saves, restores, sizes = [], [], [], [], []
+    gc.collect()
+    own = held.vectors.nbytes + sum(map(len, held.names))  # the bench's
+    steady = (resident() - before - own) / accounts
+    with tempfile.TemporaryDirectory(prefix="kithstream-bench-") as name:
+        for run in range(given.size(RUNS, 1)):
+            with _peak() as peak:
+                (wall, _), _ = timed(held.index.rebuild)
+            rebuilds.append(wall)
+            peaks.append((peak[0] - before - own) / accounts)
+            folder = Path(name) / str(run)
+            (wall, _), _ = timed(lambda folder=folder: held.index.save(folder, {}))
+            saves.append(wall)
+            sizes.append(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / accounts)
+            (wall, _), (again, _) = timed(lambda folder=folder: LiveIndex.restore(folder, held.index.config))
+            restores.append(wall)
+            if len(again) != accounts:
+                raise RuntimeError(f"{len(again)} of {accounts} vectors came back")
+            del again
+    given.record(
+        "another graph, a snapshot, a restore",
+        {
+            "rebuild_seconds": rebuilds,
+            "snapshot_seconds": saves,
+            "restore_seconds": restores,
+            "snapshot_bytes_per_vector": sizes,
+            "told_bytes_per_vector": held.index.stats().bytes / accounts,
+            "resident_bytes_per_vector": steady,
+            "most_bytes_per_vector_during_swap": peaks,
+        },
+        sizes={"vectors": accounts, "dim": DIM},
+        note="The most during a swap counts the process that builds as well.",
+    )
+
+
+@contextmanager
+def _peak() -> Iterator[list[int]]:
+    """The most resident bytes of this process and its children, looked at 100 times a second."""
+    most, stop = [0], threading.Event()
+
+    def look() -> None:
+        while not stop.wait(0.01):
+            pids = [
+                pid for at in Path("/proc/self/task").glob("*/children") for pid in at.read_text().split()
+            ]
+            with suppress(OSError):  # a child ended meanwhile
+                most[0] = max(most[0], resident("self", *pids))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield most
+    finally:
+        stop.set()
+        thread.join()

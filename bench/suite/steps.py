@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -104,14 +105,15 @@ def measure(accounts: int, edges: int, events: int, seed: int, batch: int = 2000
         logs = records_of(engine, world, events)
         gc.collect()
         gc.freeze()
-        rounds = max(map(len, logs)) // batch + 1
+        rounds = min(map(len, logs)) // batch  # all partitions have events in each
         warm = rounds // 2
         fold(engine, logs, 0, warm, batch)
         together: dict[str, list[float]] = {}
         writes: list[list[Changes]] = [[] for _ in stores]
         told: list[bytes] = []
-        cuts = [warm + (rounds - warm) * part // PARTS for part in range(PARTS + 1)]
-        for part, (first, last) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        written = warm + (rounds - warm) * 9 // 10
+        cuts = [warm + (written - warm) * part // PARTS for part in range(PARTS + 1)]
+        for part, (first, last) in enumerate(pairwise(cuts)):
             if first == last:
                 raise ValueError(f"events is {events}, too few for {PARTS} parts of a batch and more")
             if part % 2:
@@ -122,7 +124,6 @@ def measure(accounts: int, edges: int, events: int, seed: int, batch: int = 2000
                 costs = {"uninstrumented": (time.process_time_ns() - cpu) / count / 1000}
             for name, cost in costs.items():
                 together.setdefault(name, []).append(cost)
-        written = max(rounds - 2, warm)
         with _captured(engine, writes, told):
             count = fold(engine, logs, written, rounds, batch)
         engine.settle()
