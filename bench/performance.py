@@ -32,8 +32,11 @@ MODULES: Final = {stage: f"bench.suite.{stage}" for stage in STAGES}
 PARTS: Final = {
     "ingest": ("fold", "fold_sizes", "fold_steps", "store_bytes", "bulk_load", "kafka_throughput"),
     "freshness": ("in_process", "block_in_process", "over_http", "over_kafka"),
-    "retrieval": ("core", "core_loaded", "http", "http_most", "stream"),
+    "retrieval": ("core", "core_loaded", "http", "http_most", "stream", "recall_own"),
     "index": ("upsert", "churn", "graphs"),
+    "tower": ("encode", "user"),
+    "recovery": ("start_up", "restore", "restore_kafka"),
+    "memory": ("embedded", "further_edge"),
 }
 STAGE_OF: Final = {part: stage for stage in STAGES for part in PARTS.get(stage, ())}
 
@@ -57,7 +60,10 @@ def main(words: Sequence[str] | None = None) -> int:
     page.add_argument("--out", type=Path, default=results.PATH.parent)
     given = parser.parse_args(words)
     if given.command == "page":
-        performance_page.write(results.read(given.results), given.out)
+        try:
+            performance_page.write(results.read(given.results), given.out)
+        except (OSError, ValueError) as error:  # msgspec's are ValueErrors
+            parser.error(str(error))
         return 0
     if given.command == "list":
         for part, stage in STAGE_OF.items():

@@ -161,13 +161,22 @@ def section(bench: str, measurements: Sequence[Measurement]) -> str:
         lines.append(row(one.what, *([one.by] * peers), sizes, *values))
     lines.append("")
     lines += [f"{one.what}: {one.note}\n" for one in here if one.note]
-    for command, date, commit, machine, mix, seed in dict.fromkeys(
-        (one.command, one.date, one.commit, one.machine, one.mix, one.seed) for one in here
-    ):
-        said = [f"`{command}`", date, f"commit {commit}" if commit else "", machine, mix]
-        said.append(f"seed {seed}" if seed is not None else "")
-        lines.append("; ".join(part for part in said if part) + ".\n")
+    lines += list(sources(here))
     return "\n".join(lines)
+
+
+def sources(measurements: Sequence[Measurement]) -> Iterator[str]:
+    """Yield what made the measurements: one sentence a command, commit and machine, with the range of its load."""
+    loads: dict[tuple[str, ...], list[float]] = {}
+    for one in measurements:
+        machine, _, load = one.machine.partition(", load ")
+        seed = "" if one.seed is None else f"seed {one.seed}"
+        commit = f"commit {one.commit}" if one.commit else ""
+        key = (f"`{one.command}`", one.date, commit, machine, one.mix, seed)
+        loads.setdefault(key, []).extend([float(load)] * bool(load))
+    for key, found in loads.items():
+        told = f"load {min(found):g} to {max(found):g}" if found else ""
+        yield "; ".join(part for part in (*key, told) if part) + ".\n"
 
 
 def draw(measurements: Sequence[Measurement], plot: Plot) -> str:

@@ -91,7 +91,7 @@ def in_process(given: Given) -> None:
 
 
 def block_in_process(given: Given) -> None:
-    """From publishing a block to its being in force for the blocker and for the blocked, beside 1,000 events a second."""
+    """From publishing a block to its being in force on either side, beside 1,000 events a second."""
     accounts, events = given.size(100_000, 2000), given.size(200_000, 10_000)
     seconds, rate = given.size(20, 3), 1000
     with filled(accounts, events, given.seed) as (live, clock, coming):

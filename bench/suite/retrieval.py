@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -15,9 +17,11 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from bench import recall
 from bench.index import timed, writer
 from bench.served import Served
 from bench.server import Load
+from bench.suite.freshness import filled
 from bench.suite.given import MIX, Given, percentiles, windows
 from bench.suite.index import DIM, Filled
 from kithstream.index.score import Floats
@@ -129,8 +133,6 @@ def core_loaded(given: Given) -> None:
 @contextmanager
 def _merging(held: Filled, rate: int, seed: int) -> Iterator[tuple[list[int], Any]]:
     """Upserts and the background merger, which is stopped afterwards; what was written, and since when."""
-    import time
-
     with writer(held.index, held.names, held.vectors, rate, seed) as written:
         began = time.perf_counter()
         yield written, lambda: time.perf_counter() - began
@@ -212,6 +214,56 @@ def stream(given: Given) -> None:
             sizes={"accounts": 20_000, "k": k, "rate": rate},
             mix=MIX if rate else "",
             bar="stream_100" if (rate, k) == (0, 20) else "",
+        )
+
+
+def recall_own(given: Given) -> None:
+    """Recall on the tower's own vectors: a simulated world, --big: 1M accounts; Higgs where HIGGS=FILE is set."""
+    for accounts, events in [(given.size(100_000, 2000), given.size(300_000, 10_000))] + [
+        (1_000_000, 3_000_000)
+    ] * given.big:
+        with filled(accounts, events, given.seed) as (live, clock, _):
+            index, model = live.chain.index, live.chain.model
+            names = index.ids()
+            asking = held_out(names, given.size(300, 30), given.seed)
+            queries = np.concatenate(
+                [model.encode_consumers(live.chain.inspect(name, clock.now)).vectors for name in asking]
+            )
+            vectors = np.stack([index.vector(name) for name in names])
+            ticks = np.array([index.sequence(name) for name in names])
+            bound = model.norm_bound
+        bar = "recall_own_million" if accounts == 1_000_000 else ""
+        _own(given, "simulated world", (vectors, ticks, queries, bound), bar)
+    if file := os.environ.get("HIGGS"):
+        asked = argparse.Namespace(
+            file=Path(file), format="higgs", seed=given.seed, queries=given.size(300, 30)
+        )
+        _own(given, "Higgs", recall.replayed(asked), "recall_own")
+
+
+def held_out(names: Sequence[str], count: int, seed: int) -> list[str]:
+    """Who asks."""
+    return [names[at] for at in np.random.default_rng(seed).permutation(len(names))[:count].tolist()]
+
+
+def _own(given: Given, what: str, found: tuple[Any, Any, Any, float], bar: str) -> None:
+    vectors, ticks, queries, bound = found
+    for ef in (256, 400):
+        told = recall.measure(vectors, ticks, queries, bound, ef)
+        p50, p99 = told["live_ms"]  # type: ignore[misc]
+        exact, _ = told["exact_ms"]  # type: ignore[misc]
+        given.record(
+            f"tower's own vectors, {what}",
+            {
+                "recall_at_200": float(str(told["recall_at_200"])),
+                "recall_at_20": float(str(told["recall_at_20"])),
+                "p50_us": p50 * 1000,
+                "p99_us": p99 * 1000,
+                "exact_p50_us": exact * 1000,
+            },
+            sizes={"vectors": len(vectors), "ef": ef, "k": 200},
+            bar=bar if ef == 256 else "",
+            note="With HIGGS=FILE in the environment." if what == "Higgs" else "",
         )
 
 
