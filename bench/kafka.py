@@ -47,6 +47,7 @@ from kithstream.streams.events.wire import Event  # noqa: E402
 from kithstream.streams.kafka.local import LocalKafka  # noqa: E402
 from kithstream.streams.kafka.names import topics  # noqa: E402
 from kithstream.streams.kafka.topics import create, wanted  # noqa: E402
+from kithstream.streams.kafka.worker import shared_salt  # noqa: E402
 from kithstream.streams.serve.answers import Answer, Question  # noqa: E402
 from kithstream.streams.simulate import SimulationConfig, simulate  # noqa: E402
 from kithstream.streams.sources import bitcoin, higgs, pairs  # noqa: E402
@@ -58,6 +59,8 @@ FULL = [
     "store.write_buffer_bytes=33554432",
 ]  # the defaults, not the tests' small ones
 
+
+PATIENT = ["serve.deadline_ms=10000"]  # late answers are measured, not refused
 
 BROKER: list[int] = []
 DELETION = b'"account_delete"'
@@ -75,10 +78,17 @@ def cluster(stack: ExitStack, partitions: int, prefix: str = "") -> KafkaConfig:
     return kafka
 
 
-def started(stack: ExitStack, kafka: KafkaConfig, folder: Path, partitions: int, count: int) -> list[Worker]:
+def started(
+    stack: ExitStack,
+    kafka: KafkaConfig,
+    folder: Path,
+    partitions: int,
+    count: int,
+    options: Sequence[str] = (),
+) -> list[Worker]:
     """Start workers and wait until all are ready and share the partitions."""
     workers = [
-        stack.enter_context(Worker(kafka, folder / f"worker-{number}", partitions, FULL))
+        stack.enter_context(Worker(kafka, folder / f"worker-{number}", partitions, [*FULL, *options]))
         for number in range(count)
     ]
     for worker in workers:
@@ -170,7 +180,8 @@ def compared(
     from kafka import KafkaConsumer, TopicPartition
 
     stores = [RocksStore(scratch / "embedded" / str(number), StoreConfig()) for number in range(partitions)]
-    engine = Engine(stores, EngineConfig(partitions=partitions), salt=b"s" * 16)
+    salt = shared_salt(Config().worker.salt, kafka)  # address books are held as hashes with it
+    engine = Engine(stores, EngineConfig(partitions=partitions), salt=salt)
     topic = topics(kafka.prefix).engagements
     consumer = KafkaConsumer(bootstrap_servers=kafka.servers, auto_offset_reset="earliest")
     tps = [TopicPartition(topic, number) for number in range(partitions)]
@@ -220,7 +231,7 @@ def latency(
     with ExitStack() as stack:
         kafka = cluster(stack, partitions)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kithstream-bench-")))
-        running = started(stack, kafka, folder, partitions, workers)
+        running = started(stack, kafka, folder, partitions, workers, PATIENT)
         # Without their times, which are long past: the publisher stamps them with the present.
         world = [
             {field: value for field, value in event.items() if field != "time"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import msgspec
@@ -16,11 +16,12 @@ from bench.bars import BARS, Condition
 from bench.fold import arguments, measure
 from bench.load import world_follows
 from bench.results import Figure, Measurement
-from bench.suite import steps
+from bench.suite import freshness, steps
 from bench.suite.given import Given, percentiles, windows
 from bench.suite.memory import growth
 
 from kithstream.streams.engine.actors import Actors
+from kithstream.streams.pace import run
 from kithstream.streams.state.store import RocksStore
 from kithstream.streams.world import SimulationConfig, World
 
@@ -252,7 +253,9 @@ def test_follows_before_a_world_are_among_its_accounts_and_before_its_start() ->
 
 
 def test_events_are_folded_behind_edges_that_were_there() -> None:
-    told = measure(arguments().parse_args(["--accounts", "60", "--events", "600", "--edges", "300", "--batch", "20"]))
+    told = measure(
+        arguments().parse_args(["--accounts", "60", "--events", "600", "--edges", "300", "--batch", "20"])
+    )
     assert told["edges"] == 300
     parts = told["parts"]
     assert isinstance(parts, list)
@@ -285,3 +288,30 @@ def test_an_open_loop_does_not_wait_for_the_answers() -> None:
     asyncio.run(loop())
     assert before <= dues[0]
     assert np.diff(dues) == pytest.approx([0.001] * 9)
+
+
+def test_rounds_of_an_open_loop_tell_folding_from_encoding() -> None:
+    with freshness.filled(200, 300, 0) as (live, clock, coming):
+        live.start()
+        paced = run(
+            live,
+            clock,
+            list(islice(coming, 60)),
+            freshness.asked(live),
+            rate=600.0,
+            heard=lambda *_: None,
+            published=live.end,
+        )
+    assert len(paced.freshness) == 60
+    assert paced.rounds
+    assert all(folding > 0 <= encoding for folding, encoding in paced.rounds)
+    assert max(folding + encoding for folding, encoding in paced.rounds) <= paced.seconds
+
+
+def test_blocks_over_http_are_of_pairs_that_saw_one_another() -> None:
+    load = server.Load(rate=20.0, queries=4.0, probes=4.0, seconds=0.5, batch=5, accounts=50, blocks=4.0)
+    told = server.serve(load, 2)["sent_in"]
+    for side in told["block_to_in_force"].values():
+        assert (side["count"], side["odd"]) == (2, 0)
+        assert 0 < side["p50_ms"] <= side["p99_ms"] <= side["max_ms"]
+    assert told["publish_due_to_answer"]["odd"] == 0
