@@ -14,6 +14,7 @@ generated; the newest line of each measurement counts. `--quick` takes small siz
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from bench import performance_page, results
 from bench.machine import machine
 from bench.results import STAGES
 from bench.suite.given import Given
+from kithstream.__main__ import ready
 
 MODULES: Final = {stage: f"bench.suite.{stage}" for stage in STAGES}
 # By stage: each is a function of that name in the stage's module.
@@ -38,6 +40,7 @@ PARTS: Final = {
     "recovery": ("start_up", "restore", "restore_kafka"),
     "memory": ("embedded", "further_edge"),
 }
+AS_SERVED: Final = ("freshness", "retrieval", "index", "tower")
 STAGE_OF: Final = {part: stage for stage in STAGES for part in PARTS.get(stage, ())}
 
 
@@ -100,7 +103,9 @@ def run(parts: Sequence[str], given: argparse.Namespace) -> int:
         words = ["--only", part, "--seed", str(given.seed), "--results", str(given.results)]
         words += ["--quick"] * given.quick + ["--big"] * given.big
         began = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "bench.performance", "part", *words], check=False)
+        environment = {"OPENBLAS_NUM_THREADS": "1", **os.environ}  # before numpy is loaded
+        command = [sys.executable, "-m", "bench.performance", "part", *words]
+        done = subprocess.run(command, check=False, env=environment)
         took = time.perf_counter() - began
         print(f"  {part}: {took:.0f} s", file=sys.stderr, flush=True)
         if done.returncode:
@@ -111,7 +116,12 @@ def run(parts: Sequence[str], given: argparse.Namespace) -> int:
 
 
 def measure(given: Given) -> None:
-    """Run one part in this process."""
+    """Run one part in this process, which is as a server's is where a server does the work."""
+    if given.stage in AS_SERVED:
+        import torch
+
+        ready()
+        torch.set_num_threads(1)
     getattr(import_module(MODULES[given.stage]), given.part)(given)
 
 

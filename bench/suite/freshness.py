@@ -11,10 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from bench.suite.given import MIX, Given, percentiles, windows
-from kithstream.__main__ import ready
 from kithstream.streams.clock import StreamClock
 from kithstream.streams.config import Config, EngineConfig
 from kithstream.streams.events.record import Record
@@ -32,8 +29,6 @@ WINDOWS: Final = 5
 @contextmanager
 def filled(accounts: int, events: int, seed: int) -> Iterator[tuple[Embedded, StreamClock, Iterator[Record]]]:
     """A runtime that has folded a world's first events, its clock, and the events that come next."""
-    ready()
-    torch.set_num_threads(1)
     clock = StreamClock()
     coming = chain.from_iterable(simulate(SimulationConfig(seed=seed, accounts=accounts)))
     with (
@@ -195,7 +190,7 @@ def over_http(given: Given) -> None:
 
 def over_kafka(given: Given) -> None:
     """Due to the answer's last byte through a real Kafka and one worker, over HTTP and over the stream; by stage."""
-    from bench.kafka import latency
+    from bench.kafka_latency import latency
 
     seconds = given.size(20, 5)
     names = ("publish_to_visible_http", "publish_to_visible_stream", "publish_to_state_http")

@@ -75,7 +75,6 @@ def warmed(accounts: int, seed: int) -> Filled:
 
 def core(given: Given) -> None:
     """The index alone, idle: k = 20, 200, 1000 with up to 50,000 exclusions, with recall; with --big at 1M vectors."""
-    sys.setswitchinterval(5e-4)  # as the serving process sets it
     count = given.size(200, 20)
     for accounts in (10_000, 100_000)[: given.size(2, 1)] + (1_000_000,) * given.big:
         held = warmed(accounts, given.seed)
@@ -96,7 +95,6 @@ def core(given: Given) -> None:
 
 def core_loaded(given: Given) -> None:
     """The index alone beside 1,000 and 5,000 small-drift upserts a second, in pairs with idle windows."""
-    sys.setswitchinterval(5e-4)
     count = given.size(500, 20)
     for accounts in (10_000, 100_000)[: given.size(2, 1)] + (1_000_000,) * given.big:
         held = warmed(accounts, given.seed)
@@ -198,7 +196,7 @@ def http_most(given: Given) -> None:
 
 def stream(given: Given) -> None:
     """Request-reply over a real Kafka, 100 questions a second of an open loop, idle and beside events."""
-    from bench.kafka import latency
+    from bench.kafka_latency import latency
 
     cases = [(0, k) for k in KS] + [(rate, 20) for rate in RATES]
     for rate, k in cases[: given.size(len(cases), 1)]:
