@@ -40,42 +40,64 @@ class Plot(NamedTuple):
     over: str  # the size on the x axis
     figures: tuple[str, ...]
     by: str = ""  # a size that makes lines of their own
+    what: str = ""  # of the part's measurements, those of this name alone
     where: tuple[tuple[str, object], ...] = ()  # sizes that are the same in all
 
 
+HALF: Final = ("p50_ms", "p99_ms")
+RECALLS: Final = ("recall_at_200", "recall_at_200_rebuilt")
 PLOTS: Final = (
     Plot(
         "fold-sizes",
         "fold_sizes",
-        "Fold: events per CPU second",
+        "Fold: events per CPU second, by edges before",
         "edges",
         ("events_per_cpu_second",),
-        "accounts",
+        by="accounts",
     ),
     Plot(
-        "fold-steps", "fold_steps", "Fold: microseconds of CPU an event, by step", "step", ("us_per_event",)
+        "fold-steps",
+        "fold_steps",
+        "Fold: microseconds of CPU an event, by step",
+        "step",
+        ("us_per_event",),
+        what="together",
     ),
     Plot(
-        "freshness-in-process", "in_process", "In process: due to visible, ms", "rate", ("p50_ms", "p99_ms")
+        "freshness-in-process",
+        "in_process",
+        "In process: due to visible, ms, by events a second",
+        "rate",
+        HALF,
+        what="due to visible, in process",
     ),
     Plot(
-        "freshness-http", "over_http", "HTTP: due to the answer's last byte, ms", "rate", ("p50_ms", "p99_ms")
+        "freshness-http",
+        "over_http",
+        "HTTP: due to the answer's last byte, ms, by events a second",
+        "rate",
+        HALF,
+        what="due to the answer's last byte, HTTP",
     ),
     Plot(
         "freshness-kafka",
         "over_kafka",
-        "Kafka: due to the answer's last byte, ms",
+        "Kafka: due to the answer's last byte, ms, by events a second",
         "rate",
-        ("p50_ms", "p99_ms"),
+        HALF,
+        what="publish to visible http, Kafka",
     ),
-    Plot("core-excluded", "core", "Retrieval core, idle: p50 in microseconds", "excluded", ("p50_us",), "k"),
     Plot(
-        "churn-recall",
-        "churn",
-        "Recall@200 after churn",
-        "churned",
-        ("recall_at_200", "recall_at_200_rebuilt"),
-        "move",
+        "core-excluded",
+        "core",
+        "Retrieval core, idle, 100,000 vectors: p50 in microseconds",
+        "excluded",
+        ("p50_us",),
+        by="k",
+        where=(("vectors", 100_000),),
+    ),
+    Plot(
+        "churn-recall", "churn", "Recall@200 by times that every vector moved", "churned", RECALLS, by="move"
     ),
 )
 
@@ -130,7 +152,7 @@ def best(measurements: Sequence[Measurement], kind: Kind, condition: Condition) 
     """The best of a kind; of ours the newest, which need not be the best."""
     found = [one for one in measurements if one.kind == kind]
     if kind == "ours":
-        return max(found, key=lambda one: one.date, default=None)
+        return max(reversed(found), key=lambda one: one.date, default=None)
     sign = 1 if condition.sense == "at least" else -1
     return max(found, key=lambda one: sign * one.figures[condition.figure].median, default=None)
 
@@ -186,6 +208,7 @@ def draw(measurements: Sequence[Measurement], plot: Plot) -> str:
         for one in measurements
         if one.bench == plot.part
         and plot.over in one.sizes
+        and plot.what in ("", one.what)
         and one.kind == "ours"
         and all(one.sizes.get(name) == value for name, value in plot.where)
     ]

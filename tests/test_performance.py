@@ -97,7 +97,8 @@ def test_every_measurement_is_in_its_stage_with_what_made_it(tmp_path: Path) -> 
 
 def test_a_picture_is_drawn_from_two_sizes_on(tmp_path: Path) -> None:
     path = tmp_path / "lines"
-    usual = {"bench": "in_process", "stage": "freshness", "what": "due to visible"}
+    usual = {"bench": "in_process", "stage": "freshness", "what": "due to visible, in process"}
+    wrote(path, **{**usual, "what": "another"}, figures={"p50_ms": 7000}, sizes={"rate": 100})
     wrote(path, **usual, figures={"p50_ms": [3, 4, 5], "p99_ms": 9}, sizes={"rate": 1000})
     assert len(performance_page.files(results.read(path))) == 1
     wrote(path, **usual, figures={"p50_ms": [2, 3, 4], "p99_ms": 180}, sizes={"rate": 100})

@@ -10,13 +10,20 @@ from bench import recovery as recovering
 from bench.served import Served
 from bench.suite.given import Given, windows
 
+OWN: Final = "own disk, from the snapshot"
 WAYS: Final = {
-    "own_disk": "own disk, from the snapshot",
-    "own_disk_encoded": "own disk, everybody encoded",
-    "checkpoint_and_log": "from a checkpoint and the log",
-    "empty_disk": "empty disk, from a backup",
-    "retrieval_process": "retrieval process alone",
-    "retrieval_process_without_snapshot": "retrieval process alone, without a snapshot",
+    "embedded": {
+        "own_disk": OWN,
+        "own_disk_encoded": "own disk, everybody encoded",
+        "checkpoint_and_log": "from a checkpoint and the log",
+        "empty_disk": "empty disk, from a backup",
+    },
+    "kafka": {
+        "own_disk": OWN,
+        "empty_disk": "empty disk: checkpoints, log, the topic of vectors",
+        "retrieval_process": "retrieval process alone",
+        "retrieval_process_without_snapshot": "retrieval process alone, without a snapshot",
+    },
 }
 
 
@@ -35,13 +42,11 @@ def _record(given: Given, where: str, accounts: int, edges: int) -> None:
         accounts=accounts, edges=edges, tail=given.size(1000, 50), rested=24.0, times=given.size(5, 1)
     )
     found: dict[str, Any] = getattr(recovering, where)(asked)
-    for way, runs in found.items():
-        if way not in WAYS:
-            continue
-        figures = windows(runs)
+    for way, what in WAYS[where].items():
+        figures = windows(found[way])
         seconds = figures.pop("ready_seconds")
         given.record(
-            f"{where}, {WAYS[way]}",
+            f"{where}, {what}",
             {"seconds": seconds, **figures},
             sizes={"accounts": accounts, "edges": edges, "tail": asked.tail},
             bar="restore" if (where, way) == ("embedded", "own_disk") else "",
