@@ -129,30 +129,30 @@ def files(measurements: Sequence[Measurement]) -> dict[str, str]:
 
 
 def bars(measurements: Sequence[Measurement]) -> Iterator[str]:
-    """Yield the rows of the table of bars: one a condition, those that nothing was measured for as well."""
+    """Yield the rows of the table of bars: each condition for all of ours that are held against it, or for none."""
     yield "| what | bar | reached | | limit | best peer | ratio | command |"
     yield "|---|---|---|---|---|---|---|---|"
     for key, bar in BARS.items():
         for condition in bar.conditions:
             here = [one for one in measurements if one.bar == key and condition.figure in one.figures]
-            ours, limit, peer = (best(here, kind, condition) for kind in ("ours", "limit", "peer"))
-            reached = ours.figures[condition.figure] if ours is not None else None
-            yield row(
-                bar.what,
-                f"{unit(condition.figure)} {condition.sense} {number(condition.value)}",
-                "not measured" if reached is None else told(reached),
-                "" if reached is None else "met" if condition.met(reached.median) else "missed",
-                *(whose(one, condition) for one in (limit, peer)),
-                ratio(ours, peer or limit, condition),
-                f"`{ours.command}`" if ours is not None else "",
-            )
+            limit, peer = (best(here, kind, condition) for kind in ("limit", "peer"))
+            every = [one for one in here if one.kind == "ours"]
+            for ours in every or [None]:
+                reached = ours.figures[condition.figure] if ours is not None else None
+                yield row(
+                    f"{bar.what}: {ours.what}" if ours is not None and len(every) > 1 else bar.what,
+                    f"{unit(condition.figure)} {condition.sense} {number(condition.value)}",
+                    "not measured" if reached is None else told(reached),
+                    "" if reached is None else "met" if condition.met(reached.median) else "missed",
+                    *(whose(one, condition) for one in (limit, peer)),
+                    ratio(ours, peer or limit, condition),
+                    f"`{ours.command}`" if ours is not None else "",
+                )
 
 
 def best(measurements: Sequence[Measurement], kind: Kind, condition: Condition) -> Measurement | None:
-    """The best of a kind; of ours the newest, which need not be the best."""
+    """The best of a kind."""
     found = [one for one in measurements if one.kind == kind]
-    if kind == "ours":
-        return max(reversed(found), key=lambda one: one.date, default=None)
     sign = 1 if condition.sense == "at least" else -1
     return max(found, key=lambda one: sign * one.figures[condition.figure].median, default=None)
 

@@ -79,6 +79,14 @@ def test_a_bar_shows_what_was_reached_the_limit_the_best_peer_and_the_ratio(tmp_
     assert (most[3], most[5], most[6]) == ("met", "", "")
     (untold,) = cells(found, BARS["http_300"].what)
     assert untold[2:] == ["not measured"]
+    for way in ("HTTP", "Kafka"):
+        wrote(path, bench=way, what=way, bar="visible_1k", figures={"p99_ms": 40 + len(way) * 2})
+    said = BARS["visible_1k"].what
+    found = results.read(path)
+    assert [row[2:4] for way in ("HTTP", "Kafka") for row in cells(found, f"{said}: {way}")] == [
+        ["48", "met"],
+        ["50", "met"],
+    ]
 
 
 def test_every_measurement_is_in_its_stage_with_what_made_it(tmp_path: Path) -> None:

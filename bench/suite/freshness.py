@@ -51,7 +51,7 @@ def asked(live: Embedded, most: int = 1000) -> list[str]:
 
 
 def in_process(given: Given) -> None:
-    """Due to visible in process, with 50 questions a second beside; by stage: waiting, folding, encoding."""
+    """Due to visible in process, with 50 questions a second beside; by stage: folding, encoding."""
     accounts, events = given.size(100_000, 2000), given.size(200_000, 10_000)
     seconds = given.size(10, 2)
     with filled(accounts, events, given.seed) as (live, clock, coming):
@@ -176,7 +176,11 @@ def over_http(given: Given) -> None:
         sizes = {"rate": rate, "accounts": load.accounts, "batch": load.batch, "seconds": seconds}
         mix = "follows, likes, replies and clicks"
         given.record(
-            "due to the answer's last byte, HTTP", {**figures, **stages, "odd": odd}, sizes=sizes, mix=mix
+            "due to the answer's last byte, HTTP",
+            {**figures, **stages, "odd": odd},
+            sizes=sizes,
+            mix=mix,
+            bar=BARS.get(rate, ""),
         )
         for side in ("blocker", "blocked"):
             blocks = [row["sent_in"]["block_to_in_force"][side] for row in rows]
@@ -214,6 +218,7 @@ def over_kafka(given: Given) -> None:
                 {**figures, "failed": failed, **(stages if name == names[0] else {})},
                 sizes={"rate": rate, "accounts": 20_000, "seconds": seconds, "partitions": 4, "workers": 1},
                 mix=MIX,
+                bar=BARS.get(rate, "") if name in names[:2] and figures else "",
             )
 
 
