@@ -8,6 +8,8 @@ KAFKA_LOCKED ?=
 AUDIT  := var/audit
 AUDIT_SERVICE ?=
 SECONDS ?= 2100
+ONLY   ?=
+BIG    ?=
 SEED ?= 0
 
 # hnswlib compiles from source; an image built on one CPU must run on another.
@@ -50,8 +52,10 @@ test: lint types unit
 soak: $(READY)
 	PYTHONPATH=.:tests:tests/kafka:tests/faults $(BIN)/python -m soak --seconds $(SECONDS) --seed $(SEED)
 
+# The performance suite into docs/performance.jsonl and the page of it: everything, or the parts or stages of ONLY. Hours.
 bench: $(READY)
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench.performance run $(if $(ONLY),--only $(ONLY)) $(if $(BIG),--big)
+	$(BIN)/python -m bench.performance page
 
 # Known vulnerabilities of the pinned versions. Needs an advisory service, and fails where it cannot ask one, or one that
 # does not know a package: what was not audited is never told to be sound.
@@ -64,6 +68,7 @@ audit: $(READY)
 docs: $(READY)
 	$(BIN)/python -m kithstream.streams.events.schema docs
 	$(BIN)/python -m kithstream.streams.manual docs/cli.md
+	$(BIN)/python -m bench.performance page
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,10 +1,11 @@
-"""`make bench`: what can be measured by hand, each with its command."""
+"""`python -m bench`: what can be measured by hand, each with its command; `make bench` runs the suite of them."""
 
 from __future__ import annotations
 
 from importlib import import_module
 
 NAMES = (
+    "performance",
     "fold",
     "serving",
     "server",

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
@@ -37,7 +37,7 @@ from workers import Worker, ends_of, holds, newest_stores, publish  # noqa: E402
 from bench.machine import machine  # noqa: E402
 from bench.state import digest  # noqa: E402
 from kithstream.models.lineage import day_zero_lineage  # noqa: E402
-from kithstream.streams.clients import EventPublisher, RetrievalClient  # noqa: E402
+from kithstream.streams.clients import EventPublisher  # noqa: E402
 from kithstream.streams.config import Config, EngineConfig, KafkaConfig, StoreConfig  # noqa: E402
 from kithstream.streams.engine.engine import Engine, Record  # noqa: E402
 from kithstream.streams.events.stamp import wall_clock  # noqa: E402
@@ -45,6 +45,7 @@ from kithstream.streams.events.wire import Event  # noqa: E402
 from kithstream.streams.kafka.local import LocalKafka  # noqa: E402
 from kithstream.streams.kafka.names import topics  # noqa: E402
 from kithstream.streams.kafka.topics import create, wanted  # noqa: E402
+from kithstream.streams.kafka.worker import shared_salt  # noqa: E402
 from kithstream.streams.simulate import SimulationConfig, simulate  # noqa: E402
 from kithstream.streams.sources import bitcoin, higgs, pairs  # noqa: E402
 from kithstream.streams.state.store import RocksStore  # noqa: E402
@@ -55,6 +56,8 @@ FULL = [
     "store.write_buffer_bytes=33554432",
 ]  # the defaults, not the tests' small ones
 
+
+PATIENT = ["serve.deadline_ms=10000"]  # late answers are measured, not refused
 
 BROKER: list[int] = []
 DELETION = b'"account_delete"'
@@ -72,10 +75,17 @@ def cluster(stack: ExitStack, partitions: int, prefix: str = "") -> KafkaConfig:
     return kafka
 
 
-def started(stack: ExitStack, kafka: KafkaConfig, folder: Path, partitions: int, count: int) -> list[Worker]:
+def started(
+    stack: ExitStack,
+    kafka: KafkaConfig,
+    folder: Path,
+    partitions: int,
+    count: int,
+    options: Sequence[str] = (),
+) -> list[Worker]:
     """Start workers and wait until all are ready and share the partitions."""
     workers = [
-        stack.enter_context(Worker(kafka, folder / f"worker-{number}", partitions, FULL))
+        stack.enter_context(Worker(kafka, folder / f"worker-{number}", partitions, [*FULL, *options]))
         for number in range(count)
     ]
     for worker in workers:
@@ -102,7 +112,7 @@ def cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def throughput(events: Iterable[bytes], workers: int, partitions: int) -> dict[str, object]:
+def throughput(events: Iterable[bytes], workers: int, partitions: int) -> dict[str, Any]:
     """Publish everything at once; return how long until every worker has folded it and its vectors are visible."""
     with ExitStack() as stack:
         kafka = cluster(stack, partitions)
@@ -167,7 +177,8 @@ def compared(
     from kafka import KafkaConsumer, TopicPartition
 
     stores = [RocksStore(scratch / "embedded" / str(number), StoreConfig()) for number in range(partitions)]
-    engine = Engine(stores, EngineConfig(partitions=partitions), salt=b"s" * 16)
+    salt = shared_salt(Config().worker.salt, kafka)  # address books are held as hashes with it
+    engine = Engine(stores, EngineConfig(partitions=partitions), salt=salt)
     topic = topics(kafka.prefix).engagements
     consumer = KafkaConsumer(bootstrap_servers=kafka.servers, auto_offset_reset="earliest")
     tps = [TopicPartition(topic, number) for number in range(partitions)]
@@ -197,116 +208,6 @@ def compared(
             if one[name] != other[name]:
                 print(f"partition {number}, {name}: {one[name]} here, {other[name]} there", file=sys.stderr)
     return mine == theirs, columns
-
-
-def latency(
-    rate: float, seconds: float, workers: int, partitions: int, seed: int, only: Sequence[str] = ()
-) -> dict[str, object]:
-    """Publish open-loop; beside it ask: with the token of a follow just published, and without."""
-    with ExitStack() as stack:
-        kafka = cluster(stack, partitions)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kithstream-bench-")))
-        running = started(stack, kafka, folder, partitions, workers)
-        # Without their times, which are long past: the publisher stamps them with the present.
-        world = [
-            {field: value for field, value in event.items() if field != "time"}
-            for event in islice(simulated(seed), int(rate * seconds) + 60_000)
-        ]
-        with EventPublisher(kafka) as publisher:
-            publisher.publish(world[:60_000])
-            settle(publisher, running)
-            events = iter(world[60_000:])
-            spent: dict[str, list[float]] = {}
-            late = [0.0]
-            stop = threading.Event()
-
-            def load() -> None:
-                begin = time.perf_counter()
-                for turn in range(int(seconds * 100)):
-                    due = begin + turn / 100
-                    while (left := due - time.perf_counter()) > 0:
-                        time.sleep(left)
-                    late[0] = max(late[0], time.perf_counter() - due)
-                    publisher.send(list(islice(events, int(rate / 100))))
-                stop.set()
-
-            def paced(name: str, each: float, ask: Callable[[int], float]) -> None:
-                begin, turn = time.perf_counter(), 0
-                found = spent.setdefault(name, [])
-                while not stop.is_set():
-                    due = begin + turn * each
-                    while (left := due - time.perf_counter()) > 0:
-                        time.sleep(left)
-                    try:
-                        found.append(ask(turn))
-                    except Exception as error:
-                        print(f"{name}: {error!r}", file=sys.stderr)
-                    turn += 1
-
-            clients = [stack.enter_context(RetrievalClient(kafka)) for _ in range(2)]
-            rng = random.Random(seed)
-
-            def follow(turn: int, kind: str) -> dict[str, object]:
-                return {"signal": "follow", "actor": f"{kind}{turn}", "target": f"u{rng.randrange(1000)}"}
-
-            def over_http(level: str) -> Callable[[int], float]:
-                def ask(turn: int) -> float:
-                    event = follow(turn, f"h{level}")
-                    began = time.perf_counter()
-                    token = publisher.publish([event])
-                    status, body = running[0].get(
-                        f"/v1/candidates/{event['actor']}?after={token}&level={level}"
-                    )
-                    assert status == 200, body
-                    return time.perf_counter() - began
-
-                return ask
-
-            def over_stream(turn: int) -> float:
-                event = follow(turn, "s")
-                began = time.perf_counter()
-                token = publisher.publish([event])
-                clients[0].ask(str(event["actor"]), after=token, deadline=5.0)
-                return time.perf_counter() - began
-
-            def asked(_: int) -> float:
-                began = time.perf_counter()
-                clients[1].ask(f"u{rng.randrange(5000)}", deadline=5.0)
-                return time.perf_counter() - began
-
-            def http_asked(_: int) -> float:
-                began = time.perf_counter()
-                assert running[0].get(f"/v1/candidates/u{rng.randrange(5000)}")[0] == 200
-                return time.perf_counter() - began
-
-            askers: dict[str, tuple[float, Callable[[int], float]]] = {
-                "publish_to_visible_http": (0.2, over_http("vectors")),
-                "publish_to_state_http": (0.2, over_http("state")),
-                "publish_to_visible_stream": (0.2, over_stream),
-                "request_reply": (0.05, asked),
-                "http_question": (0.05, http_asked),
-            }
-            threads = [threading.Thread(target=load)]
-            threads += [threading.Thread(target=paced, args=(name, *askers[name])) for name in only or askers]
-            before = busy(running)
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            cores = {
-                name: round((spent - before[name]) / seconds, 2) for name, spent in busy(running).items()
-            }
-            stages = {name: mean(running, name) for name in ("fold", "encode", "query", "wait", "freshness")}
-            for worker in running:
-                worker.stop()
-    return {
-        "rate": rate,
-        "seconds": seconds,
-        **{name: percentiles(values) for name, values in spent.items()},
-        "stages_mean_ms": stages,
-        "cores_used": cores,
-        "load_late_ms": round(late[0] * 1000, 1),
-    }
 
 
 def busy(workers: Sequence[Worker]) -> dict[str, float]:
@@ -445,6 +346,10 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1000.0)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--only", action="append", help="One of the figures of `latency`; repeatable.")
+    parser.add_argument(
+        "--asks", type=float, default=20.0, help="Questions a second of `latency`, of each kind."
+    )
+    parser.add_argument("--k", type=int, default=20, help="Candidates of these questions.")
     parser.add_argument("--rebalances", type=int, default=30)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -458,8 +363,17 @@ def main() -> None:
             )
             result = throughput(map(msgspec.json.encode, source), given.workers, given.partitions)
         case "latency":
+            from bench.kafka_latency import latency
+
             result = latency(
-                given.rate, given.seconds, given.workers, given.partitions, given.seed, given.only or ()
+                given.rate,
+                given.seconds,
+                given.workers,
+                given.partitions,
+                given.seed,
+                given.only or (),
+                asks=given.asks,
+                k=given.k,
             )
         case _:
             result = faults(given.rebalances, given.kills, given.partitions, given.seed)

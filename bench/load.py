@@ -12,6 +12,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from kithstream.streams.engine.engine import Engine
 from kithstream.streams.load import CHUNK, Progress, load
 from kithstream.streams.sources import graph
 from kithstream.streams.state.store import RocksStore
+from kithstream.streams.world import World
 
 NOW = 1_790_000_000_000_000
 YEAR = 365 * 86_400_000_000
@@ -44,6 +46,21 @@ def write_graph(path: Path, edges: int, accounts: int, seed: int) -> None:
     pa.parquet.write_table(table, path)
 
 
+def world_follows(world: World, edges: int, seed: int) -> Iterator[graph.Columns]:
+    """Follows among a simulated world's accounts over the three years before it starts; some of them twice."""
+    rng = np.random.default_rng((seed, 11))
+    names = pa.array([world.name(number) for number in range(world.config.accounts)], pa.large_string())
+    start = world.config.start
+    for first in range(0, edges, CHUNK):
+        count = min(CHUNK, edges - first)
+        actors = world.actors(rng, np.full(count, start))
+        targets = world.peers(rng, actors)
+        same = actors == targets
+        targets[same] = (targets[same] + 1) % world.config.accounts
+        times = rng.integers(start - 3 * YEAR, start, count)
+        yield graph.Columns(first, names.take(pa.array(actors)), names.take(pa.array(targets)), times)
+
+
 def used() -> float:
     """CPU seconds of all threads of this process."""
     spent = resource.getrusage(resource.RUSAGE_SELF)
@@ -55,15 +72,24 @@ def size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def main() -> None:
-    """Make a graph, load it, measure."""
+def arguments() -> argparse.ArgumentParser:
+    """What is measured, with its defaults."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--edges", type=int, default=2_000_000)
     parser.add_argument("--accounts", type=int, default=100_000)
     parser.add_argument("--partitions", type=int, default=3)
     parser.add_argument("--chunk", type=int, default=CHUNK)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Make a graph, load it, measure."""
+    print(json.dumps(measure(arguments().parse_args())))
+
+
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """Load a graph; return what it took."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_graph(folder / "graph.parquet", options.edges, options.accounts, options.seed)
@@ -83,7 +109,7 @@ def main() -> None:
         for store in stores:
             store.compact()
         engine.close()
-        result = {
+        return {
             "edges": done.edges,
             "accounts": options.accounts,
             "partitions": options.partitions,
@@ -96,10 +122,9 @@ def main() -> None:
             "ledgers_until_s": stages["edges"],
             "peak_rss_mb": round(peak),
             "bytes_per_edge": round(size(folder / "state") / done.changed, 1),
-            "cores": os.cpu_count(),
+            "cores": os.cpu_count() or 0,
             "load_average": round(os.getloadavg()[0], 1),
         }
-        print(json.dumps(result))
 
 
 if __name__ == "__main__":

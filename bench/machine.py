@@ -18,7 +18,7 @@ def machine() -> str:
     return f"{name}, {cores} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
 
 
-def resident(*pids: int) -> int:
+def resident(*pids: int | str) -> int:
     """Return the resident bytes of processes, of this one if none is named."""
     pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids or ("self",))
     return pages * os.sysconf("SC_PAGE_SIZE")

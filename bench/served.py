@@ -18,10 +18,11 @@ STARTING = 120.0  # seconds
 
 
 class Served:
-    """A server over an empty runtime, on the loopback."""
+    """A server on the loopback, over an empty runtime unless a path is given."""
 
-    def __init__(self, options: Sequence[str] = ()) -> None:
+    def __init__(self, options: Sequence[str] = (), path: Path | None = None) -> None:
         self._options = options
+        self._path = path
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="kithstream-bench-")
@@ -36,7 +37,7 @@ class Served:
                     "serve",
                     "--json",
                     "--path",
-                    str(path / "kin"),
+                    str(self._path or path / "kin"),
                     "--port",
                     "0",
                     *given,

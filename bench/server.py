@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -27,6 +27,7 @@ import numpy as np
 from kithstream.__main__ import ready
 
 MIX: Final = (("follow", 0.3), ("like", 0.4), ("reply", 0.2), ("click", 0.1))
+GONE: Final = (404, 410)  # what is said of accounts that are deactivated or deleted
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -39,6 +40,10 @@ class Load(msgspec.Struct, frozen=True):
     batch: int = 10  # events a request
     accounts: int = 20_000
     seed: int = 0
+    blocks: float = 0.0  # pairs a second, of which one blocks the other once each is a candidate of the other
+    k: int = 20
+    asker: str = ""  # who asks, if always the same account
+    closed: int = 0  # connections that ask again as soon as they are answered, in place of all else
 
 
 class Connections:
@@ -79,8 +84,11 @@ class Measured:
         """Return count, quantiles in milliseconds, and what went wrong."""
         if not self.times:
             return {"count": 0, "odd": self.odd}
-        p50, p90, p99 = np.percentile(self.times, [50, 90, 99]).round(2).tolist()
-        return {"count": len(self.times), "p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "odd": self.odd}
+        shares = {
+            f"p{share}_ms": round(float(np.percentile(self.times, share)), 2) for share in (50, 90, 95, 99)
+        }
+        most = round(max(self.times), 2)
+        return {"count": len(self.times), **shares, "max_ms": most, "odd": self.odd}
 
 
 async def every(rate: float, seconds: float, send: Callable[[int, float], Awaitable[None]]) -> None:
@@ -99,6 +107,7 @@ async def load(port: int, load: Load) -> dict[str, object]:
     rng = random.Random(load.seed)
     connections = Connections(port)
     published, asked, fresh, visible = Measured(), Measured(), Measured(), Measured()
+    blocker, blocked = Measured(), Measured()
     signals, weights = zip(*MIX, strict=True)
 
     def account() -> str:
@@ -117,9 +126,9 @@ async def load(port: int, load: Load) -> dict[str, object]:
         published.odd += status != 200
 
     async def ask(_: int, due: float) -> None:
-        status, _body = await connections.ask("GET", f"/v1/candidates/{account()}?k=20")
+        status, _body = await connections.ask("GET", f"/v1/candidates/{load.asker or account()}?k={load.k}")
         asked.times.append((time.perf_counter() - due) * 1000)
-        asked.odd += status != 200
+        asked.odd += status not in (200, *GONE)
 
     async def probe(number: int, due: float) -> None:
         marker = f"marker {number}"
@@ -135,8 +144,42 @@ async def load(port: int, load: Load) -> dict[str, object]:
         visible.times.append((now - taken) * 1000)
         fresh.odd += not seen
 
+    async def shown(account: str, other: str, token: str) -> bool:
+        where = f"/v1/candidates/{quote(account)}?k=1&after={token}&allow={quote(other)}"
+        status, raw = await connections.ask("GET", where)
+        return status == 200 and bool(msgspec.json.decode(raw)["candidates"])
+
+    async def told(*events: dict[str, str]) -> str:
+        status, raw = await connections.ask("POST", "/v1/events", msgspec.json.encode(events))
+        return str(msgspec.json.decode(raw).get("token", "")) if status == 200 else ""
+
+    async def block(number: int, _: float) -> None:
+        one, other = f"blocker {number}", f"blocked {number}"
+        token = await told(
+            *({"signal": "follow", "actor": account(), "target": name} for name in (one, other))
+        )
+        before = await shown(one, other, token) and await shown(other, one, token)
+        began = time.perf_counter()
+        token = await told({"signal": "block", "actor": one, "target": other})
+
+        async def gone(side: Measured, *pair: str) -> None:
+            side.odd += await shown(*pair, token) or not token or not before
+            side.times.append((time.perf_counter() - began) * 1000)
+
+        await asyncio.gather(gone(blocker, one, other), gone(blocked, other, one))
+
     began = time.perf_counter()
+
+    async def again(number: int) -> None:
+        while (due := time.perf_counter()) < began + load.seconds:
+            await ask(number, due)
+
+    if load.closed:
+        await asyncio.gather(*map(again, range(load.closed)))
+        seconds = time.perf_counter() - began
+        return {**asked.summary(), "per_second": round(len(asked.times) / seconds, 1)}
     await asyncio.gather(
+        every(load.blocks, load.seconds, block),
         every(load.rate / load.batch, load.seconds, publish),
         every(load.queries, load.seconds, ask),
         every(load.probes, load.seconds, probe),
@@ -147,6 +190,7 @@ async def load(port: int, load: Load) -> dict[str, object]:
         "query": asked.summary(),
         "publish_due_to_answer": fresh.summary(),
         "published_to_answer": visible.summary(),
+        "block_to_in_force": {"blocker": blocker.summary(), "blocked": blocked.summary()},
     }
 
 
@@ -160,8 +204,8 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
-def serve(settings: Load, partitions: int) -> None:
-    """Serve in this process, load from another, print what it measured."""
+def serve(settings: Load, partitions: int) -> dict[str, Any]:
+    """Serve in this process, load from another; return what it measured."""
     from prometheus_client import CollectorRegistry
 
     import kithstream
@@ -210,7 +254,7 @@ def serve(settings: Load, partitions: int) -> None:
             "behind_at_end": live.behind,
             "indexed": len(live.chain.index),
         }
-    row = {
+    return {
         "machine": machine(),
         "load_1m": round(os.getloadavg()[0], 1),
         "partitions": partitions,
@@ -218,7 +262,6 @@ def serve(settings: Load, partitions: int) -> None:
         "sent_in": measured,
         "inside": inside,
     }
-    print(msgspec.json.encode(row).decode())
 
 
 def main() -> None:
@@ -240,7 +283,8 @@ def main() -> None:
         settings = msgspec.json.decode(given.load, type=Load)
         sys.stdout.write(msgspec.json.encode(asyncio.run(load(given.port, settings))).decode())
         return
-    serve(Load(*(getattr(given, field.name) for field in msgspec.structs.fields(Load))), given.partitions)
+    settings = Load(*(getattr(given, field.name) for field in msgspec.structs.fields(Load)))
+    print(msgspec.json.encode(serve(settings, given.partitions)).decode())
 
 
 if __name__ == "__main__":

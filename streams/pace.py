@@ -30,6 +30,7 @@ class Paced(NamedTuple):
     freshness: list[float]  # per event: due time to visible in answers
     queries: list[float]  # per question: asked to answered
     late: float  # the most that publishing fell behind its own plan
+    rounds: Sequence[tuple[float, float]] = ()  # seconds that each round folded and encoded
 
 
 Heard = Callable[[Answer, str], None]  # an answer, and the token of everything that may be in it
@@ -57,12 +58,15 @@ def run(
     span = max(max(times) - base, 1)
     squeeze = len(events) / rate * 1e6 / span
     freshness: list[float] = []
+    rounds: list[tuple[float, float]] = []
     visible = threading.Event()
     started = time.perf_counter() + _BATCH_SECONDS
 
     def pumped(done: Pumped) -> None:
         since = (time.perf_counter() - started) * 1e6 + base
         freshness.extend((since - appended) / 1e6 for appended in done.appended)
+        if done.records:
+            rounds.append((done.folding, done.encoding))
         if len(freshness) >= len(events):
             visible.set()
 
@@ -88,7 +92,7 @@ def run(
     finally:
         questions.stop()
         live.on_pumped = None
-    return Paced(len(events), max(freshness, default=0.0) + due, freshness, questions.took, late)
+    return Paced(len(events), max(freshness, default=0.0) + due, freshness, questions.took, late, rounds)
 
 
 def _pressed(at: int, base: int, squeeze: float) -> int:

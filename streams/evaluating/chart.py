@@ -19,7 +19,7 @@ ROW: Final = 18.0  # height of a bar with its space
 Series = Mapping[str, Sequence[Interval | None]]
 
 
-def bars(title: str, groups: Sequence[str], series: Series, high: float = 1.0) -> str:
+def bars(title: str, groups: Sequence[str], series: Series, high: float = 1.0, digits: str = ".3f") -> str:
     """Return horizontal bars from 0 to `high`, one of each series in each group; None leaves one out."""
     left = 30.0 + 7.0 * max(map(len, groups))
     height = TOP + BOTTOM + len(groups) * (len(series) * ROW + 8)
@@ -39,19 +39,30 @@ def bars(title: str, groups: Sequence[str], series: Series, high: float = 1.0) -
                 _put(root, "rect", shape, fill=colour)
                 middle = y + (ROW - 4) / 2
                 _line(root, left + value.low * scale, middle, left + value.high * scale, middle, INK)
-                _text(root, left + value.high * scale + 6, middle + 4, f"{value.mean:.3f}")
+                _text(root, left + value.high * scale + 6, middle + 4, format(value.mean, digits))
             y += ROW
         y += 8
     _legend(root, series)
     return tostring(root, "unicode")
 
 
-def lines(title: str, ticks: Sequence[str], series: Series, below: str = "", height: float = 380.0) -> str:
-    """Return one line a series over evenly spaced ticks, with intervals; from 0 to a little above the highest."""
+def lines(
+    title: str,
+    ticks: Sequence[str],
+    series: Series,
+    below: str = "",
+    height: float = 380.0,
+    high: float | None = None,
+) -> str:
+    """Return one line a series over evenly spaced ticks, with intervals; from 0 to `high`.
+
+    Without it, to a little above the highest of values that are shares.
+    """
     left = 56.0
     told = [value for values in series.values() for value in values if value is not None]
     most = max((value.high for value in told), default=1.0)
-    high = next(step for step in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if step >= min(most, 1.0))
+    if high is None:
+        high = next(step for step in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if step >= min(most, 1.0))
     root = _root(title, height)
     wide, tall = (WIDTH - left - RIGHT) / max(1, len(ticks) - 1), height - TOP - BOTTOM - 16
     for tick in range(5):

@@ -66,3 +66,15 @@ def test_a_line_has_a_point_for_each_value_that_is_there() -> None:
     assert x0 < x1
     assert y0 < y1  # less is further down
     assert len(list(root.iter(f"{SVG}circle"))) == 2
+
+
+def test_values_beyond_one_have_an_axis_of_their_own() -> None:
+    values = [Interval(40.0, 30.0, 50.0), Interval(80.0, 80.0, 80.0)]
+    lines = ElementTree.fromstring(chart.lines("ms", ["100", "1,000"], {"p50": values}, high=100.0))
+    assert {"0", "25", "50", "75", "100"} <= {text.text for text in lines.iter(f"{SVG}text")}
+    half, most = (float(circle.attrib["cy"]) for circle in lines.iter(f"{SVG}circle"))
+    zero = chart.TOP + (380 - chart.TOP - chart.BOTTOM - 16)
+    assert abs((zero - most) / (zero - half) - 2) < 0.01
+    assert abs((zero - most) / (zero - chart.TOP) - 0.8) < 0.01
+    bars = ElementTree.fromstring(chart.bars("us", ["decode"], {"us": values[:1]}, 50.0, ".3g"))
+    assert "40" in [text.text for text in bars.iter(f"{SVG}text")]
