@@ -7,6 +7,8 @@
 Ours and the limit are measured in turn in one run; a ratio is the median of the pairs' ratios, 1 is at the limit.
 
 - `fold`: reads and writes of a fold replayed into a bare RocksDB; its records decoded by msgspec alone.
+- `index`: the product of matrix and query that an exact scan is; hnswlib in place.
+- `tower`: the producer tower's products of matrices.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from bench import results
 from bench.distance import Distance, record, table
 from bench.machine import machine
 
-PARTS = ("fold",)
+PARTS = ("fold", "index", "tower")
 Measure = Callable[[argparse.Namespace], list[Distance]]
 
 
@@ -40,15 +42,22 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, action="append", help="Repeatable; by default all.")
     parser.add_argument("--accounts", type=int, default=100_000)
     parser.add_argument("--events", type=int, default=600_000)
+    parser.add_argument(
+        "--rows", type=int, action="append", help="Of scans; repeatable, by default 37000, 100000, 290000."
+    )
+    parser.add_argument("--graph-rows", type=int, default=100_000)
+    parser.add_argument("--build-rows", type=int, default=10_000)
     parser.add_argument("--runs", type=int, default=5, help="Pairs of each.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--append", action="store_true", help="Also append to docs/performance.jsonl.")
     parser.add_argument("--to", type=Path, help="Append to this file instead.")
     parser.add_argument("--json", action="store_true", help="One JSON line a measurement instead of a table.")
     given = parser.parse_args()
-    command = "python -m bench.limits" + "".join(
-        f" --{name} {getattr(given, name)}"
-        for name in ("accounts", "events", "runs", "seed")
+    rows = "".join(f" --rows {count}" for count in given.rows or ())
+    given.rows = given.rows or [37_000, 100_000, 290_000]
+    command = f"python -m bench.limits{rows}" + "".join(
+        f" --{name.replace('_', '-')} {getattr(given, name)}"
+        for name in ("accounts", "events", "graph_rows", "build_rows", "runs", "seed")
         if getattr(given, name) != parser.get_default(name)
     )
     print(f"{machine()}, seed {given.seed}", file=sys.stderr)
