@@ -38,13 +38,20 @@ from bench.machine import machine  # noqa: E402
 from bench.state import digest  # noqa: E402
 from kithstream.models.lineage import day_zero_lineage  # noqa: E402
 from kithstream.streams.clients import EventPublisher, RetrievalClient  # noqa: E402
-from kithstream.streams.config import Config, EngineConfig, KafkaConfig, StoreConfig  # noqa: E402
+from kithstream.streams.config import (  # noqa: E402
+    Config,
+    EngineConfig,
+    KafkaConfig,
+    StoreConfig,
+    WorkerConfig,
+)
 from kithstream.streams.engine.engine import Engine, Record  # noqa: E402
 from kithstream.streams.events.stamp import wall_clock  # noqa: E402
 from kithstream.streams.events.wire import Event  # noqa: E402
 from kithstream.streams.kafka.local import LocalKafka  # noqa: E402
 from kithstream.streams.kafka.names import topics  # noqa: E402
 from kithstream.streams.kafka.topics import create, wanted  # noqa: E402
+from kithstream.streams.kafka.worker import shared_salt  # noqa: E402
 from kithstream.streams.simulate import SimulationConfig, simulate  # noqa: E402
 from kithstream.streams.sources import bitcoin, higgs, pairs  # noqa: E402
 from kithstream.streams.state.store import RocksStore  # noqa: E402
@@ -167,7 +174,9 @@ def compared(
     from kafka import KafkaConsumer, TopicPartition
 
     stores = [RocksStore(scratch / "embedded" / str(number), StoreConfig()) for number in range(partitions)]
-    engine = Engine(stores, EngineConfig(partitions=partitions), salt=b"s" * 16)
+    # Address books are hashed under the workers' salt.
+    salt = shared_salt(WorkerConfig().salt, kafka)
+    engine = Engine(stores, EngineConfig(partitions=partitions), salt=salt)
     topic = topics(kafka.prefix).engagements
     consumer = KafkaConsumer(bootstrap_servers=kafka.servers, auto_offset_reset="earliest")
     tps = [TopicPartition(topic, number) for number in range(partitions)]

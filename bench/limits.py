@@ -9,6 +9,8 @@ Ours and the limit are measured in turn in one run; a ratio is the median of the
 - `fold`: reads and writes of a fold replayed into a bare RocksDB; its records decoded by msgspec alone.
 - `index`: the product of matrix and query that an exact scan is; hnswlib in place.
 - `tower`: the producer tower's products of matrices.
+- `http`: the same uvicorn and starlette with an empty answer.
+- `kafka`: the clients alone, sending and fetching; a question that is sent back at once.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from bench import results
 from bench.distance import Distance, record, table
 from bench.machine import machine
 
-PARTS = ("fold", "index", "tower")
+PARTS = ("fold", "index", "tower", "http", "kafka")
 Measure = Callable[[argparse.Namespace], list[Distance]]
 
 
@@ -47,6 +49,10 @@ def main() -> None:
     )
     parser.add_argument("--graph-rows", type=int, default=100_000)
     parser.add_argument("--build-rows", type=int, default=10_000)
+    parser.add_argument("--http-events", type=int, default=20_000)
+    parser.add_argument("--http-requests", type=int, default=5000)
+    parser.add_argument("--kafka-events", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=10.0, help="Of questions over the stream, a run.")
     parser.add_argument("--runs", type=int, default=5, help="Pairs of each.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--append", action="store_true", help="Also append to docs/performance.jsonl.")
@@ -57,7 +63,18 @@ def main() -> None:
     given.rows = given.rows or [37_000, 100_000, 290_000]
     command = f"python -m bench.limits{rows}" + "".join(
         f" --{name.replace('_', '-')} {getattr(given, name)}"
-        for name in ("accounts", "events", "graph_rows", "build_rows", "runs", "seed")
+        for name in (
+            "accounts",
+            "events",
+            "graph_rows",
+            "build_rows",
+            "http_events",
+            "http_requests",
+            "kafka_events",
+            "seconds",
+            "runs",
+            "seed",
+        )
         if getattr(given, name) != parser.get_default(name)
     )
     print(f"{machine()}, seed {given.seed}", file=sys.stderr)

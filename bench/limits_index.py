@@ -26,7 +26,16 @@ from kithstream.index.live import LiveIndex
 from kithstream.index.score import Floats, norms
 
 DIM = 144
-BREADTHS = (200, 300, 400, 600, 800, 1200, 1600, 3200)  # ef of hnswlib alone; the first that finds enough is taken
+BREADTHS = (
+    200,
+    300,
+    400,
+    600,
+    800,
+    1200,
+    1600,
+    3200,
+)  # ef of hnswlib alone; the first that finds enough is taken
 ENOUGH = 0.99  # recall at k = 200
 
 
@@ -113,7 +122,9 @@ def _scan(rng: np.random.Generator, rows: int, runs: int) -> Distance:
 def _graph(rng: np.random.Generator, rows: int, given: argparse.Namespace) -> list[Distance]:
     sample = corpus(rng, rows, DIM)
     vectors = sample(rows)
-    config = IndexConfig(dim=DIM, capacity=rows, exact_rows=100, rows_per_fetch=0, cool_to=0.0, rebuild_process=False)
+    config = IndexConfig(
+        dim=DIM, capacity=rows, exact_rows=100, rows_per_fetch=0, cool_to=0.0, rebuild_process=False
+    )
     names = [f"account-{number}" for number in range(rows)]
     by, sizes = f"hnswlib {version('hnswlib')}", {"rows": rows, "dim": DIM}
     live, plain, exact = LiveIndex(config), Plain(vectors, config), ExactIndex(DIM, rows)
@@ -195,9 +206,7 @@ def _writes(
     def distance(who: str, limit: str, measured: Callable[[int], float], bar: str) -> Distance:
         mine, theirs = pairs(ours, measured, runs)
         what = f"upsert of one, visible on return ({limit})"
-        return Distance(
-            "index", "index", what, who, limit, "p50_us", "cost", mine, theirs, sizes, bar=bar
-        )
+        return Distance("index", "index", what, who, limit, "p50_us", "cost", mine, theirs, sizes, bar=bar)
 
     return [
         distance(f"numpy {np.__version__}", "a row copied to its slot, by a dict of names", copied, "upsert"),

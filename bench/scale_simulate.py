@@ -75,9 +75,7 @@ class Exchanged(NamedTuple):
     bytes: float  # an event
 
 
-def exchange(
-    partitions: int, batch: int, seed: int, *, accounts: int = 5000, batches: int = 40
-) -> Exchanged:
+def exchange(partitions: int, batch: int, seed: int, *, accounts: int = 5000, batches: int = 40) -> Exchanged:
     """Fold batches of a simulated world over so many partitions; return what each partition sends, an event."""
     stream = chain.from_iterable(simulate(SimulationConfig(seed=seed, accounts=accounts)))
     folded = Folded(partitions)

@@ -209,7 +209,11 @@ def encoded_and_applied(accounts: int, held: int, seed: int) -> dict[str, float]
 
 def folding(given: argparse.Namespace) -> dict[str, float]:
     """CPU of an event, both ledgers and rows."""
-    size = ("--accounts", 5000, "--events", 40_000) if given.quick else ("--accounts", 100_000, "--events", 300_000)
+    size = (
+        ("--accounts", 5000, "--events", 40_000)
+        if given.quick
+        else ("--accounts", 100_000, "--events", 300_000)
+    )
     found = bench("bench.fold", *size, "--seed", given.seed)
     return {"fold_us": round(1e6 / found["events_per_cpu_second"], 1)}
 
@@ -270,7 +274,10 @@ def brokered(given: argparse.Namespace) -> dict[str, float]:
     from bench.limits_kafka import sent_and_fetched
     from kithstream.streams.kafka.local import LocalKafka
 
-    with tempfile.TemporaryDirectory(prefix="kithstream-bench-") as folder, LocalKafka(Path(folder)) as broker:
+    with (
+        tempfile.TemporaryDirectory(prefix="kithstream-bench-") as folder,
+        LocalKafka(Path(folder)) as broker,
+    ):
         return asyncio.run(sent_and_fetched(broker.servers, 2000 if given.quick else 40_000, 64))
 
 
