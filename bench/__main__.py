@@ -37,6 +37,9 @@ NAMES = (
     "resistance",
     "leaks",
     "leak_checker",
+    "limits",
+    "scale",
+    "scale_units",
 )
 
 

@@ -1,4 +1,4 @@
-"""What HTTP costs without us: the same uvicorn and starlette with an empty answer, and our own layer without a question.
+"""What HTTP costs without us: the same uvicorn and starlette with an empty answer, and our layer without a question.
 
 Servers are processes of their own; a few connections ask as fast as they are answered, one request at a time on each.
 What is compared is requests a CPU second of the server, which the load beside it hardly moves.

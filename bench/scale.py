@@ -30,7 +30,7 @@ from bench.scale_model import (
     replica,
     sharded,
 )
-from bench.scale_simulate import kept
+from bench.scale_simulate import crowd, kept
 from bench.scale_units import BATCHES, PARTITIONS, UNITS, read
 
 FLUSHES: Final = (0.015, 0.1, 1.0, 10.0, 60.0)  # seconds
@@ -96,6 +96,18 @@ def told(costs: Costs, setting: Setting) -> str:
         "MB/s",
         "MB/s of progress to each reader",
     )
+    return _rows(heads, rows)
+
+
+def hot(costs: Costs, setting: Setting) -> str:
+    """The busiest account, whose events all go to one partition, and so to one thread."""
+    rows = []
+    for exponent in (0.7, costs.exponent, 0.9, 1.0):
+        busiest = crowd(int(setting.accounts), setting.events * costs.touched, exponent).rates[0]
+        each = setting.events * costs.touched / setting.partitions
+        cores = (busiest + each) * costs.fold / costs.touched
+        rows.append((f"{exponent:g}", _n(busiest), _n(each), _n(cores)))
+    heads = ("exponent", "touches/s of it", "of a whole partition, mean", "cores that its partition takes")
     return _rows(heads, rows)
 
 
@@ -172,7 +184,7 @@ def cuts(costs: Costs, setting: Setting) -> str:
                 cut = sharded(costs, made.all, here)
                 rows.append(
                     (
-                        "all, by hash" if not visited else visited,
+                        visited or "all, by hash",
                         cores,
                         f"{flush:g} s",
                         cut.shards,
@@ -232,7 +244,7 @@ def freshness(costs: Costs, setting: Setting) -> str:
 
 
 def scattered(costs: Costs, setting: Setting) -> str:
-    """What a question to all shards takes: how many each names, its CPU, and which percentile of a shard it waits for."""
+    """What a question to all shards takes: how many each names, CPU, and which percentile of a shard it waits for."""
     rows = []
     for shards in SHARDS:
         named = kept(setting.k, shards, setting.missed)
@@ -271,6 +283,7 @@ TABLES: Final[dict[str, Callable[[Costs, Setting], str]]] = {
     "units": units,
     "exchange": exchange,
     "told": told,
+    "hot": hot,
     "coalescing": coalescing,
     "full": full,
     "target": target,

@@ -16,9 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ import msgspec
 import numpy as np
 
 from bench import results
-from bench.machine import machine, resident
+from bench.machine import machine
 from bench.scale_simulate import exchange, fit, touches
 
 UNITS: Final = Path(__file__).parents[1] / "docs" / "scale.json"
@@ -122,7 +122,7 @@ def encoded_and_applied(accounts: int, held: int, seed: int) -> dict[str, float]
     from kithstream.streams.kafka.tail import Tail
     from kithstream.streams.serve.facts import Facts
 
-    engine, everyone, now = folded(accounts, 12 * accounts, seed)
+    engine, _, now = folded(accounts, 12 * accounts, seed)
     shards = Shards(3, EngineConfig(row_cache=accounts))
     shards.update({shard.partition.number: shard for shard in engine._shards})
     model = Model.day_zero(seed)
