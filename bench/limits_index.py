@@ -94,7 +94,7 @@ def _scan(rng: np.random.Generator, rows: int, runs: int) -> Distance:
         part = vectors[start : start + 10_000]
         exact.upsert([f"account-{start + at}" for at in range(len(part))], part)
     queries = cycle(sample(64))
-    times = max(20, 2_000_000 // rows)
+    times = min(max(20, 2_000_000 // rows), 200)
     ours, limit = pairs(
         lambda _: microseconds(lambda: exact.query(next(queries), K), times),
         lambda _: microseconds(lambda: vectors @ next(queries), times),

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.distance import Distance, pairs
-from kithstream.models.encode import encode_producers
+from kithstream.models.encode import encode_producers, one_thread
 from kithstream.models.features import BLOCK, QUALITY, SKETCH, producer_features
 from kithstream.models.model import Model
 from kithstream.models.tower import VIEWS
@@ -65,7 +65,11 @@ def folded(accounts: int, events: int, seed: int) -> tuple[Engine, list[str], in
 
 def measure(given: argparse.Namespace) -> list[Distance]:
     """Return reading, features and tower, microseconds of CPU an account."""
-    torch.set_num_threads(1)
+    with one_thread():
+        return _measured(given)
+
+
+def _measured(given: argparse.Namespace) -> list[Distance]:
     accounts = min(given.accounts, 20_000)
     engine, everyone, now = folded(accounts, 6 * accounts, given.seed)
     some = everyone[:ENCODED]

@@ -11,6 +11,7 @@ page are written anew from them, with the defaults of every flag; what stands be
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Final
 import msgspec
 
 from bench.scale_model import (
+    RECORD,
     Costs,
     Setting,
     bill,
@@ -52,7 +54,7 @@ def units(costs: Costs, _: Setting) -> str:
         for name, unit in costs.units.items()
         if name != "exchange"
     ]
-    return _rows(("part", "figures", "command"), rows)
+    return _rows(("part", "figures", "on", "command"), rows)
 
 
 def exchange(costs: Costs, _: Setting) -> str:
@@ -84,7 +86,7 @@ def told(costs: Costs, setting: Setting) -> str:
                     _n(over.frames),
                     _n(over.frames * costs.frame),
                     _n(over.bytes / 1e6),
-                    _n(partitions * (progress_bytes(partitions) + 40) / setting.flush / 1e6),
+                    _n(partitions * (progress_bytes(partitions) + RECORD) / setting.flush / 1e6),
                 )
             )
     heads = (
@@ -135,15 +137,14 @@ def full(costs: Costs, setting: Setting) -> str:
         for flush in (0.015, 1.0, 10.0):
             here = msgspec.structs.replace(setting, flush=flush, partitions=16)
             ends = largest(costs, accounts, here)
-            at = replica(costs, accounts, max(ends, 1.0), here)
-            why = "memory, at any rate" if not ends and at.gigabytes > here.process_gb else "CPU"
-            why = "CPU, of ageing alone" if not ends and why == "CPU" else why
+            at = replica(costs, accounts, min(max(ends, 1.0), 1e8), here)
+            why = "" if ends == math.inf else replica(costs, accounts, ends * 1.03 + 1e-3, here).ends(here)
             rows.append(
                 (
                     f"{accounts:.0e}",
                     f"{flush:g} s",
                     _n(at.gigabytes),
-                    _n(ends),
+                    "any" if ends == math.inf else _n(ends),
                     _n(at.vectors),
                     _n(at.megabytes),
                     why,

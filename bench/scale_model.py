@@ -148,10 +148,15 @@ def replica(costs: Costs, accounts: float, events: float, setting: Setting) -> R
 
 
 def largest(costs: Costs, accounts: float, setting: Setting) -> float:
-    """Return at how many events a second the full replica ends, to a hundredth; 0 where it never fits."""
+    """Return at how many events a second the full replica ends, to a hundredth.
+
+    0 where it never fits; infinite where all accounts can be encoded at every flush.
+    """
     low, high = 0.0, 1e8
     if replica(costs, accounts, 1e-3, setting).ends(setting):
         return 0.0
+    if not replica(costs, accounts, high, setting).ends(setting):
+        return math.inf
     while high - low > max(low, 1.0) / 100:
         middle = (low + high) / 2
         if replica(costs, accounts, middle, setting).ends(setting):

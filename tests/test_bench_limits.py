@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
-from bench import distance, limits_fold, results
+from bench import distance, limits_fold, limits_http, limits_index, limits_tower, results
 from bench.distance import Distance
 
+from kithstream.models.model import Model
 from kithstream.streams.state.protocol import Column
+
+SMALL = argparse.Namespace(seed=0, runs=1, rows=[600], graph_rows=600, build_rows=300, accounts=300)
 
 
 def made(sense: distance.Sense = "cost", **others: object) -> Distance:
@@ -83,7 +87,7 @@ def test_a_replay_does_the_folds_own_reads_and_writes(folding: limits_fold.Foldi
     window = folding.window(1)
     assert window.events > 2000
     assert folding.differences() == 0
-    for name in ("whole", "reading", "writing", "decoding", "raw_reading", "raw_writing", "raw_decoding"):
+    for name in ("whole", "reading", "writing", "decoding", "raw_reading", "raw_store", "raw_decoding"):
         assert getattr(window, name) > 0, name
     assert window.raw_framing > 0  # the outbox's frames were found
     folding.bare[1].writer([(Column.OUT, b"nobody\0", b"1")], [])()
@@ -93,9 +97,33 @@ def test_a_replay_does_the_folds_own_reads_and_writes(folding: limits_fold.Foldi
 
 def test_the_whole_is_held_against_everything_bare() -> None:
     one = limits_fold.Window(
-        100, whole=0.01, raw_reading=0.001, raw_writing=0.002, raw_decoding=0.0005, raw_framing=0.0005
+        100, whole=0.01, raw_reading=0.001, raw_store=0.003, raw_decoding=0.0005, raw_framing=0.0005
     )
     whole = limits_fold.distances([one], {})[-1]
     assert (whole.ours, whole.limits, whole.ratio) == ([10_000], [pytest.approx(25_000)], pytest.approx(2.5))
     reads = next(each for each in limits_fold.distances([one], {}) if each.what == "reads of a fold")
     assert reads.limits == [pytest.approx(10.0)]  # microseconds an event
+
+
+def test_the_index_and_hnswlib_answer_the_same_question() -> None:
+    found = {one.what: one for one in limits_index.measure(SMALL)}
+    query = next(one for what, one in found.items() if what.startswith("query by graph"))
+    assert query.beside["recall_at_200"] > 0.98
+    assert query.limit_beside["recall_at_200"] >= limits_index.ENOUGH
+    assert query.note == "plans: graph"
+    assert all(min(*one.ours, *one.limits) > 0 for one in found.values())
+
+
+def test_the_tower_is_held_against_its_own_products() -> None:
+    tower, whole = limits_tower.measure(SMALL)
+    layers = Model.day_zero(0).tower
+    flop = 2 * (layers.quality.numel() + layers.sketch_map.numel())
+    assert tower.limit_beside["flop_per_account"] == flop
+    assert whole.ours[0] > tower.ours[0] > 0
+
+
+def test_the_bare_server_answers_with_nothing() -> None:
+    with limits_http.bare() as (pid, port):
+        assert limits_http.requests(port, pid, "/", 600) > 0
+        with pytest.raises(RuntimeError, match=r"/other was answered with \[404\]"):
+            limits_http.requests(port, pid, "/other", 100)

@@ -132,6 +132,7 @@ def test_the_full_replica_holds_up_to_its_border_and_not_beyond(costs: Costs) ->
     assert replica(costs, 1e6, border * 1.03, setting).ends(setting) == "CPU"
     small = msgspec.structs.replace(setting, process_gb=0.001)
     assert (largest(costs, 1e6, small), replica(costs, 1e6, 1.0, small).ends(small)) == (0.0, "memory")
+    assert largest(costs, 1000, msgspec.structs.replace(setting, flush=10.0)) == math.inf
 
 
 @pytest.mark.parametrize("visited", [0, 4])
