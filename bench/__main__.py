@@ -38,6 +38,9 @@ NAMES = (
     "resistance",
     "leaks",
     "leak_checker",
+    "limits",
+    "scale",
+    "scale_units",
 )
 
 

@@ -1,0 +1,255 @@
+"""What the index could cost at least: one matrix product for a scan, hnswlib in place for the rest.
+
+The vectors are `bench.index`'s: clustered, of unequal norms. hnswlib gets the coordinate appended that makes the
+nearest the largest dot product, one bound for all, the same links and breadths, and writes in place, so that nobody
+may search meanwhile. It answers labels and distances; names, exclusions and rescoring are ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from itertools import cycle
+from typing import Any
+
+import hnswlib
+import numpy as np
+
+from bench.distance import Distance, pairs
+from bench.index import K, corpus
+from kithstream.index.config import IndexConfig
+from kithstream.index.exact import ExactIndex
+from kithstream.index.graph import appended
+from kithstream.index.live import LiveIndex
+from kithstream.index.score import Floats, norms
+
+DIM = 144
+BREADTHS = (
+    200,
+    300,
+    400,
+    600,
+    800,
+    1200,
+    1600,
+    3200,
+)  # ef of hnswlib alone; the first that finds enough is taken
+ENOUGH = 0.99  # recall at k = 200
+
+
+def microseconds(work: Callable[[], object], times: int, block: int = 1) -> float:
+    """Return the median time of a call, by the thread's own clock: others share the cores.
+
+    That clock costs a microsecond itself: what takes about as long is timed in blocks of calls.
+    """
+    spent = []
+    for _ in range(0, times, block):
+        began = time.thread_time_ns()
+        for _ in range(block):
+            work()
+        spent.append((time.thread_time_ns() - began) / block)
+    return float(np.median(spent)) / 1000
+
+
+class Plain:
+    """hnswlib alone over vectors (n, dim) with labels 0 to n - 1."""
+
+    def __init__(self, vectors: Floats, config: IndexConfig, room: int = 0) -> None:
+        self.bound = float(norms(vectors).max()) * 1.05
+        self.index: Any = hnswlib.Index(space="l2", dim=vectors.shape[1] + 1)
+        self.index.init_index(
+            max_elements=len(vectors) + room,
+            M=config.links,
+            ef_construction=config.ef_construction,
+            random_seed=config.seed,
+        )
+        self.index.set_num_threads(1)
+        self.ef = BREADTHS[0]
+
+    def add(self, vectors: Floats, labels: Any) -> None:
+        """Place vectors, or move them."""
+        self.index.add_items(appended(vectors, self.bound), labels, num_threads=1)
+
+    def query(self, vector: Floats, k: int) -> Any:
+        """Return the labels of the nearest."""
+        self.index.set_ef(self.ef)
+        return self.index.knn_query(np.append(vector, np.float32(0)), k=k, num_threads=1)[0][0]
+
+
+def measure(given: argparse.Namespace) -> list[Distance]:
+    """Return scans, queries, building and upserts beside their limits."""
+    rng = np.random.default_rng(given.seed)
+    found = [_scan(rng, rows, given.runs) for rows in given.rows]
+    return [*found, *_graph(rng, min(given.graph_rows, max(given.rows)), given)]
+
+
+def _scan(rng: np.random.Generator, rows: int, runs: int) -> Distance:
+    """A whole exact query beside the one product of matrix and vector that it cannot do without."""
+    sample = corpus(rng, rows, DIM)
+    vectors = sample(rows)
+    exact = ExactIndex(DIM, rows)
+    for start in range(0, rows, 10_000):
+        part = vectors[start : start + 10_000]
+        exact.upsert([f"account-{start + at}" for at in range(len(part))], part)
+    queries = cycle(sample(64))
+    times = min(max(20, 2_000_000 // rows), 200)
+    ours, limit = pairs(
+        lambda _: microseconds(lambda: exact.query(next(queries), K), times),
+        lambda _: microseconds(lambda: vectors @ next(queries), times),
+        runs,
+    )
+    seconds = float(np.median(limit)) / 1e6
+    return Distance(
+        "index",
+        "retrieval",
+        f"exact scan, k = {K}",
+        f"numpy {np.__version__}",
+        "the product of matrix and query alone",
+        "p50_us",
+        "cost",
+        ours,
+        limit,
+        {"rows": rows, "dim": DIM},
+        limit_beside={
+            "gflop_per_second": round(2 * rows * DIM / seconds / 1e9, 1),
+            "gb_per_second": round(4 * rows * DIM / seconds / 1e9, 1),
+        },
+    )
+
+
+def _graph(rng: np.random.Generator, rows: int, given: argparse.Namespace) -> list[Distance]:
+    sample = corpus(rng, rows, DIM)
+    vectors = sample(rows)
+    config = IndexConfig(
+        dim=DIM, capacity=rows, exact_rows=100, rows_per_fetch=0, cool_to=0.0, rebuild_process=False
+    )
+    names = [f"account-{number}" for number in range(rows)]
+    by, sizes = f"hnswlib {version('hnswlib')}", {"rows": rows, "dim": DIM}
+    live, plain, exact = LiveIndex(config), Plain(vectors, config), ExactIndex(DIM, rows)
+    for start in range(0, rows, 1000):
+        live.upsert(names[start : start + 1000], vectors[start : start + 1000])
+    exact.upsert(names, vectors)
+    live.merge()
+    for start in range(0, rows, 256):
+        plain.add(vectors[start : start + 256], np.arange(start, min(start + 256, rows)))
+
+    if live.stats().hot:
+        raise AssertionError(f"{live.stats().hot} rows are hot, a graph alone is to answer")
+    asked = sample(200)
+    want = [set(exact.query(vector, K).ids) for vector in asked]
+    hits = [live.query(vector, K) for vector in asked]
+    recall = float(np.mean([len(set(h.ids) & w) / K for h, w in zip(hits, want, strict=True)]))
+    plain_recall = 0.0
+    for plain.ef in BREADTHS:
+        theirs = [{names[at] for at in plain.query(vector, K)} for vector in asked]
+        plain_recall = float(np.mean([len(t & w) / K for t, w in zip(theirs, want, strict=True)]))
+        if plain_recall >= ENOUGH:
+            break
+    queries = cycle(asked)
+    ours, limit = pairs(
+        lambda _: microseconds(lambda: live.query(next(queries), K), 200),
+        lambda _: microseconds(lambda: plain.query(next(queries), K), 200),
+        given.runs,
+    )
+    query = Distance(
+        "index",
+        "retrieval",
+        f"query by graph, k = {K}, nothing hot or excluded",
+        by,
+        f"knn_query of k = {K} at ef {plain.ef}, the first tried that finds {ENOUGH:g} or the widest",
+        "p50_us",
+        "cost",
+        ours,
+        limit,
+        sizes,
+        beside={"recall_at_200": round(recall, 4)},
+        limit_beside={"recall_at_200": round(plain_recall, 4)},
+        bar="core_idle",
+        note=f"plans: {', '.join(sorted({h.plan for h in hits}))}",
+    )
+    return [query, *_writes(rng, sample, live, plain, names, given.runs, by, sizes), _build(sample, given)]
+
+
+def _writes(
+    rng: np.random.Generator,
+    sample: Callable[[int], Floats],
+    live: LiveIndex,
+    plain: Plain,
+    names: list[str],
+    runs: int,
+    by: str,
+    sizes: dict[str, Any],
+) -> list[Distance]:
+    """One upsert, visible when it returns: beside a copy of the row, and beside a move within the graph."""
+    table = np.zeros((len(names), DIM), np.float32)
+    slots = {name: at for at, name in enumerate(names)}
+    fresh = cycle(sample(512))
+    warm = cycle(rng.permutation(len(names))[:8000].tolist())
+
+    def ours(_: int) -> float:
+        def upsert() -> None:
+            live.upsert([names[next(warm)]], next(fresh)[None, :])
+
+        return microseconds(upsert, 1000, 20)
+
+    def copied(_: int) -> float:
+        def copy() -> None:
+            table[slots[names[next(warm)]]] = next(fresh)
+
+        return microseconds(copy, 2000, 100)
+
+    def moved(_: int) -> float:
+        return microseconds(lambda: plain.add(next(fresh)[None, :], [next(warm)]), 200, 5)
+
+    def distance(who: str, limit: str, measured: Callable[[int], float], bar: str) -> Distance:
+        mine, theirs = pairs(ours, measured, runs)
+        what = f"upsert of one, visible on return ({limit})"
+        return Distance("index", "index", what, who, limit, "p50_us", "cost", mine, theirs, sizes, bar=bar)
+
+    return [
+        distance(f"numpy {np.__version__}", "a row copied to its slot, by a dict of names", copied, "upsert"),
+        distance(by, "add_items of the moved row in place, nobody searching", moved, ""),
+    ]
+
+
+def _build(sample: Callable[[int], Floats], given: argparse.Namespace) -> Distance:
+    """Rows merged into a graph that is not there yet."""
+    rows = min(given.build_rows, given.graph_rows)
+    config = IndexConfig(dim=DIM, capacity=rows, exact_rows=100, bands=1, cool_to=0.0, rebuild_process=False)
+    names = [f"account-{number}" for number in range(rows)]
+    vectors = sample(rows)
+
+    def ours(_: int) -> float:
+        index = LiveIndex(config)
+        for start in range(0, rows, 1000):
+            index.upsert(names[start : start + 1000], vectors[start : start + 1000])
+        began = time.process_time()
+        index.merge()
+        spent = time.process_time() - began
+        if index.stats().cold != rows:
+            raise AssertionError(f"{index.stats().cold} of {rows} rows are cold")
+        return rows / spent
+
+    def limit(_: int) -> float:
+        plain = Plain(vectors, config)
+        began = time.process_time()
+        for start in range(0, rows, 256):
+            plain.add(vectors[start : start + 256], np.arange(start, min(start + 256, rows)))
+        return rows / (time.process_time() - began)
+
+    mine, theirs = pairs(ours, limit, given.runs)
+    return Distance(
+        "index",
+        "index",
+        "rows that cool into a new pair of graphs",
+        f"hnswlib {version('hnswlib')}",
+        "add_items into one graph, one thread",
+        "rows_per_cpu_second",
+        "rate",
+        mine,
+        theirs,
+        {"rows": rows, "dim": DIM},
+        note="ours builds the graph and copies it: a pair",
+    )
