@@ -69,9 +69,7 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if given.command == "part":
         (part,) = chosen
-        measure(
-            Given(part, STAGE_OF[part], given.results, quick=given.quick, big=given.big, seed=given.seed)
-        )
+        measure(Given(part, STAGE_OF[part], given.results, quick=given.quick, big=given.big, seed=given.seed))
         return 0
     return run(chosen, given)
 

@@ -44,13 +44,39 @@ class Plot(NamedTuple):
 
 
 PLOTS: Final = (
-    Plot("fold-sizes", "fold_sizes", "Fold: events per CPU second", "edges", ("events_per_cpu_second",), "accounts"),
-    Plot("fold-steps", "fold_steps", "Fold: microseconds of CPU an event, by step", "step", ("us_per_event",)),
-    Plot("freshness-in-process", "in_process", "In process: due to visible, ms", "rate", ("p50_ms", "p99_ms")),
-    Plot("freshness-http", "over_http", "HTTP: due to the answer's last byte, ms", "rate", ("p50_ms", "p99_ms")),
-    Plot("freshness-kafka", "over_kafka", "Kafka: due to the answer's last byte, ms", "rate", ("p50_ms", "p99_ms")),
+    Plot(
+        "fold-sizes",
+        "fold_sizes",
+        "Fold: events per CPU second",
+        "edges",
+        ("events_per_cpu_second",),
+        "accounts",
+    ),
+    Plot(
+        "fold-steps", "fold_steps", "Fold: microseconds of CPU an event, by step", "step", ("us_per_event",)
+    ),
+    Plot(
+        "freshness-in-process", "in_process", "In process: due to visible, ms", "rate", ("p50_ms", "p99_ms")
+    ),
+    Plot(
+        "freshness-http", "over_http", "HTTP: due to the answer's last byte, ms", "rate", ("p50_ms", "p99_ms")
+    ),
+    Plot(
+        "freshness-kafka",
+        "over_kafka",
+        "Kafka: due to the answer's last byte, ms",
+        "rate",
+        ("p50_ms", "p99_ms"),
+    ),
     Plot("core-excluded", "core", "Retrieval core, idle: p50 in microseconds", "excluded", ("p50_us",), "k"),
-    Plot("churn-recall", "churn", "Recall@200 after churn", "churned", ("recall_at_200", "recall_at_200_rebuilt"), "move"),
+    Plot(
+        "churn-recall",
+        "churn",
+        "Recall@200 after churn",
+        "churned",
+        ("recall_at_200", "recall_at_200_rebuilt"),
+        "move",
+    ),
 )
 
 
@@ -149,7 +175,9 @@ def draw(measurements: Sequence[Measurement], plot: Plot) -> str:
     here = [
         one
         for one in measurements
-        if one.bench == plot.part and plot.over in one.sizes and one.kind == "ours"
+        if one.bench == plot.part
+        and plot.over in one.sizes
+        and one.kind == "ours"
         and all(one.sizes.get(name) == value for name, value in plot.where)
     ]
     ticks = sorted({one.sizes[plot.over] for one in here}, key=lambda tick: (isinstance(tick, str), tick))
@@ -163,7 +191,9 @@ def draw(measurements: Sequence[Measurement], plot: Plot) -> str:
             if name not in one.figures:
                 continue
             kind = f"{plot.by} {number(one.sizes[plot.by])}" if plot.by in one.sizes else ""
-            line = ", ".join(part for part in (kind, unit(name) if len(plot.figures) > 1 or not kind else "") if part)
+            line = ", ".join(
+                part for part in (kind, unit(name) if len(plot.figures) > 1 or not kind else "") if part
+            )
             values = series.setdefault(line, [None] * len(ticks))
             if values[ticks.index(one.sizes[plot.over])] is None:
                 values[ticks.index(one.sizes[plot.over])] = interval(one.figures[name])
@@ -182,7 +212,7 @@ def interval(one: Figure) -> Interval:
 
 def nice(most: float) -> float:
     """The next of 1, 2, 5 times a power of ten."""
-    step = 10.0 ** -6
+    step = 10.0**-6
     while True:
         for times in (1, 2, 5):
             if step * times >= most * (1 - 1e-9):

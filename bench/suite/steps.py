@@ -149,7 +149,9 @@ def _captured(engine: Engine, writes: Sequence[list[Changes]], told: list[bytes]
     """Keep what is written to each store, and the frames that are delivered."""
     for partition, kept in zip(engine.partitions, writes, strict=True):
 
-        def write(changes: Changes, *more: Any, kept: list[Changes] = kept, into: Any = partition.store) -> None:
+        def write(
+            changes: Changes, *more: Any, kept: list[Changes] = kept, into: Any = partition.store
+        ) -> None:
             kept.append({column: dict(pairs) for column, pairs in changes.items()})
             type(into).write(into, changes, *more)
 
