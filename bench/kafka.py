@@ -45,6 +45,7 @@ from kithstream.streams.events.wire import Event  # noqa: E402
 from kithstream.streams.kafka.local import LocalKafka  # noqa: E402
 from kithstream.streams.kafka.names import topics  # noqa: E402
 from kithstream.streams.kafka.topics import create, wanted  # noqa: E402
+from kithstream.streams.kafka.worker import shared_salt  # noqa: E402
 from kithstream.streams.simulate import SimulationConfig, simulate  # noqa: E402
 from kithstream.streams.sources import bitcoin, higgs, pairs  # noqa: E402
 from kithstream.streams.state.store import RocksStore  # noqa: E402
@@ -167,7 +168,7 @@ def compared(
     from kafka import KafkaConsumer, TopicPartition
 
     stores = [RocksStore(scratch / "embedded" / str(number), StoreConfig()) for number in range(partitions)]
-    engine = Engine(stores, EngineConfig(partitions=partitions), salt=b"s" * 16)
+    engine = Engine(stores, EngineConfig(partitions=partitions), salt=shared_salt("", kafka))
     topic = topics(kafka.prefix).engagements
     consumer = KafkaConsumer(bootstrap_servers=kafka.servers, auto_offset_reset="earliest")
     tps = [TopicPartition(topic, number) for number in range(partitions)]

@@ -20,7 +20,7 @@ from typing import Any
 
 from bench import results
 from bench.machine import machine
-from bench.peers import environment, index
+from bench.peers import environment, glue, index, ingest
 
 
 def say(words: object) -> None:
@@ -48,6 +48,28 @@ def _index(given: argparse.Namespace, command: str) -> dict[str, Any]:
     return {**sizes._asdict(), "rounds_of": rounds, "missing": [n for n in names if n not in rounds]}
 
 
+def _ingest(given: argparse.Namespace, command: str) -> dict[str, Any]:
+    names = given.only or ingest.NAMES
+    rounds = ingest.measure(
+        names, given.events, given.killed, given.rounds, given.seed, given.patience, say
+    )
+    print(ingest.show(rounds))
+    if given.append is not None:
+        ingest.append(rounds, given.events, given.seed, command, given.append)
+    return {"events": given.events, "killed": given.killed, "seed": given.seed, "rounds_of": rounds}
+
+
+def _glue(given: argparse.Namespace, command: str) -> dict[str, Any]:
+    names = given.only or glue.NAMES
+    rounds = glue.measure(
+        names, given.rate, given.seconds, given.warm, given.rounds, given.seed, say
+    )
+    print(glue.show(rounds))
+    if given.append is not None:
+        glue.append(rounds, given.rate, given.seed, command, given.append)
+    return {"rate": given.rate, "seconds": given.seconds, "seed": given.seed, "rounds_of": rounds}
+
+
 def main() -> None:
     """Run one of the comparisons."""
     parser = argparse.ArgumentParser(
@@ -69,6 +91,14 @@ def main() -> None:
     vectors.add_argument("--rate", type=int, default=1000, help="Rows a second of the writer.")
     vectors.add_argument("--seconds", type=float, default=3.0, help="Longest part of a round.")
     vectors.add_argument("--far", action="store_true", help="The writer's rows jump instead of drifting.")
+    stream = commands.add_parser("ingest", parents=[each], help="Applications over Kafka.")
+    stream.add_argument("--events", type=int, default=100_000)
+    stream.add_argument("--killed", type=int, default=30_000, help="Events of the run with a kill; 0: none.")
+    stream.add_argument("--patience", type=float, default=300.0, help="Seconds for a run.")
+    together = commands.add_parser("glue", parents=[each], help="Publish to visible, beside glue.")
+    together.add_argument("--rate", type=int, default=1000, help="Events a second.")
+    together.add_argument("--seconds", type=float, default=20.0)
+    together.add_argument("--warm", type=int, default=20_000, help="Events before.")
     given = parser.parse_args()
     if given.what == "setup":
         environment.setup()
@@ -77,7 +107,7 @@ def main() -> None:
         parser.error("python -m bench.peers setup comes first")
     command = shlex.join(["python", "-m", "bench.peers", *sys.argv[1:]])
     say(machine())
-    found = {"index": _index}[given.what](given, command)
+    found = {"index": _index, "ingest": _ingest, "glue": _glue}[given.what](given, command)
     if given.json:
         print(json.dumps({"what": given.what, "command": command, "machine": machine(), **found}))
 
