@@ -37,6 +37,7 @@ NAMES = (
     "resistance",
     "leaks",
     "leak_checker",
+    "peers",
 )
 
 

@@ -50,9 +50,7 @@ def _index(given: argparse.Namespace, command: str) -> dict[str, Any]:
 
 def _ingest(given: argparse.Namespace, command: str) -> dict[str, Any]:
     names = given.only or ingest.NAMES
-    rounds = ingest.measure(
-        names, given.events, given.killed, given.rounds, given.seed, given.patience, say
-    )
+    rounds = ingest.measure(names, given.events, given.killed, given.rounds, given.seed, given.patience, say)
     print(ingest.show(rounds))
     if given.append is not None:
         ingest.append(rounds, given.events, given.seed, command, given.append)
@@ -61,9 +59,7 @@ def _ingest(given: argparse.Namespace, command: str) -> dict[str, Any]:
 
 def _glue(given: argparse.Namespace, command: str) -> dict[str, Any]:
     names = given.only or glue.NAMES
-    rounds = glue.measure(
-        names, given.rate, given.seconds, given.warm, given.rounds, given.seed, say
-    )
+    rounds = glue.measure(names, given.rate, given.seconds, given.warm, given.rounds, given.seed, say)
     print(glue.show(rounds))
     if given.append is not None:
         glue.append(rounds, given.rate, given.seed, command, given.append)

@@ -352,8 +352,5 @@ def engine(name: str) -> type[Engine]:
 def best(table: Floats, vector: Floats, k: int) -> Numbers:
     """(k,) rows of the k greatest dot products, greatest first."""
     scores = table @ vector
-    if k < len(scores):
-        found = np.argpartition(-scores, k - 1)[:k]
-    else:
-        found = np.arange(len(scores))
+    found = np.argpartition(-scores, k - 1)[:k] if k < len(scores) else np.arange(len(scores))
     return np.asarray(found[np.argsort(-scores[found], kind="stable")], np.int64)

@@ -15,17 +15,10 @@ REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 PYTHON = FOLDER / "bin" / "python"
 
 # One thread for whatever brings a pool of its own, as kithstream's retrieval has one.
-ONE_THREAD = {
-    name: "1"
-    for name in (
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "RAYON_NUM_THREADS",
-        "TOKIO_WORKER_THREADS",
-        "LANCE_CPU_THREADS",
-    )
-}
+POOLS = ["OMP", "OPENBLAS", "MKL", "RAYON"]
+ONE_THREAD = dict.fromkeys(
+    [*(f"{pool}_NUM_THREADS" for pool in POOLS), "TOKIO_WORKER_THREADS", "LANCE_CPU_THREADS"], "1"
+)
 
 
 def setup() -> None:

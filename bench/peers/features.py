@@ -13,11 +13,25 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kithstream.models.features import FOLLOWEES, FOLLOWERS, GROUPS, HALF_LIVES, IN, OUT, UNRECIPROCATED, Rows, blank
+from kithstream.models.features import (
+    FOLLOWEES,
+    FOLLOWERS,
+    GROUPS,
+    HALF_LIVES,
+    IN,
+    OUT,
+    UNRECIPROCATED,
+    Rows,
+    blank,
+)
 
 NEGATIVE = {"not_interested", "mute", "block", "report"}
 PASSED_OVER = {"impression", "notification_open", "notification_tab_click"}
-UNDO = {"withdraw_report": "report", "undo_not_interested": "not_interested", "address_book_remove": "address_book"}
+UNDO = {
+    "withdraw_report": "report",
+    "undo_not_interested": "not_interested",
+    "address_book_remove": "address_book",
+}
 _RATES = np.array([0.0 if np.isinf(h) else 1e-6 / h for h in HALF_LIVES])  # halvings a microsecond
 _SHAPE = (2, len(GROUPS), len(HALF_LIVES))
 
@@ -25,7 +39,7 @@ _SHAPE = (2, len(GROUPS), len(HALF_LIVES))
 class Account:
     """The state of one account."""
 
-    __slots__ = ("counts", "time", "first", "last", "followers", "followees", "degrees")
+    __slots__ = ("counts", "degrees", "first", "followees", "followers", "last", "time")
 
     def __init__(self, time: int) -> None:
         self.counts: NDArray[np.float64] = np.zeros(_SHAPE)

@@ -1,4 +1,4 @@
-"""The pieces put together by hand: Bytewax reads Kafka and keeps features, the same tower encodes, usearch holds vectors.
+"""Pieces put together by hand: Bytewax reads Kafka and keeps features, the tower encodes, usearch holds vectors.
 
 Not a command of its own: `python -m bench.peers glue` starts it. One Bytewax worker, no recovery store: state is in
 memory and a crash loses it. The changed accounts of at most 10 ms or 64 events are encoded together. An event whose
@@ -82,7 +82,7 @@ class Vectors(StatelessSinkPartition[Any]):
         self._numbers: dict[str, int] = {}
         self._half: set[str] = set()  # events of which one side is in
         self._progress = progress
-        self._told = open(path, "a")  # noqa: SIM115: open as long as the process runs
+        self._told = open(path, "a")  # noqa: SIM115  # open as long as the process runs
         self._topic = topic
 
     def write_batch(self, items: list[Any]) -> None:

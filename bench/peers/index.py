@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 from bench import results
 from bench.peers.engines import ENGINES, engine
 from bench.peers.environment import ROOT, environment, python
-from bench.peers.table import OURS, compared
+from bench.peers.table import OURS, compared, number
 
 OWN = ("kithstream", "numpy", "hnswlib")  # run by the interpreter that runs this
 COLUMNS = {  # all times in microseconds
@@ -42,6 +42,8 @@ COLUMNS = {  # all times in microseconds
     "recall_at_200_after": "recall@200 after",
     "build_s": "build s",
 }
+ORACLE = "numpy"  # exact, not a peer
+BARRED = 100_000  # rows at which the bars are
 RATIOS = ("upsert_seen_p50_us", "query_200_p50_us", "query_200_beside_p99_us")
 
 
@@ -162,27 +164,40 @@ def show(rounds: dict[str, list[dict[str, Any]]], sizes: Sizes) -> str:
 
 
 def append(rounds: dict[str, list[dict[str, Any]]], sizes: Sizes, command: str, path: Path | None) -> None:
-    """A line in the results for each index."""
+    """Lines in the results: all figures of each index, and for the bars upserts and queries at rest by themselves.
+
+    An upsert is visible when the call returns, if every probe was seen by the first query; else when it was seen.
+    """
     for name, found in rounds.items():
-        figures = {
-            key: values
-            for key in sorted(found[0])
-            if key != "version" and len(values := [one[key] for one in found if key in one]) == len(found)
-        }
-        results.append(
-            bench="peers",
-            stage="index",
-            what=f"upsert to seen and queries beside a writer, rows {'jump' if sizes.far else 'drift'}",
-            kind="ours" if name == OURS else "peer",
-            by=name if name == OURS else f"{name} {found[0]['version']}",
-            figures=figures,
-            command=command,
-            sizes={"accounts": sizes.rows, "dim": sizes.dim, "rate": sizes.rate},
-            mix="unit vectors around centres",
-            seed=sizes.seed,
-            note=f"{engine(name).does}; kept in {engine(name).kept}",
-            path=path,
-        )
+        does = engine(name)
+        figures = {key: [one[key] for one in found] for key in found[0] if number(found[0][key])}
+        at_once = not any(one["not_seen_at_once"] for one in found)
+        visible = "upsert_returned" if at_once else "upsert_seen"
+        upsert = {f"p{p}_us": figures[f"{visible}_p{p}_us"] for p in (50, 99)}
+        idle = {f"p{p}_us": figures[f"query_200_p{p}_us"] for p in (50, 99)}
+        idle["recall_at_200"] = figures["recall_at_200"]
+        peer = name not in (OURS, ORACLE) and sizes.rows == BARRED
+        way = "jump" if sizes.far else "drift"
+        for what, bar, these in (
+            (f"vector index beside a writer, rows {way}", "", figures),
+            ("upsert of one row to visible", "upsert", upsert),
+            ("query, k = 200, at rest", "core_idle", idle),
+        ):
+            results.append(
+                bench="peers",
+                stage="retrieval" if bar == "core_idle" else "index",
+                what=what,
+                kind="ours" if name == OURS else "limit" if name == ORACLE else "peer",
+                by=name if name == OURS else f"{name} {found[0]['version']}",
+                figures=these,
+                command=command,
+                sizes={"accounts": sizes.rows, "dim": sizes.dim, "rate": sizes.rate},
+                mix="unit vectors around centres",
+                seed=sizes.seed,
+                bar=bar if peer else "",
+                note=f"{does.does}; kept in {does.kept}",
+                path=path,
+            )
 
 
 NAMES = tuple(one.name for one in ENGINES)

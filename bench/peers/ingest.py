@@ -31,9 +31,9 @@ from kafka import KafkaConsumer, TopicPartition
 from bench import results
 from bench.kafka import cluster, compared, cpu_of, ends_of, simulated, started
 from bench.peers import progress
-from bench.peers.environment import PYTHON, ROOT, environment, python
+from bench.peers.environment import PYTHON, environment, python
 from bench.peers.fold import RECORDS, errors, expected
-from bench.peers.table import OURS
+from bench.peers.table import OURS, number
 from bench.peers.table import compared as table
 from kithstream.models.lineage import day_zero_lineage
 from kithstream.streams.clients import EventPublisher
@@ -42,7 +42,10 @@ from kithstream.streams.kafka.names import topics
 from kithstream.streams.kafka.topics import create, wanted
 
 SESSION = 6.0  # seconds of the group's sessions, the same for all
-QUIET = 20.0  # seconds without a record after which a process that was killed has caught up: four commits of Quix
+QUIET = (
+    20.0  # seconds without a record after which a process that was killed has caught up: four commits of Quix
+)
+ACCOUNTS, PARTITIONS = 20_000, 4
 FIRST = 2000  # events that show that a process is up
 COLUMNS = {
     "events_per_second": "events/s",
@@ -74,7 +77,7 @@ PEERS = {
 }
 NAMES = (OURS, *PEERS)
 OURS_DOES = (
-    "exact undo and deduplication, both ledgers, rows, neighbours, sketches, tower, live index; effectively once"
+    "exact undo, no duplicates, both ledgers, rows, lists, sketches, tower, live index; effectively once"
 )
 
 
@@ -93,8 +96,8 @@ def versions() -> dict[str, str]:
 class Folding:
     """A peer's process over one topic."""
 
-    def __init__(self, name: str, kafka: KafkaConfig, folder: Path, partitions: int) -> None:
-        self._peer, self._kafka, self._folder, self._partitions = PEERS[name], kafka, folder, partitions
+    def __init__(self, name: str, kafka: KafkaConfig, folder: Path) -> None:
+        self._peer, self._kafka, self._folder = PEERS[name], kafka, folder
         self._name = kafka.prefix.rstrip(".")
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +107,7 @@ class Folding:
             "servers": self._kafka.servers,
             "topic": topics(self._kafka.prefix).engagements,
             "name": self._name,
-            "partitions": self._partitions,
+            "partitions": PARTITIONS,
             "session": SESSION,
             "folder": self._folder,
         }
@@ -179,9 +182,9 @@ class Folding:
 
 
 @contextmanager
-def folding(name: str, kafka: KafkaConfig, folder: Path, partitions: int) -> Iterator[Folding]:
+def folding(name: str, kafka: KafkaConfig, folder: Path) -> Iterator[Folding]:
     """A started process, ended at the end."""
-    process = Folding(name, kafka, folder, partitions)
+    process = Folding(name, kafka, folder)
     process.start()
     try:
         yield process
@@ -194,10 +197,10 @@ def sides(events: Events) -> dict[str, int]:
     return {"did": len(events), "met": sum(b'"target"' in event for event in events)}
 
 
-def tenant(kafka: KafkaConfig, prefix: str, partitions: int) -> KafkaConfig:
+def tenant(kafka: KafkaConfig, prefix: str) -> KafkaConfig:
     """Topics of their own on the same broker."""
     own = msgspec.structs.replace(kafka, prefix=prefix)
-    config = Config(kafka=own, engine=EngineConfig(partitions=partitions))
+    config = Config(kafka=own, engine=EngineConfig(partitions=PARTITIONS))
     create(own, wanted(config, day_zero_lineage(0)))
     return own
 
@@ -212,10 +215,9 @@ def send(publisher: EventPublisher, events: Events) -> None:
 
 def peer_run(name: str, kafka: KafkaConfig, folder: Path, events: Events, patience: float) -> dict[str, Any]:
     """One run without a fault."""
-    partitions = 4
     first = events[:FIRST]
     with (
-        folding(name, kafka, folder, partitions) as process,
+        folding(name, kafka, folder) as process,
         EventPublisher(kafka, linger=0.005) as publisher,
     ):
         send(publisher, first)
@@ -229,13 +231,12 @@ def peer_run(name: str, kafka: KafkaConfig, folder: Path, events: Events, patien
 
 def own_run(kafka: KafkaConfig, folder: Path, events: Events, patience: float) -> dict[str, Any]:
     """The same of a kithstream worker; everything is visible at its end."""
-    partitions = 4
     with ExitStack() as stack:
-        (worker,) = started(stack, kafka, folder, partitions, 1)
+        (worker,) = started(stack, kafka, folder, PARTITIONS, 1)
         publisher = stack.enter_context(EventPublisher(kafka, linger=0.005))
 
         def visible() -> None:
-            ends = ends_of(kafka, topics(kafka.prefix).engagements, partitions)
+            ends = ends_of(kafka, topics(kafka.prefix).engagements, PARTITIONS)
             token = ",".join(f"{number}:{end}" for number, end in ends.items())
             worker.until(
                 lambda: worker.get(f"/v1/candidates/nobody?after={token}")[0] == 200,
@@ -251,9 +252,7 @@ def own_run(kafka: KafkaConfig, folder: Path, events: Events, patience: float) -
         visible()
         seconds = time.perf_counter() - began
         stream = cpu_of(worker.pid) - before[0]
-        found = told(
-            len(events) - FIRST, seconds, stream + cpu_of(worker.retrieval) - before[1], stream
-        )
+        found = told(len(events) - FIRST, seconds, stream + cpu_of(worker.retrieval) - before[1], stream)
         worker.stop()
         return found
 
@@ -269,11 +268,12 @@ def told(events: int, seconds: float, cpu: float, stream: float) -> dict[str, An
     }
 
 
-def peer_killed(name: str, kafka: KafkaConfig, folder: Path, events: Events, patience: float) -> dict[str, Any]:
+def peer_killed(
+    name: str, kafka: KafkaConfig, folder: Path, events: Events, patience: float
+) -> dict[str, Any]:
     """kill -9 when a third is folded, a start in the same directory, and the counts at the end."""
-    partitions = 4
     with (
-        folding(name, kafka, folder, partitions) as process,
+        folding(name, kafka, folder) as process,
         EventPublisher(kafka, linger=0.005) as publisher,
     ):
         send(publisher, events[:FIRST])
@@ -283,7 +283,7 @@ def peer_killed(name: str, kafka: KafkaConfig, folder: Path, events: Events, pat
         process.kill()
         at = time.monotonic()
         process.start()
-        ends = ends_of(kafka, topics(kafka.prefix).engagements, partitions)
+        ends = ends_of(kafka, topics(kafka.prefix).engagements, PARTITIONS)
         caught_up = process.until_quiet(ends, patience) - at
     did, met = expected(map(msgspec.json.decode, events))
     found = counts(kafka)
@@ -298,12 +298,11 @@ def peer_killed(name: str, kafka: KafkaConfig, folder: Path, events: Events, pat
 
 def own_killed(kafka: KafkaConfig, folder: Path, events: Events, patience: float) -> dict[str, Any]:
     """The same of a kithstream worker; its stores are compared with a fold of the topic in this process."""
-    partitions = 4
     with ExitStack() as stack:
-        (worker,) = started(stack, kafka, folder, partitions, 1)
+        (worker,) = started(stack, kafka, folder, PARTITIONS, 1)
         publisher = stack.enter_context(EventPublisher(kafka, linger=0.005))
         send(publisher, events[: len(events) // 3])
-        ends = ends_of(kafka, topics(kafka.prefix).engagements, partitions)
+        ends = ends_of(kafka, topics(kafka.prefix).engagements, PARTITIONS)
         token = ",".join(f"{number}:{end}" for number, end in ends.items())
         send(publisher, events[len(events) // 3 :])
         worker.until(
@@ -314,7 +313,7 @@ def own_killed(kafka: KafkaConfig, folder: Path, events: Events, patience: float
         worker.kill()
         at = time.monotonic()
         worker.start()
-        ends = ends_of(kafka, topics(kafka.prefix).engagements, partitions)
+        ends = ends_of(kafka, topics(kafka.prefix).engagements, PARTITIONS)
         token = ",".join(f"{number}:{end}" for number, end in ends.items())
         worker.until(
             lambda: worker.get(f"/v1/candidates/nobody?after={token}")[0] == 200,
@@ -323,7 +322,7 @@ def own_killed(kafka: KafkaConfig, folder: Path, events: Events, patience: float
         )
         caught_up = time.monotonic() - at
         worker.stop()
-        equal, _ = compared(kafka, [folder / "worker-0"], partitions, folder)
+        equal, _ = compared(kafka, [folder / "worker-0"], PARTITIONS, folder)
     if not equal:
         raise Behind("the stores differ from a fold of the topic")
     return {"counted_twice": 0, "lost": 0, "kill_to_caught_up_s": round(caught_up, 1)}
@@ -370,16 +369,17 @@ def measure(
     """The rounds, then the kills; a peer that does not come to an end in time is said and left out from there."""
     events = [msgspec.json.encode(event) for event in islice(simulated(seed), count)]
     found: dict[str, list[dict[str, Any]]] = {}
+    known = versions()
     out: set[str] = set()
     with ExitStack() as stack:
-        shared = cluster(stack, 4)
+        shared = cluster(stack, PARTITIONS)
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kithstream-peers-")))
 
         def one(name: str, turn: str, kill: bool) -> None:
             if name in out:
                 return
             label = f"{name.replace(' ', '-')}-{turn}"
-            kafka = tenant(shared, f"{label}.", 4)
+            kafka = tenant(shared, f"{label}.")
             folder, part = scratch / label, events[:killed] if kill else events
             try:
                 if name == OURS:
@@ -391,7 +391,7 @@ def measure(
                 out.add(name)
                 return
             say(f"{label}: {run}")
-            found.setdefault(name, []).append(run)
+            found.setdefault(name, []).append({**run, "version": known[name]})
 
         for turn in range(rounds):
             for name in names:
@@ -405,10 +405,8 @@ def measure(
 
 def show(rounds: dict[str, list[dict[str, Any]]]) -> str:
     """The table."""
-    known = versions()
     told = {
-        name: (known[name], OURS_DOES if name == OURS else PEERS[name].does)
-        for name in rounds
+        name: (rounds[name][0]["version"], OURS_DOES if name == OURS else PEERS[name].does) for name in rounds
     }
     return table(rounds, told, COLUMNS, RATIOS)
 
@@ -417,23 +415,28 @@ def append(
     rounds: dict[str, list[dict[str, Any]]], count: int, seed: int, command: str, path: Path | None
 ) -> None:
     """A line in the results for each."""
-    known = versions()
     for name, found in rounds.items():
-        keys = dict.fromkeys(key for one in found for key in one)
+        keys = dict.fromkeys(key for one in found for key in one if number(one[key]))
         figures = {key: [one[key] for one in found if key in one] for key in keys}
-        barred = "events_per_second" in figures
+        if name == OURS and "faust" in rounds:
+            figures["times_plain_faust"] = [
+                ours["events_per_second"] / theirs["events_per_second"]
+                for ours, theirs in zip(found, rounds["faust"], strict=False)
+                if "events_per_second" in ours and "events_per_second" in theirs
+            ]
+        figures = {key: values for key, values in figures.items() if values}
         results.append(
             bench="peers",
             stage="ingest",
             what="Kafka to state until nothing is behind, and after one kill -9",
             kind="ours" if name == OURS else "peer",
-            by=name if name == OURS else f"{name} {known[name]}",
+            by=name if name == OURS else f"{name} {found[0]['version']}",
             figures=figures,
             command=command,
-            sizes={"accounts": 20_000, "events": count, "partitions": 4},
+            sizes={"accounts": ACCOUNTS, "events": count, "partitions": PARTITIONS},
             mix="full mix of a simulated world",
             seed=seed,
-            bar="kafka" if barred and name != OURS else "",
+            bar="kafka" if "events_per_second" in figures else "",
             note=OURS_DOES if name == OURS else PEERS[name].does,
             path=path,
         )
