@@ -2,7 +2,7 @@
 
     python -m bench.peers setup                      # once: var/peers-venv, pinned versions
     python -m bench.peers index --rows 100000 --dim 144
-    python -m bench.peers ingest --events 200000
+    python -m bench.peers ingest --events 60000 --killed 20000
     python -m bench.peers glue --rate 1000 --seconds 30
 
 Each prints one table a kind and, with --append, adds lines to docs/performance.jsonl; --append FILE to another file.
@@ -88,8 +88,8 @@ def main() -> None:
     vectors.add_argument("--seconds", type=float, default=3.0, help="Longest part of a round.")
     vectors.add_argument("--far", action="store_true", help="The writer's rows jump instead of drifting.")
     stream = commands.add_parser("ingest", parents=[each], help="Applications over Kafka.")
-    stream.add_argument("--events", type=int, default=100_000)
-    stream.add_argument("--killed", type=int, default=30_000, help="Events of the run with a kill; 0: none.")
+    stream.add_argument("--events", type=int, default=60_000)
+    stream.add_argument("--killed", type=int, default=20_000, help="Events of the run with a kill; 0: none.")
     stream.add_argument("--patience", type=float, default=300.0, help="Seconds for a run.")
     together = commands.add_parser("glue", parents=[each], help="Publish to visible, beside glue.")
     together.add_argument("--rate", type=int, default=1000, help="Events a second.")
