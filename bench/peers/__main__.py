@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,9 @@ def main() -> None:
         return
     if environment.missing():
         parser.error("python -m bench.peers setup comes first")
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # processes that were started are ended on the way out
     command = shlex.join(["python", "-m", "bench.peers", *sys.argv[1:]])
     say(machine())
     found = {"index": _index, "ingest": _ingest, "glue": _glue}[given.what](given, command)

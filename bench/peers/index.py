@@ -3,7 +3,8 @@
 Each index is built in a process of its own, with one thread for whatever brings a pool; then they are measured in
 turns, round after round, so that what else the machine does meets all of them. The vectors are unit vectors around
 centres, the same for all. The recall of each stands beside its times, against an exact scan of what was last written.
-Queries go one after another; the writer keeps to a plan, and its batches are timed from when they were due.
+Queries go one after another; the writer keeps to a plan, and its batches are timed from when they were due. One
+that cannot keep to it falls behind for as long as the part lasts: then read `rows/s written`, not how late it was.
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ COLUMNS = {
     "events_per_cpu_second": "events per CPU s",
     "cpu_s": "CPU s",
     "stream_cpu_s": "of it stream",
+    "records": "records of the kill",
     "counted_twice": "counted twice",
     "lost": "lost",
     "kill_to_caught_up_s": "kill to caught up s",
@@ -325,7 +326,9 @@ def own_killed(kafka: KafkaConfig, folder: Path, events: Events, patience: float
         equal, _ = compared(kafka, [folder / "worker-0"], PARTITIONS, folder)
     if not equal:
         raise Behind("the stores differ from a fold of the topic")
-    return {"counted_twice": 0, "lost": 0, "kill_to_caught_up_s": round(caught_up, 1)}
+    did, met = expected(map(msgspec.json.decode, events))
+    records = did.total() + met.total()
+    return {"counted_twice": 0, "lost": 0, "records": records, "kill_to_caught_up_s": round(caught_up, 1)}
 
 
 def counts(kafka: KafkaConfig) -> dict[str, Counter[str]]:
