@@ -41,6 +41,7 @@ NAMES = (
     "limits",
     "scale",
     "scale_units",
+    "peers",
 )
 
 
