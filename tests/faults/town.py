@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -96,9 +97,9 @@ class Town:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None:
-                self.asker.stop()
-                self.crowd.stop()
+            for one in (self.asker, self.crowd):
+                with contextlib.suppress(*[] if kind is None else [Exception]):  # the first error is told
+                    one.stop()
         finally:
             for worker in self.workers.values():
                 worker.__exit__(kind, error, trace)
