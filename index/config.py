@@ -43,14 +43,14 @@ class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dim: int
     capacity: int = 1024
     exact_rows: int = 20_000
-    rows_per_fetch: int = 75
+    rows_per_fetch: int = 30
     hot_capacity: int = 32_768
     cool_above: float = 0.75
     cool_to: float = 0.5
     links: int = 16
     ef_construction: int = 200
     ef: int = 256
-    overfetch: float = 2.0
+    overfetch: float = 5.0
     bands: int = 6
     band_ratio: float = 1.5
     epsilon: float = 0.01

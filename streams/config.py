@@ -105,7 +105,7 @@ class IndexSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     hot_capacity: int = 32_768  # accounts held in the exact segment
     exact_rows: int = 20_000  # corpus up to which every answer is an exact scan
-    ef: int = 400  # neighbours asked of the graph at least
+    ef: int = 1000  # neighbours asked of the graph at least
     background: bool = True  # merge in a thread of its own
     snapshot_seconds: float = (
         300.0  # between two snapshots, so that opening encodes what changed since; 0: none
