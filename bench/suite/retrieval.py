@@ -25,6 +25,7 @@ from bench.suite.freshness import filled
 from bench.suite.given import MIX, Given, percentiles, windows
 from bench.suite.index import DIM, Filled
 from kithstream.index.score import Floats
+from kithstream.streams.config import IndexSection
 
 KS: Final = (20, 200, 1000)
 EXCLUDED: Final = (0, 50, 500, 5000, 50_000)
@@ -246,7 +247,7 @@ def held_out(names: Sequence[str], count: int, seed: int) -> list[str]:
 
 def _own(given: Given, what: str, found: tuple[Any, Any, Any, float], bar: str) -> None:
     vectors, ticks, queries, bound = found
-    for ef in (256, 400):
+    for ef in (IndexSection().ef, 2 * IndexSection().ef):
         told = recall.measure(vectors, ticks, queries, bound, ef)
         p50, p99 = told["live_ms"]  # type: ignore[misc]
         exact, _ = told["exact_ms"]  # type: ignore[misc]
@@ -260,7 +261,7 @@ def _own(given: Given, what: str, found: tuple[Any, Any, Any, float], bar: str) 
                 "exact_p50_us": exact * 1000,
             },
             sizes={"vectors": len(vectors), "ef": ef, "k": 200},
-            bar=bar if ef == 256 else "",
+            bar=bar if ef == IndexSection().ef else "",
             note="With HIGGS=FILE in the environment." if what == "Higgs" else "",
         )
 
