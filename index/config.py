@@ -50,7 +50,7 @@ class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     links: int = 16
     ef_construction: int = 200
     ef: int = 256
-    overfetch: float = 5.0
+    overfetch: float = 10.0
     bands: int = 6
     band_ratio: float = 1.5
     epsilon: float = 0.01
