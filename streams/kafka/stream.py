@@ -331,10 +331,10 @@ class Stream:
                     )
 
     async def _close(self, number: int) -> None:
+        # Not here any more before it is let go of: a word of zombies that comes meanwhile would open it once more.
+        partition = self.shards.pop(number).partition
         await self._answering.release(number)
-        partition = self.shards[number].partition
         partition.forget_acknowledged()
-        del self.shards[number]
         for kept in (self._sent, self._checkpointed):
             kept.pop(number, None)
         for outlet in self.outlets:
@@ -753,12 +753,11 @@ class Stream:
             self._answering.tell(wire.Opened(number, path, self._generations[number]))
             for outlet in self.outlets:
                 outlet.vectors.ageing.adopt(shard.partition.listable(), outlet.vectors.tick)
-        for (
-            outlet
-        ) in self.outlets:  # a zombie's progress may lie over this worker's, and would after a compaction
-            outlet.fresh.pop(number, None)
         mine = [name for name in message.accounts if self.shards.route[name] == number]
-        for outlet in self.outlets:  # those that are no candidates get their dead record
+        for outlet in self.outlets:
+            # A zombie's progress may lie over this worker's, and would after a compaction.
+            outlet.fresh.pop(number, None)
+            # Those that are no candidates get their dead record.
             outlet.vectors.ageing.adopt(mine, outlet.vectors.tick)
         self._touch(mine)
         self._due.set()

@@ -101,8 +101,6 @@ class RetrievalProcess:
     def tell(self, message: wire.ToRetrieval) -> None:
         match message:
             case wire.Opened():
-                if message.partition in self._closed:
-                    return  # a word of zombies came while it is let go of: it would be opened once more, for ever
                 self._opened[message.partition] = message
             case wire.Standing():
                 self._standing = message
