@@ -24,6 +24,7 @@ from kafka.admin import NewTopic
 from bench import clients
 from bench.distance import Distance, pairs
 from kithstream.streams.config import KafkaConfig
+from kithstream.streams.kafka.feed import HELD_BACK
 from kithstream.streams.kafka.local import LocalKafka
 from kithstream.streams.kafka.producer import Producer
 
@@ -155,14 +156,7 @@ def take(servers: str, count: int) -> None:
     """Fetch so many records of the pipe as a worker does, and say so."""
 
     async def run() -> None:
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=servers,
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-            fetch_max_wait_ms=20,
-        )
-        consumer.assign([TopicPartition("pipe", number) for number in range(PARTITIONS)])
-        await consumer.start()
+        consumer = await reading(servers, "pipe", PARTITIONS)
         print("ready", flush=True)
         left = count
         while left > 0:
@@ -172,6 +166,19 @@ def take(servers: str, count: int) -> None:
         await consumer.stop()
 
     asyncio.run(run())
+
+
+async def reading(servers: str, topic: str, partitions: int) -> AIOKafkaConsumer:
+    """Return a started consumer of a whole topic that waits for the brokers as a worker's does."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=servers,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        fetch_max_wait_ms=HELD_BACK,
+    )
+    consumer.assign([TopicPartition(topic, number) for number in range(partitions)])
+    await consumer.start()
+    return consumer
 
 
 def make_topic(servers: str, name: str, partitions: int) -> None:
@@ -197,14 +204,7 @@ async def sent_and_fetched(servers: str, records: int, partitions: int) -> dict[
         sending = time.process_time() - began
     if failures:
         raise failures[0]
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=servers,
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-        fetch_max_wait_ms=20,
-    )
-    consumer.assign([TopicPartition("small", number) for number in range(partitions)])
-    await consumer.start()
+    consumer = await reading(servers, "small", partitions)
     began, left = time.process_time(), records + partitions
     while left > 0:
         left -= sum(map(len, (await consumer.getmany(timeout_ms=1000)).values()))

@@ -21,7 +21,7 @@ class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     links             links of an element (M of the literature); the lowest level has twice as many
     ef_construction   breadth of the search that places an element
     ef                neighbours asked of the graph at least, which is the breadth of a query's search
-    overfetch         neighbours asked per wanted hit, for rows that moved since the graph saw them
+    overfetch         neighbours asked per wanted hit: a graph misses some, and rows moved since it saw them
     bands             graphs at most, by norm; 1: never split
     band_ratio        norms at least so far apart, as a factor, for a band of their own
     epsilon           squared distance over twice the squared norm (for unit vectors: 1 - cosine) that a row

@@ -12,7 +12,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +37,7 @@ from kithstream.streams.engine.partition import (
     ROW_OUT,
     SALT,
     SKETCH,
+    fingerprint,
 )
 from kithstream.streams.errors import StoreRefused
 from kithstream.streams.examples.columns import naming
@@ -154,12 +154,12 @@ class _Search:
             store = RocksReplica(folder, Path(own), STORE)
             try:
                 (salt,) = store.get(Column.META, [SALT])
-                fingerprint = blake2b(self._name, digest_size=16, key=salt or b"").digest()
+                hashed = fingerprint(self._name, salt or b"")
                 found: Counter[tuple[str, str, bool]] = Counter()
                 for column in Column:
                     for key, value in store.scan(column, b""):
                         self._searched["keys of stores"] += 1
-                        for why, until, allowed in self._pair(column, key, value, fingerprint):
+                        for why, until, allowed in self._pair(column, key, value, hashed):
                             found[why, until, allowed] += 1
                             if not copy and why == _TOMBSTONE:
                                 self._deleted = True
@@ -173,7 +173,7 @@ class _Search:
             self._findings.append(Finding(place, count, why, until, allowed))
 
     def _pair(
-        self, column: Column, key: bytes, value: bytes, fingerprint: bytes
+        self, column: Column, key: bytes, value: bytes, hashed: bytes
     ) -> Iterator[tuple[str, str, bool]]:
         """Yield of what a key and its value hold: why, until when, and whether that may stay."""
         name = self._name
@@ -184,7 +184,7 @@ class _Search:
                 lettered = 2 if column is Column.SAID else 1
                 other = parts[lettered]
                 horizon = _HORIZON if day else _WHILE
-                if other[0] in contacts.LETTERS and other[1:] == fingerprint.hex().encode():
+                if other[0] in contacts.LETTERS and other[1:] == hashed.hex().encode():
                     yield _HASHED, _PURGED, True
                 if name in (parts[0], other[1:]) or name in parts:
                     yield f"column {column.value}: an edge or event names it", horizon, False
@@ -200,12 +200,12 @@ class _Search:
                 elif letter not in _NUMBERS and self._mentions(value):
                     yield f"a row of others names it, letter {letter.decode()}", _WHILE, False
             case Column.META:
-                yield from self._meta(key, value, fingerprint)
+                yield from self._meta(key, value, hashed)
 
-    def _meta(self, key: bytes, value: bytes, fingerprint: bytes) -> Iterator[tuple[str, str, bool]]:
+    def _meta(self, key: bytes, value: bytes, hashed: bytes) -> Iterator[tuple[str, str, bool]]:
         name, letter = self._name, key[:1]
         if letter == DELETED and len(key) == 17:
-            if key[1:] == fingerprint:
+            if key[1:] == hashed:
                 yield _TOMBSTONE, "for ever: it keeps late events out", True
             return
         if letter in (LEAVING, JOB, BOOK) and key[1:] == name:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import faust
 
 from bench.peers.fold import fold
-from bench.peers.progress import Progress
+from bench.peers.progress import Progress, begun
 
 
 def build(given: argparse.Namespace, progress: Progress) -> faust.App:
@@ -65,16 +64,7 @@ def build(given: argparse.Namespace, progress: Progress) -> faust.App:
 
 def main() -> None:
     """Work until told to end."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("servers", "topic", "name"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--partitions", type=int, required=True)
-    parser.add_argument("--session", type=float, required=True)
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--exactly-once", action="store_true")
-    given = parser.parse_args()
-    progress = Progress(given.folder / "progress")
-    progress.start()
+    given, progress = begun(__doc__)
     app = build(given, progress)
     sys.argv[1:] = ["worker", "--loglevel", "warn", "--without-web"]
     app.main()

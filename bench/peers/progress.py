@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import threading
@@ -42,6 +43,21 @@ class Progress:
             part.write_text(json.dumps([dict(self._folded), dict(self._next)]))
             os.replace(part, self._path)
             time.sleep(EVERY)
+
+
+def begun(description: str | None) -> tuple[argparse.Namespace, Progress]:
+    """Return what an application's process was asked for, and its progress, which is written from now on."""
+    parser = argparse.ArgumentParser(description=description)
+    for name in ("servers", "topic", "name"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--partitions", type=int, required=True)
+    parser.add_argument("--session", type=float, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--exactly-once", action="store_true")
+    given = parser.parse_args()
+    progress = Progress(given.folder / "progress")
+    progress.start()
+    return given, progress
 
 
 def read(path: Path) -> Told:

@@ -5,28 +5,17 @@ Not a command of its own: `python -m bench.peers ingest` starts it. Its group_by
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 from quixstreams import Application, State, message_context
 
 from bench.peers.fold import fold
-from bench.peers.progress import Progress
+from bench.peers.progress import begun
 
 
 def main() -> None:
     """Work until told to end."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("servers", "topic", "name"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--partitions", type=int, required=True)
-    parser.add_argument("--session", type=float, required=True)
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--exactly-once", action="store_true")
-    given = parser.parse_args()
-    progress = Progress(given.folder / "progress")
-    progress.start()
+    given, progress = begun(__doc__)
     app = Application(
         broker_address=given.servers,
         consumer_group=given.name,

@@ -195,7 +195,9 @@ class Actors:
         """
         partition, actor, target = self._partition, event.actor, event.target
         known, deleted = partition.fingerprints, partition.deleted
-        if not leaving and known[actor] not in deleted and (not target or known[target] not in deleted):
+        if not leaving and not (
+            deleted and (known[actor] in deleted or (target and known[target] in deleted))
+        ):
             return False
         if actor in leaving or (
             partition.is_deleted(actor) and partition.fingerprint(actor) in partition.departed

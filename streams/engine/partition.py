@@ -120,6 +120,11 @@ class ReadCache(Generic[_V]):
         self._cold.pop(key, None)
 
 
+def fingerprint(account: bytes, salt: bytes) -> bytes:
+    """Return the salted hash under which a deleted account, or a contact, is remembered."""
+    return blake2b(account, digest_size=16, key=salt).digest()
+
+
 class Fingerprints(dict[str, bytes]):
     """Account to the salted hash under which it is remembered when it was deleted, for the accounts met lately."""
 
@@ -131,7 +136,7 @@ class Fingerprints(dict[str, bytes]):
     def __missing__(self, account: str) -> bytes:
         if len(self) >= self._remembered:
             self.clear()
-        made = self[account] = blake2b(account.encode(), digest_size=16, key=self._salt).digest()
+        made = self[account] = fingerprint(account.encode(), self._salt)
         return made
 
 

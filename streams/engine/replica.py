@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from hashlib import blake2b
 
 from kithstream.streams.communities.known import KnownFor
 from kithstream.streams.engine import slots
-from kithstream.streams.engine.partition import APPLIED, DELETED, HEARD, PROFILE, SALT
+from kithstream.streams.engine.partition import APPLIED, DELETED, HEARD, PROFILE, SALT, fingerprint
 from kithstream.streams.engine.slots import ReadStore, Slot
 from kithstream.streams.state import contacts, profiles, recent
 from kithstream.streams.state.profiles import Profile
@@ -71,7 +70,7 @@ class Replica:
 
     def fingerprint(self, account: str) -> bytes:
         """Return the salted hash under which a deleted account, or a contact, is remembered."""
-        return blake2b(account.encode(), digest_size=16, key=self._salt).digest()
+        return fingerprint(account.encode(), self._salt)
 
     def is_deleted(self, account: str) -> bool:
         """True if the account was deleted."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from kithstream.streams.state.protocol import Changes, Column, Dropped
+from kithstream.streams.state.protocol import Changes, Column, Dropped, reaching
 
 
 class MemoryStore:
@@ -36,7 +36,7 @@ class MemoryStore:
     def scan_each(
         self, column: Column, prefixes: Iterable[bytes], begin: bytes = b""
     ) -> Iterator[tuple[bytes, bytes]]:
-        later = (prefix for prefix in prefixes if prefix >= begin or begin.startswith(prefix))
+        later = reaching(prefixes, begin)
         return chain.from_iterable(self.scan_from(column, prefix, begin) for prefix in later)
 
     def write(self, changes: Changes, dropped: Sequence[Dropped] = ()) -> None:

@@ -32,6 +32,11 @@ class Dropped(NamedTuple):
     end: bytes
 
 
+def reaching(prefixes: Iterable[bytes], begin: bytes) -> Iterator[bytes]:
+    """Yield the prefixes that have keys from a key on."""
+    return (prefix for prefix in prefixes if prefix >= begin or begin.startswith(prefix))
+
+
 class Store(Protocol):
     """One partition's state. A write is atomic over all columns and survives kill -9 once it returned."""
 

@@ -29,7 +29,7 @@ from rocksdict import (
 
 from kithstream.streams.config import StoreConfig
 from kithstream.streams.errors import StoreRefused
-from kithstream.streams.state.protocol import Changes, Column, Dropped
+from kithstream.streams.state.protocol import Changes, Column, Dropped, reaching
 
 ATTEMPTS: Final = 100  # to catch up with a writer that flushes meanwhile
 
@@ -76,9 +76,7 @@ class _Columns:
         self, column: Column, prefixes: Iterable[bytes], begin: bytes = b""
     ) -> Iterator[tuple[bytes, bytes]]:
         rest = self._columns[column].iter()  # one for all: making it costs more than a seek
-        for prefix in prefixes:
-            if prefix < begin and not begin.startswith(prefix):
-                continue
+        for prefix in reaching(prefixes, begin):
             rest.seek(max(prefix, begin))
             while rest.valid() and (key := rest.key()).startswith(prefix):
                 yield key, rest.value()

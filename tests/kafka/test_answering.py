@@ -58,6 +58,14 @@ def follows() -> list[Event]:
     return [*found, *(event(f"p{name}", "profile", name, language="de") for name in CROWD[::2])]
 
 
+async def answering(worker: Worker, generation: int) -> None:
+    """Own every partition in a generation, with everybody's follows; return when it is ready."""
+    await worker.own(EVERY, generation)
+    publish(worker, follows())
+    await settle(worker)
+    await worker.ready()
+
+
 def learned(worker: Worker, path: Path) -> str:
     """Publish a step whose ranker ranks, by any weights; return the file of the model that it leads to."""
     trainer = OnlineTrainer(Model.day_zero(0), TrainerConfig(), np.random.Generator(np.random.PCG64(0)))
@@ -403,10 +411,7 @@ def test_a_partition_that_is_let_go_of_is_not_opened_again_by_a_word_of_zombies(
 ) -> None:
     async def own() -> None:
         async with Worker(tenant, tmp_path / "one", "w1") as one:
-            await one.own(EVERY, 9)
-            publish(one, follows())
-            await settle(one)
-            await one.ready()
+            await answering(one, 9)
             process = one.process._process
             assert process is not None
             os.kill(process.pid, signal.SIGSTOP)  # so that letting go takes until the word has come
@@ -430,10 +435,7 @@ def test_an_owner_whose_index_comes_after_its_partitions_is_told_of_a_greater_ge
 
     async def own() -> None:
         async with Worker(tenant, tmp_path / "one", "w1", snapshot_seconds=0.1) as one:
-            await one.own(EVERY, 9)
-            publish(one, follows())
-            await settle(one)
-            await one.ready()
+            await answering(one, 9)
             await until(lambda: any((tmp_path / "one").glob("index/*/CURRENT")), "a snapshot")
             one.generations.clear()
             for number, opened in one.process._opened.items():  # as one that was restored would say
@@ -452,10 +454,7 @@ def test_a_zombies_vectors_are_mended_even_by_an_owner_that_comes_later(
 ) -> None:
     async def ask() -> None:
         async with Worker(tenant, tmp_path / "one", "w1") as one:
-            await one.own(EVERY, 5)
-            publish(one, follows())
-            await settle(one)
-            await one.ready()
+            await answering(one, 5)
             records = one.drive.everywhere(one.drive.vectors)
             value = next(r.value for r in records if r.key == ONE.encode())
             vector = msgspec.msgpack.decode(value, type=wire.Vector)
