@@ -92,9 +92,9 @@ def test_the_three_clients_end_to_end(town: KafkaConfig, worker: Worker) -> None
         answer = client.ask("eve", 5, after=token, deadline=20.0)
         assert [c.account for c in answer.candidates] == ["ada"]
         http = worker.get(f"/v1/candidates/eve?k=5&after={token}")[1]
-        assert [(c["account"], c["score"]) for c in http["candidates"]] == [
-            (c.account, c.score) for c in answer.candidates
-        ]
+        (one,), (other,) = http["candidates"], answer.candidates
+        # Each answer reads the clock, and what is counted fades between the two: equal but for that.
+        assert (one["account"], one["score"]) == (other.account, pytest.approx(other.score, rel=1e-4))
         token = publisher.publish([{"signal": "follow", "actor": "ada", "target": "bob"}])
         reasons = {c.account: c.reasons for c in client.ask("bob", 5, after=token, deadline=20.0).candidates}
         assert "ada" not in reasons  # bob follows her
