@@ -19,6 +19,7 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     cache_bytes: int = 64 << 20  # block cache
     write_buffer_bytes: int = 32 << 20  # per column, up to three of them
+    wal_bytes: int = 32 << 20  # of logs of writes, which whoever opens or follows the store reads again
     sync: bool = False  # fsync each batch: needed against power loss, not against kill -9
 
 

@@ -40,8 +40,11 @@ class _Columns:
     def __init__(self, path: Path, config: StoreConfig, access: AccessType) -> None:
         self._path = path
         cache = Cache.new_hyper_clock_cache(config.cache_bytes, 4096)
-        self._options = {c.value: _options(config, cache, c) for c in Column}
+        self._options = {c.value: self._tuned(_options(config, cache, c)) for c in Column}
         self._open(access)
+
+    def _tuned(self, options: Options) -> Options:
+        return options
 
     def _open(self, access: AccessType) -> None:
         try:
@@ -102,6 +105,10 @@ class _Columns:
         except Exception as error:
             raise StoreRefused(f"store {self._path} is damaged: {error}") from error
 
+    def memtable_bytes(self) -> int:
+        """Memory of what was written, or read of the logs of writes, and is in no file yet."""
+        return sum(c.property_int_value("rocksdb.size-all-mem-tables") or 0 for c in self._columns.values())
+
     def verify(self) -> None:
         """Read everything, so that every checksum is compared; raises StoreRefused where one does not hold."""
         for column in Column:
@@ -135,6 +142,10 @@ class RocksReplica(_Columns):
 
     A directory that took the place of the one that was opened is another store, whose writes would be laid over those
     of the first: it is refused.
+
+    Of each log of writes RocksDB makes one memtable a column, however little is in it, and keeps them until the column
+    is flushed. So they begin small here, and the writer bounds its logs (`store.wal_bytes`): a column that is seldom
+    written would hold them back, each time to be read again.
     """
 
     def __init__(self, path: Path, own: Path, config: StoreConfig) -> None:
@@ -178,6 +189,12 @@ class RocksReplica(_Columns):
         """Release the files; nothing can be read afterwards."""
         super().close()
         shutil.rmtree(self._own, ignore_errors=True)
+
+    def _tuned(self, options: Options) -> Options:
+        options.set_memtable_prefix_bloom_ratio(0.0)
+        options.set_memtable_whole_key_filtering(False)
+        options.set_arena_block_size(64 << 10)
+        return options
 
     def _reopen(self) -> None:
         before = self._db, self._columns
@@ -310,6 +327,7 @@ def _options(config: StoreConfig, cache: Cache, column: Column) -> Options:
     options.set_bottommost_compression_type(packed)
     options.set_write_buffer_size(config.write_buffer_bytes if column is not Column.META else 8 << 20)
     options.set_max_write_buffer_number(3)
+    options.set_max_total_wal_size(config.wal_bytes)
     options.set_level_compaction_dynamic_level_bytes(True)
     # The largest single win for keys that are mostly new: a miss in the memtable is answered by its filter.
     options.set_memtable_prefix_bloom_ratio(0.1)

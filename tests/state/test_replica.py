@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import PIPE
 
+import msgspec
 import pytest
 import writing
 from writing import DECADE, INGEST, KEYS, SMALL, number
 
+from kithstream.streams.config import StoreConfig
 from kithstream.streams.errors import StoreRefused
 from kithstream.streams.state.protocol import Column
 from kithstream.streams.state.store import RocksReplica, RocksStore
@@ -50,6 +52,35 @@ def test_what_a_replica_has_read_hides_nothing_that_was_flushed_since(
     for column in Column:
         assert replica.get(column, [b"k", b"gone"]) == [b"2", None]
         assert list(replica.scan(column, b"k")) == [(b"k", b"2")]
+
+
+def test_a_column_that_is_seldom_written_holds_back_few_logs(tmp_path: Path) -> None:
+    bound = 1 << 18
+    store = RocksStore(tmp_path / "store", msgspec.structs.replace(SMALL, wal_bytes=bound))
+    replica = RocksReplica(tmp_path / "store", tmp_path / "own", SMALL)
+    most = 0
+    for round_ in range(100):
+        store.write({Column.META: {b"offset": b"%d" % round_}, Column.ROWS: {b"k": b"%d" % round_ * 8192}})
+        store._columns[Column.ROWS].flush()
+        replica.catch_up()
+        most = max(most, sum(log.stat().st_size for log in (tmp_path / "store").glob("*.log")))
+    assert bound / 2 < most < 2 * bound
+    assert replica.get(Column.META, [b"offset"]) == [b"99"]
+    replica.close()
+    store.close()
+
+
+def test_a_replica_holds_little_of_many_logs(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "store", StoreConfig())
+    for round_ in range(40):
+        store.write({column: {b"k": b"%d" % round_} for column in Column})
+        store._columns[Column.ROWS].flush()  # the others' logs stay
+    replica = RocksReplica(tmp_path / "store", tmp_path / "own", StoreConfig())
+    assert len(list((tmp_path / "store").glob("*.log"))) > 40
+    assert replica.get(Column.META, [b"k"]) == [b"39"]
+    assert replica.memtable_bytes() < 40 << 20
+    replica.close()
+    store.close()
 
 
 def test_a_replica_moves_when_it_catches_up_and_not_before(pair: tuple[RocksStore, RocksReplica]) -> None:
