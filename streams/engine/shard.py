@@ -122,6 +122,10 @@ class Shard:
         with uncollected():
             return self._hear(raw, next_offset)
 
+    def check(self, raw: bytes) -> None:
+        """Raise ValueError for bytes that are no frame."""
+        self._decoded(raw)
+
     def _hear(self, raw: Iterable[bytes], next_offset: int) -> Heard:
         partition = self.partition
         received = [self._decoded(frame) for frame in raw]

@@ -420,7 +420,7 @@ class Stream:
             try:
                 heard = shard.hear([record.value or b"" for record in kept], fetch.ends)
             except ValueError:
-                heard = await self._hear_one_by_one(shard, kept, fetch.ends)
+                heard = await self._hear_apart(shard, kept, fetch.ends)
             self._folded(time.perf_counter() - began)
             self._touch(heard.touched)
             await self._send_frames(shard)
@@ -430,23 +430,40 @@ class Stream:
         self._make_room()
         return None
 
-    async def _hear_one_by_one(self, shard: Shard, records: Sequence[Any], ends: int) -> Heard:
+    async def _hear_apart(self, shard: Shard, kept: Sequence[Any], ends: int) -> Heard:
         """The slow path beside a frame that is none: it becomes a dead letter, the others are folded."""
-        total = Heard(set(), [])
-        for record in records:
+        sound, letters = [], []
+        for record in kept:
+            try:
+                shard.check(record.value or b"")
+            except ValueError as error:
+                letters.append((record, error))
+            else:
+                sound.append(record)
+        await self._bury_frames(
+            shard, letters
+        )  # all at once: nothing is passed over before the brokers have them
+        with contextlib.suppress(ValueError):
+            return shard.hear([record.value or b"" for record in sound], ends)
+        total = Heard(set(), [])  # one that can be read, but not be folded
+        for record in sound:
             try:
                 heard = shard.hear([record.value or b""], record.offset + 1)
             except ValueError as error:
-                letter = DeadLetter(record.offset, "malformed_frame", str(error), record.value or b"")
-                number = shard.partition.number
-                await asyncio.gather(
-                    *await self._bury(self._names.edges, number, [letter], {record.offset: record})
-                )
+                await self._bury_frames(shard, [(record, error)])
                 continue
             total.touched.update(heard.touched)
             total.changes.extend(heard.changes)
         shard.hear([], ends)
         return total
+
+    async def _bury_frames(self, shard: Shard, letters: Collection[tuple[Any, ValueError]]) -> None:
+        records = {record.offset: record for record, _ in letters}
+        dead = [
+            DeadLetter(record.offset, "malformed_frame", str(error), record.value or b"")
+            for record, error in letters
+        ]
+        await asyncio.gather(*await self._bury(self._names.edges, shard.partition.number, dead, records))
 
     async def control(self, number: int, offset: int, timestamp: int, raw: bytes) -> None:
         """Bring what may be said of an account into its own engagements, in their order; return when it is there."""

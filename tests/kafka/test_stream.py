@@ -17,8 +17,10 @@ from promises import agree
 
 from kithstream.streams import manifest
 from kithstream.streams.config import EngineConfig, KafkaConfig, StoreConfig, WorkerConfig
+from kithstream.streams.engine import frames
 from kithstream.streams.engine.actors import Record
 from kithstream.streams.engine.engine import Engine
+from kithstream.streams.engine.frames import Frame
 from kithstream.streams.engine.partition import FORMAT, LAYOUT, UPGRADED
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.errors import GapInLog, StoreRefused, WrongLayout
@@ -121,7 +123,14 @@ def test_poison_becomes_dead_letters_and_the_stream_goes_on(tenant: KafkaConfig,
 
 
 @pytest.mark.parametrize(
-    "bad", [b"", b"\xc1", b"not a frame", msgspec.msgpack.encode([1, [b"no nul", b"x"]])]
+    "bad",
+    [
+        b"",
+        b"\xc1",
+        b"not a frame",
+        msgspec.msgpack.encode([1, [b"no nul", b"x"]]),
+        frames.encode(Frame(NOW, states=[b"u2\0\xffu1\0", bytes(14)], source=0, upto=1)),  # of no family
+    ],
 )
 def test_a_corrupt_frame_is_buried_and_its_neighbours_are_folded(
     bad: bytes, tenant: KafkaConfig, tmp_path: Path
@@ -131,12 +140,15 @@ def test_a_corrupt_frame_is_buried_and_its_neighbours_are_folded(
             await drive.own()
             producer = KafkaProducer(bootstrap_servers=tenant.servers)
             drive.publish([follow("u1", "u2")])
-            producer.send(drive.names.edges, bad, partition=ROUTE["u2"]).get(10)
+            for raw in (bad, b"another", bad):
+                producer.send(drive.names.edges, raw, partition=ROUTE["u2"]).get(10)
             drive.publish([follow("u3", "u2")])
             producer.close()
             await drive.settle()
-            (dead,) = drive.dead()
-            assert (dead.reason, dead.topic) == ("malformed_frame", drive.names.edges)
+            dead = drive.dead()
+            assert {(one.reason, one.topic) for one in dead} == {("malformed_frame", drive.names.edges)}
+            found = sorted((one.offset, base64.b64decode(one.record)) for one in dead)
+            assert [raw for _, raw in found] == [bad, b"another", bad]
             partition = drive.stream.shards[ROUTE["u2"]].partition
             assert partition.heard[ROUTE["u1"]] >= 1
             assert partition.edges == drive.fetch(drive.names.edges, ROUTE["u2"], 0).ends
