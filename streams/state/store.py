@@ -22,6 +22,7 @@ from rocksdict import (
     Options,
     Rdict,
     RdictIter,
+    ReadOptions,
     SstFileWriter,
     WriteBatch,
     WriteOptions,
@@ -68,18 +69,21 @@ class _Columns:
 
     def scan_from(self, column: Column, prefix: bytes, begin: bytes) -> Iterator[tuple[bytes, bytes]]:
         key = max(prefix, begin)
-        pairs = self._columns[column].items(from_key=key)
+        # Without a bound a scan looks for the next key behind its own, over everything that was deleted there.
+        bound = _below(_end(prefix))  # must outlive the iterator, which holds no reference to it
+        pairs = self._columns[column].items(from_key=key, read_opt=bound)
         for key, value in cast(Iterator[tuple[bytes, bytes]], pairs):  # raw mode holds bytes alone
-            if not key.startswith(prefix):
-                return
             yield key, value
-        self._check_end(column, key)
+        self._check_end(column, key, prefix)
 
     def scan_each(
         self, column: Column, prefixes: Iterable[bytes], begin: bytes = b""
     ) -> Iterator[tuple[bytes, bytes]]:
-        rest = self._columns[column].iter()  # one for all: making it costs more than a seek
-        for prefix in reaching(prefixes, begin):
+        wanted = list(reaching(prefixes, begin))
+        end = max(map(_end, wanted), default=b"") if all(map(_end, wanted)) else b""
+        bound = _below(end)
+        rest = self._columns[column].iter(bound)  # one for all: making it costs more than a seek
+        for prefix in wanted:
             rest.seek(max(prefix, begin))
             while rest.valid() and (key := rest.key()).startswith(prefix):
                 yield key, rest.value()
@@ -87,12 +91,13 @@ class _Columns:
             if not rest.valid():
                 self._check(rest)
 
-    def _check_end(self, column: Column, last: bytes) -> None:
+    def _check_end(self, column: Column, last: bytes, prefix: bytes) -> None:
         """Raise StoreRefused if a scan that came to no other key stopped at one that cannot be read.
 
         An iterator of rocksdict ends at a damaged block as it ends behind the last key.
         """
-        rest = self._columns[column].iter()
+        bound = _below(_end(prefix))
+        rest = self._columns[column].iter(bound)
         rest.seek(last)
         if rest.valid() and rest.key() == last:
             rest.next()
@@ -301,6 +306,21 @@ class RocksStore(_Columns):
         """Release the files; the store is not usable afterwards."""
         del self._handles  # they keep the lock file
         super().close()
+
+
+def _end(prefix: bytes) -> bytes:
+    """The first key behind those that begin with a prefix; nothing where there is none."""
+    short = prefix.rstrip(b"\xff")
+    return short[:-1] + bytes((short[-1] + 1,)) if short else b""
+
+
+def _below(end: bytes) -> ReadOptions | None:
+    """What keeps an iterator before a key; None for no key."""
+    if not end:
+        return None
+    options = ReadOptions()
+    options.set_iterate_upper_bound(end)
+    return options
 
 
 def _close(database: Rdict, columns: Mapping[Column, Rdict]) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rocksdict import ReadOptions
 
 from kithstream.streams.config import StoreConfig
 from kithstream.streams.engine.overlay import Overlay
@@ -102,6 +105,58 @@ def test_prefixes_are_gone_over_from_a_key_on(make: Callable[[], Store]) -> None
     for begin, left in ((b"", 5), (b"b2", 4), (b"b3", 3), (b"b9", 2), (b"d2", 1), (b"d3", 0)):
         found = [key for key in keys if key[:1] in b"bd"][5 - left :]
         assert list(store.scan_each(Column.OUT, prefixes, begin)) == [(key, key * 2) for key in found]
+
+
+class _Impatient:
+    """A column whose iterators fail rather than pass over more than a few deleted keys."""
+
+    def __init__(self, column: Any) -> None:
+        self._column = column
+
+    def items(self, from_key: bytes, read_opt: ReadOptions | None = None) -> Any:
+        return self._column.items(from_key=from_key, read_opt=_impatient(read_opt))
+
+    def iter(self, read_opt: ReadOptions | None = None) -> Any:
+        return self._column.iter(_impatient(read_opt))
+
+
+def _impatient(given: ReadOptions | None) -> ReadOptions:
+    options = given or ReadOptions()
+    options.set_max_skippable_internal_keys(10)
+    return options
+
+
+def test_a_scan_does_not_pass_over_what_was_deleted_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would cost a celebrity's deletion the square of its followers, and a question what the outbox has seen."""
+    store = RocksStore(tmp_path / "store", StoreConfig())
+    store.write({Column.META: {b"a1": b"1", b"a2": b"2"} | {b"b%d" % n: b"" for n in range(100)}})
+    store.write({Column.META: {b"b%d" % n: None for n in range(100)}})
+    monkeypatch.setitem(store._columns, Column.META, _Impatient(store._columns[Column.META]))
+    with pytest.raises(StoreRefused):
+        list(store.scan(Column.META, b"b"))
+    assert list(store.scan(Column.META, b"a")) == [(b"a1", b"1"), (b"a2", b"2")]
+    assert list(store.scan_from(Column.META, b"a", b"a2")) == [(b"a2", b"2")]
+    assert list(store.scan_each(Column.META, [b"a1", b"a2"])) == [(b"a1", b"1"), (b"a2", b"2")]
+    assert list(store.scan(Column.META, b"A")) == []
+    monkeypatch.undo()
+    store.close()
+
+
+def test_the_end_of_a_scan_stays_where_it_is_while_memory_is_used_again(tmp_path: Path) -> None:
+    """What is read of a bound must outlive the call that gave it: RocksDB holds an address."""
+    store = RocksStore(tmp_path / "store", StoreConfig())
+    rng = random.Random(0)
+    keys = sorted({rng.choice((b"a", b"b", b"\xff")) + rng.randbytes(rng.randrange(4)) for _ in range(2000)})
+    store.write({Column.OUT: dict.fromkeys(keys, b"v")})
+    for prefix in (b"a", b"b", b"\xff", *(key[:2] for key in rng.sample(keys, 300))):
+        found, used = [], []
+        for key, _ in store.scan(Column.OUT, prefix):
+            found.append(key)
+            used.append(rng.randbytes(len(prefix)))
+        assert found == [key for key in keys if key.startswith(prefix)]
+    store.close()
 
 
 def test_what_was_written_is_there_after_closing(tmp_path: Path) -> None:
