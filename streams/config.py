@@ -93,6 +93,9 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int = 8  # publishing and answering at a time
     waiting: int = 64  # requests that wait for a token's state at a time; more queue until their deadline
     requests: int = 1024  # in flight; more are refused as overloaded
+    behind: int = (
+        200_000  # events accepted and not visible yet, in one process: with so many no more are; 0: any
+    )
     shadow_seconds: float = (
         10.0  # between two answers of the graph that are compared with an exact scan; 0: none
     )

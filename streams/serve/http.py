@@ -55,7 +55,7 @@ from kithstream.streams.serve.messages import (
 )
 from kithstream.streams.serve.openapi import document
 from kithstream.streams.serve.page import page
-from kithstream.streams.serve.service import Service, Stopped
+from kithstream.streams.serve.service import Behind, Service, Stopped
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
@@ -112,6 +112,7 @@ def make_app(service: Service, config: ServeConfig, metrics: ServeMetrics) -> St
             WrongParameter: _wrong_parameter,
             NotYet: _not_yet,
             Unanswerable: _unanswerable,
+            Behind: _behind,
             Stopped: _stopped,
             Unavailable: _unavailable,
         },
@@ -495,6 +496,10 @@ async def _unanswerable(_: Request, error: Exception) -> Response:
 
 async def _unavailable(_: Request, error: Exception) -> Response:
     return _reply(Problem("unavailable", f"{error}; ask again."), 503, _RETRY)
+
+
+async def _behind(_: Request, error: Exception) -> Response:
+    return _reply(Problem("overloaded", f"{error}; publish again."), 503, _RETRY)
 
 
 async def _stopped(_: Request, __: Exception) -> Response:

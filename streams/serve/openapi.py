@@ -220,8 +220,9 @@ def _always() -> Json:
         "431": _response("The head of the request is too large (`head_too_large`).", "Problem"),
         "500": _response("A defect of the server.", "Problem"),
         "503": _response(
-            "Folding has stopped (`stopped`), too many requests are in flight or connections open (`overloaded`), or, "
-            "on a cluster, the partition is being moved or the brokers do not answer (`unavailable`).",
+            "Folding has stopped (`stopped`), too many requests are in flight or connections open, or too many "
+            "events accepted that are not visible yet (`overloaded`), or, on a cluster, the partition is being moved "
+            "or the brokers do not answer (`unavailable`).",
             "Problem",
             _RETRY,
         ),

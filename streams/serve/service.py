@@ -40,6 +40,10 @@ class Stopped(Exception):
     """Folding has died: nothing can be published or answered."""
 
 
+class Behind(Exception):
+    """So much is published and not visible yet that no more is taken."""
+
+
 class Service(Protocol):
     """Publishes, answers, and says how it goes."""
 
@@ -58,7 +62,10 @@ class Service(Protocol):
     def readiness(self) -> Readiness: ...
 
     async def publish(self, checked: Sequence[tuple[str, bytes]], now: int) -> str:
-        """Append records with their actors, checked at `now`; return the token that stands for them."""
+        """Append records with their actors, checked at `now`; return the token that stands for them.
+
+        Raises Behind if they are to be published later.
+        """
         ...
 
     async def answer(self, question: Question, seconds: float) -> Answer:
@@ -87,6 +94,7 @@ class InProcess:
         self._live = live
         self._metrics = metrics
         self._start = live.end
+        self._behind = config.behind
         self._working = anyio.CapacityLimiter(config.threads)
         self._waiting = anyio.CapacityLimiter(config.waiting)
 
@@ -106,6 +114,8 @@ class InProcess:
         return Readiness(self._live.includes(self._start), self._live.behind, missing)
 
     async def publish(self, checked: Sequence[tuple[str, bytes]], now: int) -> str:
+        if 0 < self._behind <= (behind := self._live.behind):
+            raise Behind(f"{behind} events are accepted and not visible yet")
         return await self._guarded(partial(self._live.append, checked, now), self._working)
 
     async def answer(self, question: Question, seconds: float) -> Answer:

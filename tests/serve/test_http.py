@@ -520,6 +520,19 @@ def test_more_requests_than_fit_are_refused(held: Held, opened: Opened) -> None:
         assert sorted(future.result().status_code for future in both) == [200, 503]
 
 
+def test_with_too_much_accepted_and_not_visible_publishing_is_put_off(held: Held, opened: Opened) -> None:
+    client = opened(held.live, behind=2)
+    assert client.post({**FOLLOW, "actor": "dan", "id": "1"}).status_code == 200
+    assert client.post({**FOLLOW, "actor": "eve", "id": "2"}).status_code == 200
+    refused = client.post({**FOLLOW, "actor": "fay", "id": "3"})
+    assert (refused.status_code, refused.json()["error"]) == (503, "overloaded")
+    assert refused.json()["message"].startswith("2 events are accepted and not visible yet")
+    assert refused.headers["retry-after"] == "1"
+    held.gate.set()
+    held.live.wait(held.live.end, deadline=20.0)
+    assert client.post({**FOLLOW, "actor": "fay", "id": "3"}).status_code == 200
+
+
 # -- the state of the server ---------------------------------------------------------------------------------
 
 
