@@ -20,7 +20,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +180,10 @@ async def _load(
             statuses[-1 if put_off and "retry-after" not in reply.headers else reply.status_code] += 1
 
         begin = time.perf_counter()
-        for turn in range(int(seconds * rate / LINES)):
+        for turn in count():
             due = begin + turn * LINES / rate
+            if max(due, time.perf_counter()) - begin > seconds:  # as long as it was to last, even if it came late
+                break
             await asyncio.sleep(max(due - time.perf_counter(), 0))
             late = max(late, time.perf_counter() - due)
             task = asyncio.create_task(post(next(source)))
@@ -203,10 +205,10 @@ def over_kafka(factor: float, seconds: float, warm: int, seed: int) -> dict[str,
         publisher = stack.enter_context(EventPublisher(kafka, linger=0.005))
         events, sent = world(seed), 0
 
-        def publish(count: int) -> str:
+        def publish(number: int) -> str:
             nonlocal sent
-            sent += count
-            return publisher.publish(list(islice(events, count)))
+            sent += number
+            return publisher.publish(list(islice(events, number)))
 
         def visible(account: str, token: str) -> bool:
             return bool(worker.get(f"/v1/candidates/{account}?after={token}&deadline_ms=1000")[0] == 200)
@@ -234,8 +236,10 @@ def over_kafka(factor: float, seconds: float, warm: int, seed: int) -> dict[str,
             nonlocal sent
             begin, late, rate = time.perf_counter(), 0.0, factor * capacity
             each = max(int(rate / 100), 1)
-            for turn in range(int(seconds * rate / each)):
+            for turn in count():
                 due = begin + turn * each / rate
+                if max(due, time.perf_counter()) - begin > seconds:
+                    break
                 time.sleep(max(due - time.perf_counter(), 0))
                 late = max(late, time.perf_counter() - due)
                 publisher.send(list(islice(events, each)))
