@@ -182,7 +182,7 @@ async def _load(
         begin = time.perf_counter()
         for turn in count():
             due = begin + turn * LINES / rate
-            if max(due, time.perf_counter()) - begin > seconds:  # as long as it was to last, even if it came late
+            if max(due, time.perf_counter()) - begin > seconds:  # it lasts as long as it is to, late or not
                 break
             await asyncio.sleep(max(due - time.perf_counter(), 0))
             late = max(late, time.perf_counter() - due)
