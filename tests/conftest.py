@@ -1,10 +1,15 @@
-"""How the tests are spread over the processes of xdist."""
+"""How the tests are spread over the processes of xdist, and what hypothesis may take."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+
+# No test asserts a time: a busy machine would fail an example that took longer than usual.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 class OneBroker(LoadScopeScheduling):
