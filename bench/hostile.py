@@ -30,7 +30,7 @@ from hostile import Sent, frames, records  # noqa: E402
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402
 from workers import Worker, ends_of  # noqa: E402
 
-from bench.kafka import cluster, told  # noqa: E402
+from bench.kafka import answered, cluster, everything, told  # noqa: E402
 from bench.machine import machine, resident  # noqa: E402
 from bench.served import Served  # noqa: E402
 from kithstream.streams.engine import frames as wire_frames  # noqa: E402
@@ -171,11 +171,7 @@ def kafka(some: Iterator[Sent], count: int, now: int, seed: int, outcome: Outcom
         for one in sending:
             one.get(60)
         worker.until(lambda: buried() >= bad + corrupt, "to bury everything", patience=600.0)
-        ends = ends_of(config, name.engagements, PARTITIONS)
-        token = ",".join(f"{number}:{end}" for number, end in ends.items())
-        worker.until(
-            lambda: worker.get(f"/v1/candidates/nobody?after={token}")[0] == 200, "for everything", 600.0
-        )
+        answered(worker, everything(config, PARTITIONS), 600.0)
         worker.until(lambda: accepted() >= good, "to tell what it accepted")
         outcome.memory.append(resident(worker.pid, worker.retrieval) >> 20)
         outcome.accepted = int(accepted())

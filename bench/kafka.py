@@ -32,7 +32,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "kafka")]
 
-from workers import Worker, ends_of, holds, newest_stores, publish  # noqa: E402
+from workers import PATIENCE, Worker, ends_of, holds, newest_stores, publish  # noqa: E402
 
 from bench.machine import machine  # noqa: E402
 from bench.state import digest  # noqa: E402
@@ -46,6 +46,7 @@ from kithstream.streams.kafka.local import LocalKafka  # noqa: E402
 from kithstream.streams.kafka.names import topics  # noqa: E402
 from kithstream.streams.kafka.topics import create, wanted  # noqa: E402
 from kithstream.streams.kafka.worker import shared_salt  # noqa: E402
+from kithstream.streams.serve import tokens  # noqa: E402
 from kithstream.streams.simulate import SimulationConfig, simulate  # noqa: E402
 from kithstream.streams.sources import bitcoin, higgs, pairs  # noqa: E402
 from kithstream.streams.state.store import RocksStore  # noqa: E402
@@ -99,6 +100,20 @@ def owned(worker: Worker) -> int:
     return int(told(worker, "kithstream_worker_owned_partitions"))
 
 
+def everything(kafka: KafkaConfig, partitions: int) -> str:
+    """Return the token of everything that is published."""
+    return tokens.write(ends_of(kafka, topics(kafka.prefix).engagements, partitions))
+
+
+def answered(worker: Worker, after: str, patience: float = PATIENCE) -> None:
+    """Wait until a worker answers for a token."""
+    worker.until(
+        lambda: worker.get(f"/v1/candidates/nobody?after={after}")[0] == 200,
+        f"to answer for {after}",
+        patience=patience,
+    )
+
+
 def told(worker: Worker, name: str) -> float:
     """A figure of /metrics; -1 where it is not told."""
     raw = worker.get("/metrics")[1]
@@ -129,14 +144,9 @@ def throughput(events: Iterable[bytes], workers: int, partitions: int) -> dict[s
             last = msgspec.json.decode(call[-1])["time"]
         publisher.flush()
         publishing, own = time.perf_counter() - began, time.process_time() - own
-        ends = ends_of(kafka, topics(kafka.prefix).engagements, partitions)
-        token = ",".join(f"{number}:{end}" for number, end in ends.items())
+        token = everything(kafka, partitions)
         for worker in running:  # an answer that includes everything: folded, encoded, in the index
-            worker.until(
-                lambda worker=worker: worker.get(f"/v1/candidates/nobody?after={token}")[0] == 200,  # type: ignore[misc]
-                "for everything to be visible",
-                patience=1800.0,
-            )
+            answered(worker, token, 1800.0)
         seconds = time.perf_counter() - began
         spent = [
             {"stream_cpu_s": cpu_of(w.pid) - a, "retrieval_cpu_s": cpu_of(w.retrieval) - b}
@@ -229,11 +239,7 @@ def settle(publisher: EventPublisher, workers: Sequence[Worker], **stamps: int) 
     """Wait until everything published is visible on all workers, and one event more."""
     token = publisher.publish([{"signal": "follow", "actor": "nobody", "target": "somebody", **stamps}])
     for worker in workers:
-        worker.until(
-            lambda worker=worker: worker.get(f"/v1/candidates/nobody?after={token}")[0] == 200,  # type: ignore[misc]
-            "for everything to be visible",
-            patience=600.0,
-        )
+        answered(worker, token, 600.0)
 
 
 def mean(workers: Sequence[Worker], name: str) -> float:
@@ -296,9 +302,7 @@ def faults(rebalances: int, kills: int, partitions: int, seed: int) -> dict[str,
             sending.join()
             print(f"{number + 1} of {len(turns)}: {turn}", file=sys.stderr)
         stays.ready()
-        ends = ends_of(kafka, topics(kafka.prefix).engagements, partitions)
-        token = ",".join(f"{n}:{end}" for n, end in ends.items())
-        stays.until(lambda: stays.get(f"/v1/candidates/nobody?after={token}")[0] == 200, "for everything")
+        answered(stays, everything(kafka, partitions))
         stays.stop()
         seconds = time.perf_counter() - began
         try:

@@ -40,7 +40,7 @@ from typing import Any, Final
 import numpy as np
 from kafka import KafkaProducer
 
-from bench.kafka import FULL, Worker, cluster, ends_of, told
+from bench.kafka import FULL, Worker, answered, cluster, everything, told
 from bench.load import write_graph
 from bench.machine import machine
 from kithstream.models.lineage import day_zero_lineage
@@ -187,9 +187,7 @@ def kafka(given: argparse.Namespace) -> dict[str, object]:
 
         def ready() -> None:
             worker.until(lambda: worker.get("/readyz")[0] == 200, "to be ready", PATIENCE)
-            token = ",".join(f"{n}:{end}" for n, end in ends_of(config, topic, PARTITIONS).items())
-            path = f"/v1/candidates/nobody?after={token}"
-            worker.until(lambda: worker.get(path)[0] == 200, f"for {token}", PATIENCE)
+            answered(worker, everything(config, PARTITIONS), PATIENCE)
 
         def snapshot() -> None:
             saved = told(worker, "kithstream_snapshots_saved_total")

@@ -27,7 +27,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from bench.kafka import cluster, ends_of, started, topics
+from bench.kafka import answered, cluster, everything, started
 from bench.machine import machine
 from bench.server import Connections, every
 from kithstream.models.model import Model
@@ -153,14 +153,9 @@ def main() -> None:
             for batch in simulate(world, given.events):
                 publisher.send(batch)
             publisher.flush()
-        ends = ends_of(kafka, topics(kafka.prefix).engagements, given.partitions)
-        token = ",".join(f"{number}:{end}" for number, end in ends.items())
+        token = everything(kafka, given.partitions)
         for worker in running:
-            worker.until(
-                lambda worker=worker: worker.get(f"/v1/candidates/nobody?after={token}")[0] == 200,  # type: ignore[misc]
-                "for the events",
-                patience=PATIENCE,
-            )
+            answered(worker, token, PATIENCE)
         found = asyncio.run(turn(kafka, given.partitions, [worker.port for worker in running], given))
     settings = {
         name: getattr(given, name) for name in ("rate", "accounts", "events", "workers", "partitions", "seed")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from bench.freshness_value import DELAYS, Found, K, ask_stale, drawn, followed_by, moments, told
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kithstream.models.evaluate import recall_at
@@ -32,7 +32,6 @@ STREAMS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(STREAMS, st.lists(st.integers(0, 20), min_size=1, max_size=3))
 def test_a_question_is_asked_when_all_older_events_are_told_and_no_newer_one(
     rows: list[tuple[int, int, int]], delays: list[int]

@@ -90,7 +90,7 @@ def test_the_parser_comes_to_what_each_record_means() -> None:
     assert len(faults) >= 20
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=300, derandomize=True)
 @given(st.binary(max_size=300) | _JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_an_event_or_refused(raw: bytes) -> None:
     event, refused = judged(raw)
@@ -98,7 +98,7 @@ def test_any_bytes_are_an_event_or_refused(raw: bytes) -> None:
     assert refused is None or usable(refused)
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=300, derandomize=True)
 @given(
     st.dictionaries(
         st.sampled_from(Event.__struct_fields__),

@@ -179,7 +179,7 @@ def oracle(log: Sequence[Logged], begin: int, end: int) -> bool:
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_it_agrees_with_a_recount_of_every_cut(data: st.DataObject) -> None:
     names = ("block", "unblock", "mute", "unmute", "follow", "unfollow", "retract")
     drawn = data.draw(

@@ -119,7 +119,7 @@ def test_packed_features_are_refused_unless_whole() -> None:
             named.producers(broken, ids)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.integers(0, 16), st.integers(0, 16))
 def test_a_trainer_that_stops_and_goes_on_ends_in_the_same_bytes(
     tmp_path_factory: pytest.TempPathFactory, one: int, other: int
@@ -258,7 +258,7 @@ class Topic:
         return [r for at, r in enumerate(self.records) if newest[r[0]] == at]
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.sets(st.integers(1, 16), max_size=5), st.booleans())
 def test_a_follower_ends_at_the_trainers_model_in_every_bit(told: set[int], compacted: bool) -> None:
     log, topic, found = the_log(8), Topic(), learner()

@@ -105,7 +105,6 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 slow = settings(
     max_examples=60,
-    deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=list(HealthCheck),
 )

@@ -29,7 +29,7 @@ import msgspec
 from kafka import KafkaConsumer, TopicPartition
 
 from bench import results
-from bench.kafka import Worker, cluster, compared, cpu_of, ends_of, simulated, started
+from bench.kafka import answered, cluster, compared, cpu_of, ends_of, everything, simulated, started
 from bench.peers import progress
 from bench.peers.environment import PYTHON, environment, python
 from bench.peers.fold import RECORDS, errors, expected
@@ -40,7 +40,6 @@ from kithstream.streams.clients import EventPublisher
 from kithstream.streams.config import Config, EngineConfig, KafkaConfig
 from kithstream.streams.kafka.names import topics
 from kithstream.streams.kafka.topics import create, wanted
-from kithstream.streams.serve import tokens
 
 SESSION = 6.0  # seconds of the group's sessions, the same for all
 QUIET = 20.0  # seconds without a record after which who was killed has caught up: four commits of Quix
@@ -240,11 +239,11 @@ def own_run(kafka: KafkaConfig, folder: Path, events: Events, patience: float) -
         publisher = stack.enter_context(EventPublisher(kafka, linger=0.005))
 
         send(publisher, events[:FIRST])
-        answered(worker, published(kafka), patience)
+        answered(worker, everything(kafka, PARTITIONS), patience)
         began = time.perf_counter()
         before = cpu_of(worker.pid), cpu_of(worker.retrieval)
         send(publisher, events[FIRST:])
-        answered(worker, published(kafka), patience)
+        answered(worker, everything(kafka, PARTITIONS), patience)
         seconds = time.perf_counter() - began
         stream = cpu_of(worker.pid) - before[0]
         found = told(len(events) - FIRST, seconds, stream + cpu_of(worker.retrieval) - before[1], stream)
@@ -291,33 +290,19 @@ def peer_killed(
     }
 
 
-def published(kafka: KafkaConfig) -> str:
-    """Return the token of everything that is published."""
-    return tokens.write(ends_of(kafka, topics(kafka.prefix).engagements, PARTITIONS))
-
-
-def answered(worker: Worker, after: str, patience: float) -> None:
-    """Wait until a worker answers for a token."""
-    worker.until(
-        lambda: worker.get(f"/v1/candidates/nobody?after={after}")[0] == 200,
-        f"to answer for {after}",
-        patience=patience,
-    )
-
-
 def own_killed(kafka: KafkaConfig, folder: Path, events: Events, patience: float) -> dict[str, Any]:
     """The same of a kithstream worker; its stores are compared with a fold of the topic in this process."""
     with ExitStack() as stack:
         (worker,) = started(stack, kafka, folder, PARTITIONS, 1)
         publisher = stack.enter_context(EventPublisher(kafka, linger=0.005))
         send(publisher, events[: len(events) // 3])
-        third = published(kafka)
+        third = everything(kafka, PARTITIONS)
         send(publisher, events[len(events) // 3 :])
         answered(worker, f"{third}&level=state", patience)
         worker.kill()
         at = time.monotonic()
         worker.start()
-        answered(worker, published(kafka), patience)
+        answered(worker, everything(kafka, PARTITIONS), patience)
         caught_up = time.monotonic() - at
         worker.stop()
         equal, _ = compared(kafka, [folder / "worker-0"], PARTITIONS, folder)

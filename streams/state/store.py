@@ -80,8 +80,8 @@ class _Columns:
         self, column: Column, prefixes: Iterable[bytes], begin: bytes = b""
     ) -> Iterator[tuple[bytes, bytes]]:
         wanted = list(reaching(prefixes, begin))
-        end = max(map(_end, wanted), default=b"") if all(map(_end, wanted)) else b""
-        bound = _below(end)
+        ends = list(map(_end, wanted))
+        bound = _below(max(ends) if ends and all(ends) else b"")
         rest = self._columns[column].iter(bound)  # one for all: making it costs more than a seek
         for prefix in wanted:
             rest.seek(max(prefix, begin))
@@ -109,10 +109,6 @@ class _Columns:
             rest.status()
         except Exception as error:
             raise StoreRefused(f"store {self._path} is damaged: {error}") from error
-
-    def memtable_bytes(self) -> int:
-        """Memory of what was written, or read of the logs of writes, and is in no file yet."""
-        return sum(c.property_int_value("rocksdb.size-all-mem-tables") or 0 for c in self._columns.values())
 
     def verify(self) -> None:
         """Read everything, so that every checksum is compared; raises StoreRefused where one does not hold."""

@@ -136,7 +136,7 @@ _TOLD = st.tuples(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(_TOLD, max_size=12), st.randoms(use_true_random=False))
 def test_consent_is_what_was_told_in_whatever_order(
     told: list[tuple[bool, int, str, str]], rng: random.Random

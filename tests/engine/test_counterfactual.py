@@ -93,7 +93,7 @@ def retractions(gone: Sequence[Event]) -> list[Event]:
     ]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(soup())
 def test_what_an_account_did_to_another_is_taken_out_as_if_retracted(events: list[Event]) -> None:
     engine = run(events)
@@ -112,7 +112,7 @@ def test_what_an_account_did_to_another_is_taken_out_as_if_retracted(events: lis
             assert not made.partition.outbox
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(soup())
 def test_deeds_are_the_public_edges_and_occurrences_newest_first(events: list[Event]) -> None:
     engine = run(events)

@@ -60,20 +60,20 @@ def run(engine: Engine, events: Sequence[Event], batch: int = 7) -> Engine:
     return engine
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(soup(), st.integers(1, 20))
 def test_a_soup_of_events_leaves_what_the_batch_computes(events: list[Event], batch: int) -> None:
     agree(run(fresh(), events, batch), events, KNOWN)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(soup(), st.integers(1, 20), st.integers(1, 3), st.integers(1, 4))
 def test_the_bounds_of_an_interest_hold(events: list[Event], batch: int, most: int, newest: int) -> None:
     engine = run(fresh(limits=Limits(most, newest)), events, batch)
     agree(engine, events, KNOWN, most=most, newest=newest)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(soup(), st.sampled_from(("bob", "cyd", "eve")), st.integers(0, 60), st.integers(1, 4))
 def test_a_deleted_account_is_in_no_interest_and_no_audience(
     events: list[Event], account: str, place: int, newest: int
@@ -90,7 +90,7 @@ def test_a_deleted_account_is_in_no_interest_and_no_audience(
     agree(engine, events, KNOWN, newest=newest)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(soup(), st.randoms(use_true_random=False))
 def test_any_order_ends_in_the_same_state(events: list[Event], rng: random.Random) -> None:
     shuffled = list(events)
@@ -98,7 +98,7 @@ def test_any_order_ends_in_the_same_state(events: list[Event], rng: random.Rando
     assert held(run(fresh(), events)) == held(run(fresh(), shuffled))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(soup())
 def test_retracting_everything_leaves_nothing(events: list[Event]) -> None:
     undone = [
@@ -132,7 +132,7 @@ def assert_gone(engine: Engine, events: Sequence[Event]) -> None:
             assert not partition.leaving
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(departing(), st.integers(1, 20), st.booleans())
 def test_deletions_in_the_middle_leave_what_the_batch_computes(
     events: list[Event], batch: int, eager: bool
@@ -152,7 +152,7 @@ def test_deletions_in_the_middle_leave_what_the_batch_computes(
     assert_gone(engine, events)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.one_of(soup(), departing()),
     st.randoms(use_true_random=False),
@@ -234,7 +234,7 @@ def _place(kind: str) -> int:
     return (START + 5) // width % (1 << 24) if width else 0
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(soup(), st.integers(0, 60), st.integers(0, 30), st.booleans())
 def test_the_version_that_is_read_stays_exact_until_the_next_is_whole(
     events: list[Event], adopted: int, steps: int, idle: bool

@@ -16,7 +16,7 @@ def records(count: int, first: int = 0) -> list[Record]:
     return [Record(1000 + n, b"r%d" % n) for n in range(first, first + count)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     sizes=st.lists(st.integers(0, 9), max_size=12),
     reads=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20))),

@@ -42,7 +42,7 @@ _DOES = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(_DOES, min_size=60, max_size=200), st.integers(1, 40))
 def test_a_busy_actor_and_what_it_takes_back(does: list[tuple[str, int, int]], batch: int) -> None:
     events = [
@@ -57,7 +57,7 @@ def test_a_busy_actor_and_what_it_takes_back(does: list[tuple[str, int, int]], b
     agree(run(events, batch), events)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=60), st.integers(1, 20))
 def test_one_actor_adds_the_first_few_of_a_day_and_no_more(does: list[tuple[int, bool]], batch: int) -> None:
     cap = BY_NAME["like"].cap

@@ -37,7 +37,7 @@ def content(store: MemoryStore | Overlay) -> dict[Column, list[tuple[bytes, byte
     return {column: list(store.scan(column, b"")) for column in Column}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(WRITES, WRITES, KEYS)
 def test_an_overlay_reads_as_a_copy_that_was_written_and_leaves_what_is_below(
     first: list[Write], then: list[Write], prefix: bytes

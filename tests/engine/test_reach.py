@@ -63,7 +63,7 @@ def busy(draw: st.DrawFn) -> list[Event]:
     return draw(st.permutations(events + told[: draw(st.integers(0, 2))]))
 
 
-slow = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+slow = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @settings(slow, max_examples=150)

@@ -64,7 +64,7 @@ def following(events: list[Record]) -> set[tuple[str, str]]:
     return live
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(STEPS)
 def test_a_follow_is_asked_with_what_was_told_before_it(steps: Steps) -> None:
     events = stream(steps)
@@ -92,7 +92,7 @@ def test_a_follow_is_asked_with_what_was_told_before_it(steps: Steps) -> None:
         assert one.age == own["time"] - named[0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(STEPS)
 def test_an_impression_is_engaged_with_inside_its_window_and_ignored_when_that_is_over(steps: Steps) -> None:
     events = stream(steps)

@@ -116,7 +116,7 @@ EVENTS = st.builds(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(EVENTS)
 @example({**PROFILE, "country": "US\n"})
 @example({**PROFILE, "language": "en\n"})

@@ -151,13 +151,13 @@ def refused_or_taken(raw: bytes) -> None:
     assert all(said)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_taken_or_refused(raw: bytes) -> None:
     refused_or_taken(raw)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.integers(0, 200), st.binary(max_size=6), st.integers(0, 6))
 def test_any_damage_is_taken_or_refused(at: int, put: bytes, cut: int) -> None:
     raw = json.dumps({**FOLLOW, "signal": "like", "item": "p", "value": 1.5, "country": None}).encode()
@@ -171,7 +171,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.dictionaries(st.sampled_from(Event.__struct_fields__), JSON), st.sampled_from(NAMES))
 def test_any_object_is_taken_or_refused(event: dict[str, object], signal: str) -> None:
     refused_or_taken(json.dumps({**FOLLOW, "signal": signal, **event}).encode())

@@ -124,6 +124,6 @@ class LiveAgainstDict(RuleBasedStateMachine):
 
 
 LiveAgainstDict.TestCase.settings = settings(
-    max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=20, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow]
 )
 TestLiveAgainstDict = LiveAgainstDict.TestCase

@@ -50,7 +50,7 @@ from kithstream.streams.serve.ranking import Encoded
 from kithstream.streams.state.store import RocksStore
 
 PARTITIONS = 2
-SLOW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SLOW = settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 SMALL = StoreConfig(cache_bytes=1 << 20, write_buffer_bytes=1 << 20)
 
 

@@ -31,7 +31,7 @@ Encode = Callable[[Rows], NDArray[np.float32]]
 
 
 @BOTH
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_split_and_any_order_give_equal_bits(encode: Encode, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(N)))

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kithstream.models import exposure as module
@@ -15,7 +15,6 @@ LISTS = st.integers(1, 4).flatmap(
 NUMBERS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=20)
 
 
-@settings(deadline=None)
 @given(LISTS)
 def test_exposure_counts_users_and_coverage_accounts(lists: list[list[int]]) -> None:
     array = np.array(lists, np.int64)
@@ -24,7 +23,6 @@ def test_exposure_counts_users_and_coverage_accounts(lists: list[list[int]]) -> 
     assert coverage(array, 7) == pytest.approx(sum(share > 0 for share in expected) / 7)
 
 
-@settings(deadline=None)
 @given(NUMBERS)
 def test_prpc_is_pearsons(pairs: list[tuple[int, int]]) -> None:
     x, y = np.array(pairs, float).T
@@ -32,7 +30,6 @@ def test_prpc_is_pearsons(pairs: list[tuple[int, int]]) -> None:
     assert prpc(x, y) == pytest.approx(0.0 if flat else np.corrcoef(x, y)[0, 1], abs=1e-9)
 
 
-@settings(deadline=None)
 @given(NUMBERS)
 def test_spearman_is_prpc_of_mean_ranks(pairs: list[tuple[int, int]]) -> None:
     def ranks(values: list[int]) -> list[float]:
@@ -57,7 +54,6 @@ def test_nobody_shown_counts() -> None:
     assert prpc(followers, shown) > 0.9
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=15))
 def test_gini_is_half_the_mean_difference(values: list[int]) -> None:
     mean = sum(values) / len(values)

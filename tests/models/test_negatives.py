@@ -3,7 +3,7 @@ import doctest
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kithstream.models import negatives
@@ -71,7 +71,6 @@ def test_pools_are_functions_of_their_generator() -> None:
     assert draw(3) == draw(3) != draw(4)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.data())
 def test_each_row_reads_its_number_of_columns_and_columns_serve_alike(
     rows: int, columns: int, data: st.DataObject
@@ -84,7 +83,6 @@ def test_each_row_reads_its_number_of_columns_and_columns_serve_alike(
         assert not found.diagonal().any()  # a batch that is its own pool: not its own target
 
 
-@settings(deadline=None)
 @given(PAIRS, st.lists(st.integers(0, 4), min_size=1, max_size=6), st.lists(st.integers(0, 9), max_size=12))
 def test_whom_a_consumer_follows_is_found(
     pairs: list[tuple[int, int]], consumers: list[int], accounts: list[int]
@@ -106,7 +104,6 @@ def test_hard_negatives_are_the_highest_below_the_cut() -> None:
     assert not hard(scores, used, keep=2, skip=9).any()
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**6), min_size=2, max_size=30), st.floats(1e-3, 1e9))
 def test_weights_have_mean_one_over_what_is_drawn(followers: list[int], t: float) -> None:
     counts = np.array(followers)

@@ -428,7 +428,7 @@ def any_rows(draw: st.DrawFn) -> Rows:
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(any_rows())
 def test_any_rows_give_finite_vectors_that_are_not_zero(rows: Rows) -> None:
     for encode in (MODEL.encode_producers, MODEL.encode_consumers):
@@ -438,7 +438,7 @@ def test_any_rows_give_finite_vectors_that_are_not_zero(rows: Rows) -> None:
     assert np.linalg.norm(MODEL.encode_producers(rows).vectors, axis=1).max() <= MODEL.norm_bound * 1.00001
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(any_rows(), st.data())
 def test_any_row_has_the_bits_that_it_has_alone(rows: Rows, data: st.DataObject) -> None:
     encodes: list[Callable[[Rows], np.ndarray]] = [

@@ -103,7 +103,7 @@ def test_questions_asked_meanwhile_change_nothing_that_is_learned() -> None:
         np.testing.assert_array_equal(there[name], here[name], err_msg=name)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.integers(0, 12))
 def test_save_and_load_in_the_middle_change_nothing(
     tmp_path_factory: pytest.TempPathFactory, cut: int

@@ -115,7 +115,7 @@ def test_undo_gives_the_same_vectors_bit_for_bit(opened: Open, tmp_path: Path) -
     assert live.candidates("dan", 5, exclude=["eve"]).candidates == answer
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(soup(), st.randoms(use_true_random=False))
 def test_live_equals_replay_equals_batch(
     tmp_path_factory: pytest.TempPathFactory, events: list[Event], rng: random.Random
@@ -145,7 +145,7 @@ def test_live_equals_replay_equals_batch(
             assert live.candidates(account).candidates == batch.candidates(account).candidates
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(soup())
 def test_no_answer_holds_a_forbidden_account_and_every_score_is_the_freshest(
     tmp_path_factory: pytest.TempPathFactory, events: list[Event]

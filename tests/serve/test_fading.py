@@ -166,7 +166,7 @@ def test_contacts_come_first_and_say_so_while_there_is_consent(live: Embedded, c
     assert [(c.account, c.reasons) for c in after] == [(c.account, c.reasons) for c in before.candidates]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.dictionaries(st.sampled_from("bcdefgh"), st.integers(0, 12), max_size=7),
     st.integers(1, 8),

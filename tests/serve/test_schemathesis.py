@@ -77,7 +77,6 @@ def test_the_server_does_what_its_document_says(label: str, kind: str, url: str)
     @settings(
         max_examples=EXAMPLES,
         derandomize=True,
-        deadline=None,
         database=None,
         phases=[Phase.generate],  # a failure is small enough as it comes
         suppress_health_check=list(HealthCheck),

@@ -112,7 +112,7 @@ def is_exact(live: Embedded) -> None:
     assert not chain.vectors.ageing.due(chain.tick, 1)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 @given(soup(), st.randoms(use_true_random=False), st.booleans())
 def test_a_killed_runtime_opens_as_if_everybody_was_encoded_anew(
     tmp_path_factory: pytest.TempPathFactory, events: list[Event], rng: random.Random, still: bool

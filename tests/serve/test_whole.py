@@ -26,7 +26,7 @@ from kithstream.streams.serve.tops import NEVER, Top
 from kithstream.streams.serve.whole import Whole
 from kithstream.streams.state import profiles
 
-SLOW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SLOW = settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 LEARNING = Config(index=IndexSection(background=False), ranking=RankingConfig(train_share=1.0))
 
 

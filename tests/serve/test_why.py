@@ -135,7 +135,7 @@ def test_explaining_changes_nothing(opened: Open) -> None:
     assert b"because" not in msgspec.json.encode(live.candidates("t00"))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(soup())
 def test_no_explanation_tells_anything_private(
     tmp_path_factory: pytest.TempPathFactory, events: list[Event]

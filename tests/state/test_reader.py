@@ -42,7 +42,7 @@ def read_and_expected(events: list[Event]) -> tuple[Rows, State]:
     return rows, expected(events, engine.watermark)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(soup())
 def test_totals_sketches_and_audiences_are_those_of_the_present_edges(events: list[Event]) -> None:
 
@@ -67,7 +67,7 @@ def test_totals_sketches_and_audiences_are_those_of_the_present_edges(events: li
         assert rows.audience_shares[place, : len(want)] == pytest.approx(shares, rel=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(soup())
 def test_the_newest_are_named_with_what_and_when(events: list[Event]) -> None:
 

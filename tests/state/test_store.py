@@ -56,7 +56,7 @@ def make(
 
 
 def test_a_store_is_sorted_bytes_written_in_batches(make: Callable[[], Store]) -> None:
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(WRITES, KEYS)
     def contract(
         writes: list[tuple[dict[Column, dict[bytes, bytes | None]], list[tuple[Column, bytes, bytes]]]],
