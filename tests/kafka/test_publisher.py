@@ -183,6 +183,17 @@ def test_a_linger_that_outlasts_the_delivery_is_refused() -> None:
         EventPublisher(KafkaConfig(), linger=3.0, delivery=5.0)
 
 
+def reached(publisher: EventPublisher) -> None:
+    """A broker that has just started may take longer than `delivery` for what it is sent first."""
+    for patience in reversed(range(60)):
+        try:
+            publisher.publish([follow("a")])
+            break
+        except Undelivered:
+            if not patience:
+                raise
+
+
 @pytest.mark.usefixtures("refused")
 def test_what_the_brokers_did_not_confirm_can_be_published_again(
     tenant: KafkaConfig, tmp_path: Path, create_topics: Callable[[KafkaConfig], None]
@@ -192,7 +203,7 @@ def test_what_the_brokers_did_not_confirm_can_be_published_again(
     create_topics(config)
     publisher = EventPublisher(config, delivery=1.0, in_flight=4)
     try:
-        publisher.publish([follow("a")])
+        reached(publisher)
         mortal.kill()
         with pytest.raises(Undelivered, match="2 of 2 events are not confirmed") as told:
             publisher.publish([follow("b"), follow("c")])
