@@ -4,7 +4,8 @@ First the rate is measured at which events become visible, then `--factor` times
 is sent when it is due. Prints one JSON object: what was accepted and what was put off (429 and 503, all with
 Retry-After), the greatest lag, memory, and after the end how long the lag takes to drain and how long it is until a
 publish is visible within 100 ms again. On Kafka a consumer of pushed lists reads on beside it, slowly.
-Exit status 1 if an accepted event is not folded, a reply is of another kind, or freshness does not come back.
+Exit status 1 if an accepted event is neither folded nor a dead letter (late, of a deleted account), a reply is of
+another kind, or freshness does not come back.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ LINES = 50  # events of one request
 FRESH = 0.1  # seconds from publish to visible that are as usual
 PATIENCE = 1800.0  # seconds for the lag to drain
 ACCEPTED = 'kithstream_records_total{outcome="accepted"}'
+DELETED = 'kithstream_dead_letters_total{reason="deleted"}'
 
 
 class Watch:
@@ -85,8 +87,14 @@ def bodies(events: Iterator[dict[str, object]]) -> Iterator[bytes]:
         yield b"\n".join(map(msgspec.json.encode, part))
 
 
+def say(what: str) -> None:
+    """Tell how far it is."""
+    print(what, file=sys.stderr, flush=True)
+
+
 def until(holds: Callable[[], bool], what: str) -> float:
     """Wait; return the seconds."""
+    say(f"waiting {what}")
     began = time.perf_counter()
     while not holds():
         if time.perf_counter() - began > PATIENCE:
@@ -97,9 +105,11 @@ def until(holds: Callable[[], bool], what: str) -> float:
 
 def recovered(probe: Callable[[], float]) -> tuple[float, float]:
     """Probe until a publish is visible as fast as usual; return the seconds until then, and the last probe's."""
-    began = time.perf_counter()
+    began = told = time.perf_counter()
     while (took := probe()) > FRESH and time.perf_counter() - began < PATIENCE:
-        pass
+        if time.perf_counter() - told > 10:
+            told = time.perf_counter()
+            say(f"{told - began:.0f} s after the load a publish is visible after {1000 * took:.0f} ms")
     return time.perf_counter() - began, took
 
 
@@ -109,8 +119,11 @@ def over_http(factor: float, seconds: float, warm: int, seed: int) -> dict[str, 
         events = world(seed)
         sent = 0
 
+        def refused() -> int:
+            return int(server.figure(DELETED))
+
         def folded() -> int:
-            return int(server.figure(ACCEPTED))
+            return int(server.figure(ACCEPTED)) + refused()
 
         began = time.perf_counter()
         for body in islice(bodies(events), warm // LINES):
@@ -118,6 +131,7 @@ def over_http(factor: float, seconds: float, warm: int, seed: int) -> dict[str, 
             sent += LINES
         until(lambda: folded() >= sent, "for the first events")
         capacity = sent / (time.perf_counter() - began)
+        say(f"{capacity:.0f} events/s are taken; {factor:g} times as many for {seconds:g} s")
         watch = Watch(lambda: server.figure("kithstream_behind_records"), lambda: resident(server.pid) >> 20)
         with watch:
             statuses, taken, late, spent = asyncio.run(
@@ -145,7 +159,8 @@ def over_http(factor: float, seconds: float, warm: int, seed: int) -> dict[str, 
             "sent_events_per_s": round(LINES * statuses.total() / spent),
             "replies": {str(status): count for status, count in statuses.items()},
             "accepted": sent,
-            "folded": folded(),
+            "folded": folded() - refused(),
+            "dead_letters": refused(),
             "late_ms": round(late * 1000),
             "greatest_lag": int(watch.lag),
             "memory_mib": watch.told(),
@@ -213,14 +228,18 @@ def over_kafka(factor: float, seconds: float, warm: int, seed: int) -> dict[str,
         def visible(account: str, token: str) -> bool:
             return bool(worker.get(f"/v1/candidates/{account}?after={token}&deadline_ms=1000")[0] == 200)
 
+        def refused() -> int:
+            return int(max(told(worker, DELETED), 0))
+
         def folded() -> int:
-            return int(max(told(worker, ACCEPTED), 0))
+            return int(max(told(worker, ACCEPTED), 0)) + refused()
 
         publish(1000)
         began = time.perf_counter()
         token = publish(warm)
         until(lambda: visible("nobody", token), "for the first events")
         capacity = warm / (time.perf_counter() - began)
+        say(f"{capacity:.0f} events/s are taken; {factor:g} times as many for {seconds:g} s")
         stop, lists = threading.Event(), [0]
 
         def read_slowly() -> None:
@@ -262,13 +281,14 @@ def over_kafka(factor: float, seconds: float, warm: int, seed: int) -> dict[str,
         until(lambda: folded() >= sent, "for every event")
         stop.set()
         reader.join()
-        accepted, pushed = folded(), int(told(worker, "kithstream_pushed_total"))
+        accepted, late_ones, pushed = folded(), refused(), int(told(worker, "kithstream_pushed_total"))
         worker.stop()
         return {
             "capacity_events_per_s": round(capacity),
             "offered_events_per_s": round(factor * capacity),
             "accepted": sent,
-            "folded": accepted,
+            "folded": accepted - late_ones,
+            "dead_letters": late_ones,
             "late_ms": round(late * 1000),
             "greatest_lag": int(watch.lag),
             "memory_mib": watch.told(),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +30,19 @@ from kithstream.streams.serve.served import Served
 from kithstream.streams.serve.whole import Whole
 from kithstream.streams.state.reader import Reader
 from kithstream.streams.state.store import RocksReplica
+
+
+@contextmanager
+def own_folder(data: Path) -> Iterator[Path]:
+    """Give a directory for what RocksDB logs of replicas; not beside the stores of `data`, whose disk may be full.
+
+    A process that is killed leaves its own, and the next one of the same worker removes that.
+    """
+    prefix = f"kithstream-replica-{hashlib.sha256(bytes(data.absolute())).hexdigest()[:16]}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix) as own:
+        yield Path(own)
 
 
 class View:

@@ -15,7 +15,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -46,7 +45,7 @@ from kithstream.streams.kafka.names import topics, vectors
 from kithstream.streams.kafka.owners import Owners
 from kithstream.streams.kafka.producer import Producer
 from kithstream.streams.kafka.push import Pushes
-from kithstream.streams.kafka.reading import Reading
+from kithstream.streams.kafka.reading import Reading, own_folder
 from kithstream.streams.kafka.registry import Registry, open_lineage
 from kithstream.streams.kafka.tail import Fed
 from kithstream.streams.kafka.topics import identify
@@ -523,9 +522,9 @@ async def run(end: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the stream process says when
-    with tempfile.TemporaryDirectory(prefix="kithstream-replica-") as own:
+    with own_folder(Path(config.worker.data)) as own:
         producer = Producer(config.kafka, failed)
-        retrieval = Retrieval(config, hello.worker, hello.base, Path(own), channel.send, producer)
+        retrieval = Retrieval(config, hello.worker, hello.base, own, channel.send, producer)
         retrieval.metrics.watch_worker(retrieval)
 
         async def hear() -> None:

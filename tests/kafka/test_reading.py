@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from kithstream.streams.engine.shard import Shard
 from kithstream.streams.errors import NotYet, Unanswerable, Unavailable
 from kithstream.streams.events import wire as events
 from kithstream.streams.events.wire import Event
-from kithstream.streams.kafka.reading import Reading
+from kithstream.streams.kafka.reading import Reading, own_folder
 from kithstream.streams.kafka.tail import Tail
 from kithstream.streams.kafka.wire import PROGRESS, Progress, Vector
 from kithstream.streams.serve.answers import Answer, Level, Question
@@ -215,3 +216,20 @@ def test_an_answer_across_a_change_of_owner_is_none(town: Town) -> None:
     with pytest.raises(NotYet, match="another owner"):
         town.ask(MINE)
     assert town.ask(MINE)
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_of_its_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed, other = own_folder(tmp_path / "a"), own_folder(tmp_path / "b")
+    left, others = killed.__enter__(), other.__enter__()
+    (left / "1").mkdir()
+    with own_folder(tmp_path / "a") as own:
+        assert own.is_dir()
+        assert own != left
+        assert not left.exists()
+    assert not own.exists()
+    assert others.is_dir()
+    other.__exit__(None, None, None)
+    killed.__exit__(None, None, None)
