@@ -34,6 +34,7 @@ from kithstream.streams.state.ledger import day_prefix, heard_of, held_days, sai
 from kithstream.streams.state.protocol import Column, Dropped
 
 _SIZE: Final = 4  # bytes of a day
+_WEIGHT: Final = 10  # edges sent again that cost what one entry does: another account's rows and vector change
 
 
 class Deletions:
@@ -64,9 +65,12 @@ class Deletions:
         batch.touched.add(account)
 
     def work(self, most: int, batch: Batch, out: dict[int, Frame]) -> tuple[int, list[str]]:
-        """Remove at most so many entries of accounts that are being deleted; return how many, and who is done."""
+        """Remove entries of accounts that are being deleted, for the cost of at most so many edges sent again.
+
+        Return that cost, and who is done.
+        """
         partition = self._partition
-        left = most
+        left = entries = max(most // _WEIGHT, 1)
         finished: list[str] = []
         for account, cursor in list(partition.leaving.items()):
             job = LEAVING + account.encode()
@@ -80,7 +84,7 @@ class Deletions:
             finished.append(account)
             partition.changed.forget(account, batch.changes[Column.META])
             batch.changes[Column.META][job] = None
-        return most - left, finished
+        return min((entries - left) * _WEIGHT, most), finished
 
     def _entries(self, account: str, cursor: bytes) -> Iterator[tuple[int, bytes]]:
         """What the partition holds of an account from the cursor on, which is the number of a column and a key."""

@@ -46,7 +46,7 @@ class Counting(MemoryStore):
 
 def test_no_step_of_a_deletion_removes_more_than_the_bound() -> None:
     stores = [Counting() for _ in range(3)]
-    engine = Engine(stores, EngineConfig(job_edges=7), salt=SALT)
+    engine = Engine(stores, EngineConfig(job_edges=70), salt=SALT)
     run(engine, crowd())
     for store in stores:
         store.removed.clear()
