@@ -29,7 +29,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     partitions: int = 3
     batch_events: int = 2000  # most events of one poll batch
     row_cache: int = 100_000  # rows and neighbour lists held per partition
-    job_edges: int = 5000  # edges re-sent per step after a slow attribute changed
+    job_edges: int = 5000  # edges re-sent per step after a slow attribute changed; of a deletion, a tenth
     retention_hours: float = 168.0  # of the embedded log
     communities: str = ""  # file of a version to adopt when the stores are opened; empty keeps what they read
 
