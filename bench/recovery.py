@@ -11,11 +11,11 @@ with -9. Then a new process is timed from its start to an answer that includes e
 (`own_disk`), with every account encoded (`own_disk_encoded`), from the checkpoint in place of the stores and the log
 (`checkpoint_and_log`, the copying included), and from the backup on an empty disk (`empty_disk`, checked).
 
-Kafka: all follows are published, the worker is stopped so that it leaves checkpoints, `--tail` more are published and
-folded, and the worker is killed with -9: on its own disk (`own_disk`), and with its directory removed (`empty_disk`:
-checkpoints, log, the topic of vectors read whole); then its retrieval process alone, with and without a snapshot. Ready
-is /readyz and an answer whose token holds everything published; the group waits for the dead member's session (6 s)
-first.
+Kafka: the graph is loaded in bulk where a worker keeps its partitions; the worker publishes every vector and is
+stopped so that it leaves checkpoints, `--tail` follows are published and folded, and the worker is killed with -9: on
+its own disk (`own_disk`), and with its directory removed (`empty_disk`: checkpoints, log, the topic of vectors read
+whole); then its retrieval process alone, with and without a snapshot. Ready is /readyz and an answer whose token holds
+everything published; the group waits for the dead member's session (6 s) first.
 
 Each way is timed `--times` times; all of them are told. Broker, worker and load share the machine's cores. Prints one
 JSON object.
@@ -45,12 +45,18 @@ from bench.load import write_graph
 from bench.machine import machine
 from kithstream.models.lineage import day_zero_lineage
 from kithstream.streams import backup
+from kithstream.streams.config import Config, EngineConfig, KafkaConfig, StoreConfig
+from kithstream.streams.engine.engine import Engine
 from kithstream.streams.engine.routing import Route
 from kithstream.streams.events import wire
 from kithstream.streams.events.stamp import wall_clock
 from kithstream.streams.events.wire import Event
 from kithstream.streams.kafka.names import topics
+from kithstream.streams.kafka.worker import shared_salt
+from kithstream.streams.load import load
 from kithstream.streams.serve.embedded import Embedded, restore
+from kithstream.streams.sources import graph
+from kithstream.streams.state.store import RocksStore
 
 PARTITIONS: Final = 3
 HOUR: Final = 3_600_000_000  # microseconds
@@ -101,9 +107,11 @@ def revive(folder: Path, seconds: float) -> None:
 
 
 def _config(seconds: float = 300.0) -> Any:
-    from kithstream.streams.config import load
+    from kithstream.streams import config
 
-    return load(environment={}, options=[f"index.snapshot_seconds={seconds}", "index.background=false"])
+    return config.load(
+        environment={}, options=[f"index.snapshot_seconds={seconds}", "index.background=false"]
+    )
 
 
 def child(*words: object) -> dict[str, Any]:
@@ -157,6 +165,21 @@ def embedded(given: argparse.Namespace) -> dict[str, object]:
     return result
 
 
+def fill(config: KafkaConfig, folder: Path, accounts: int, edges: int) -> None:
+    """Load a graph in bulk into the stores of a worker that has not been started yet."""
+    write_graph(folder / "graph.parquet", edges, accounts, 0)
+    stores = [RocksStore(folder / "worker" / "state" / str(n), StoreConfig()) for n in range(PARTITIONS)]
+    salt = shared_salt(Config().worker.salt, config)
+    engine = Engine(stores, EngineConfig(partitions=PARTITIONS), salt=salt)
+    load(engine, graph.read_columns(folder / "graph.parquet"), now=wall_clock())
+    engine.close()
+
+
+def say(what: str) -> None:
+    """Tell how far it is."""
+    print(what, file=sys.stderr, flush=True)
+
+
 def publish(servers: str, topic: str, events: Iterator[Event]) -> None:
     """Publish events to their partitions, in bounded memory."""
     route = Route(PARTITIONS)
@@ -182,6 +205,8 @@ def kafka(given: argparse.Namespace) -> dict[str, object]:
             "index.snapshot_seconds=5",
             "worker.push_rate=0",
         ]
+        fill(config, folder, given.accounts, given.edges)
+        say("loaded")
         worker = stack.enter_context(Worker(config, folder / "worker", PARTITIONS, options))
         snapshots = folder / "worker" / "index" / day_zero_lineage(0)
 
@@ -197,6 +222,7 @@ def kafka(given: argparse.Namespace) -> dict[str, object]:
 
         def timed(way: str, kill: Callable[[], None]) -> None:
             runs = []
+            say(way)
             for _ in range(given.times):
                 began = time.perf_counter()
                 kill()
@@ -227,9 +253,8 @@ def kafka(given: argparse.Namespace) -> dict[str, object]:
             shutil.rmtree(snapshots, ignore_errors=True)
             retrieval()
 
-        worker.ready()
-        publish(config.servers, topic, follows(given.accounts, given.edges, 0, wall_clock()))
-        ready()
+        worker.until(lambda: worker.get("/readyz")[0] == 200, "to be ready", PATIENCE)
+        say("every vector is published")
         worker.stop()
         worker.start()
         ready()
