@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import faust
 from faust.serializers import codecs
+from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -80,14 +81,12 @@ class App(faust.App):
 
 
 class _Thread(driver.AIOKafkaConsumerThread):
-    """The thread that fetches. Where a fetch begins is noted here, so that one lost on its way leaves a hole."""
+    """The thread that fetches. What was polled of a hot topic goes on as one parcel."""
 
     app: App
-    ended: dict[TP, int]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.ended = {}
         self._polled = 0.0
 
     def _create_worker_consumer(self, transport: Any) -> Any:
@@ -105,25 +104,71 @@ class _Thread(driver.AIOKafkaConsumerThread):
         max_records: int | None = None,
     ) -> Mapping[TP, list[Any]]:
         await asyncio.sleep(self._polled + self.app.pace - time.monotonic())
-        records = dict(await super()._fetch_records(consumer, active_partitions, timeout, max_records))
+        if not self.consumer.flow_active:
+            return {}
+        fetches = await fetched(consumer, active_partitions, timeout or 0.0, max_records)
         self._polled = time.monotonic()
         found: dict[str, dict[TP, Fetch]] = {}
-        for tp in [tp for tp in records if tp.topic in self.app.hot]:
-            found.setdefault(tp.topic, {})[tp] = self._fetch(consumer, tp, records.pop(tp))
+        for tp in [tp for tp in fetches if tp.topic in self.app.hot]:
+            found.setdefault(tp.topic, {})[tp] = fetches.pop(tp)
         first: dict[TP, list[Any]] = {}
         for topic in self.app.hot:
-            if fetches := found.get(topic):
-                carrier = next(iter(fetches))
-                first[carrier] = [_parcel(carrier, fetches)]
-        return first | records
+            if of_topic := found.get(topic):
+                carrier = next(iter(of_topic))
+                first[carrier] = [_parcel(carrier, of_topic)]
+        return first | {tp: list(fetch.records) for tp, fetch in fetches.items()}
 
-    def _fetch(self, consumer: Any, tp: TP, records: Sequence[Any]) -> Fetch:
-        first, last = records[0], records[-1]
-        begins = min(self.ended.get(tp, first.offset), first.offset)
+    async def seek_within(self, tp: TP, position: int) -> None:
+        """Seek in this thread: aiokafka's consumer is not safe for two."""
+        self._ensure_consumer().seek(tp, position)
+
+
+async def fetched(consumer: Any, partitions: set[TP], seconds: float, most: int | None) -> dict[TP, Fetch]:
+    """Return what has come of a consumer's partitions; wait for something so many seconds at most.
+
+    A fetch begins where the consumer stood when it was taken, and nowhere else. Where the last one ended is no
+    substitute: on assignment the consumer is set to what another member has committed, and may be asked there for
+    records before it is set back to the state's offset. Raises ConsumerStoppedError once it is closed.
+    """
+    fetcher = consumer._fetcher
+    if consumer._closed or fetcher._closed:
+        raise ConsumerStoppedError
+    with consumer._subscription.fetch_context():
+        found = await _taken(consumer, partitions, most)
+        if found or not seconds:
+            return found
+        waiter = fetcher._create_fetch_waiter()
+        done, _ = await asyncio.wait([waiter], timeout=seconds)
+        if not done or fetcher._closed:
+            waiter.cancel()
+            return {}
+        waiter.result()  # raises what the brokers have refused
+        return await _taken(consumer, partitions, most)
+
+
+async def _taken(consumer: Any, partitions: set[TP], most: int | None) -> dict[TP, Fetch]:
+    subscription = consumer._subscription
+    while subscription.reassignment_in_progress:
+        await subscription.wait_for_assignment()
+    # From here on nothing is waited for, so that nobody can seek between a look and what is taken.
+    stood = _positions(consumer)
+    records = await consumer._fetcher.fetched_records(partitions, timeout=0, max_records=most)
+    stands = _positions(consumer, records)
+    return {
         # Beyond the last record where markers or compaction left holes behind it.
-        ends = max(consumer._subscription.subscription.assignment.state_value(tp).position, last.offset + 1)
-        self.ended[tp] = ends
-        return Fetch(begins, ends, records)
+        tp: Fetch(stood.get(tp, of[0].offset), max(stands.get(tp, 0), of[-1].offset + 1), of)
+        for tp, of in records.items()
+    }
+
+
+def _positions(consumer: Any, tps: Collection[TP] | None = None) -> dict[TP, int]:
+    """Where a consumer stands in these partitions, or in all of which it holds records."""
+    subscription = consumer._subscription.subscription
+    if subscription is None or subscription.assignment is None:
+        return {}
+    wanted = list(consumer._fetcher._records) if tps is None else tps
+    states = {tp: subscription.assignment.state_value(tp) for tp in wanted}
+    return {tp: state.position for tp, state in states.items() if state and state.has_valid_position}
 
 
 def _parcel(carrier: TP, fetches: Mapping[TP, Fetch]) -> _Parcel:
@@ -170,8 +215,7 @@ class Consumer(driver.Consumer):
 
     async def reseek(self, tp: TP, position: int) -> None:
         """Read a hot topic's partition on from an offset."""
-        await self.seek(tp, position)
-        self._thread.ended[tp] = position
+        await self._thread.call_thread(self._thread.seek_within, tp, position)
         self._read_offset[tp] = None
         self._committed_offset[tp] = None
 

@@ -32,7 +32,7 @@ from kithstream.streams.kafka.names import topics
 from kithstream.streams.state.protocol import Column
 from kithstream.streams.state.store import RocksStore
 
-PATIENCE = 60.0  # seconds in which what must come about comes about
+PATIENCE = 120.0  # seconds in which what must come about comes about, also where much else runs
 SMALL = StoreConfig(cache_bytes=1 << 20, write_buffer_bytes=1 << 20)
 
 
