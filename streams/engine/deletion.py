@@ -34,7 +34,7 @@ from kithstream.streams.state.ledger import day_prefix, heard_of, held_days, sai
 from kithstream.streams.state.protocol import Column, Dropped
 
 _SIZE: Final = 4  # bytes of a day
-_WEIGHT: Final = 10  # edges sent again that cost what one entry does: another account's rows and vector change
+_WEIGHT: Final = 10  # edges sent again that cost what one entry does, which changes another account
 
 
 class Deletions:

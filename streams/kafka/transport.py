@@ -18,8 +18,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import faust
-from faust.serializers import codecs
 from aiokafka.errors import ConsumerStoppedError
+from faust.serializers import codecs
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
