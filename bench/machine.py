@@ -1,9 +1,10 @@
-"""What every result is printed with, and what memory processes hold."""
+"""What every result is printed with, what is told beside it, and what memory processes hold."""
 
 from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
 
 
@@ -16,6 +17,11 @@ def machine() -> str:
             break
     cores = len(os.sched_getaffinity(0))
     return f"{name}, {cores} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
+
+
+def say(words: object) -> None:
+    """What goes on, beside the result."""
+    print(words, file=sys.stderr, flush=True)
 
 
 def resident(*pids: int | str) -> int:

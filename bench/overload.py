@@ -34,7 +34,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "kafka")]
 from workers import Worker  # noqa: E402
 
 from bench.kafka import FULL, cluster, simulated, told  # noqa: E402
-from bench.machine import machine, resident  # noqa: E402
+from bench.machine import machine, resident, say  # noqa: E402
 from bench.served import Served  # noqa: E402
 from kithstream.streams.clients import CandidateConsumer, EventPublisher  # noqa: E402
 
@@ -87,11 +87,6 @@ def bodies(events: Iterator[dict[str, object]]) -> Iterator[bytes]:
         yield b"\n".join(map(msgspec.json.encode, part))
 
 
-def say(what: str) -> None:
-    """Tell how far it is."""
-    print(what, file=sys.stderr, flush=True)
-
-
 def until(holds: Callable[[], bool], what: str) -> float:
     """Wait; return the seconds."""
     say(f"waiting {what}")
@@ -119,17 +114,20 @@ def over_http(factor: float, seconds: float, warm: int, seed: int) -> dict[str, 
         events = world(seed)
         sent = 0
 
+        def folded() -> int:
+            return int(server.figure(ACCEPTED))
+
         def refused() -> int:
             return int(server.figure(DELETED))
 
-        def folded() -> int:
-            return int(server.figure(ACCEPTED)) + refused()
+        def settled() -> int:
+            return folded() + refused()
 
         began = time.perf_counter()
         for body in islice(bodies(events), warm // LINES):
             assert server.post_lines(body)[0] == 200
             sent += LINES
-        until(lambda: folded() >= sent, "for the first events")
+        until(lambda: settled() >= sent, "for the first events")
         capacity = sent / (time.perf_counter() - began)
         say(f"{capacity:.0f} events/s are taken; {factor:g} times as many for {seconds:g} s")
         watch = Watch(lambda: server.figure("kithstream_behind_records"), lambda: resident(server.pid) >> 20)
@@ -152,14 +150,14 @@ def over_http(factor: float, seconds: float, warm: int, seed: int) -> dict[str, 
 
         fresh, last = recovered(probe)
         drained = until(lambda: not server.figure("kithstream_behind_records"), "for the lag to drain")
-        until(lambda: folded() >= sent, "for every accepted event")
+        until(lambda: settled() >= sent, "for every accepted event")
         return {
             "capacity_events_per_s": round(capacity),
             "offered_events_per_s": round(factor * capacity),
             "sent_events_per_s": round(LINES * statuses.total() / spent),
             "replies": {str(status): count for status, count in statuses.items()},
             "accepted": sent,
-            "folded": folded() - refused(),
+            "folded": folded(),
             "dead_letters": refused(),
             "late_ms": round(late * 1000),
             "greatest_lag": int(watch.lag),
@@ -167,7 +165,7 @@ def over_http(factor: float, seconds: float, warm: int, seed: int) -> dict[str, 
             "fresh_again_s": round(fresh, 2),
             "last_probe_ms": round(last * 1000, 1),
             "drained_s": round(fresh + drained, 2),
-            "lost": sent - folded(),
+            "lost": sent - settled(),
             "wrong": sum(count for status, count in statuses.items() if status not in (200, 429, 503)),
         }
 
@@ -228,11 +226,14 @@ def over_kafka(factor: float, seconds: float, warm: int, seed: int) -> dict[str,
         def visible(account: str, token: str) -> bool:
             return bool(worker.get(f"/v1/candidates/{account}?after={token}&deadline_ms=1000")[0] == 200)
 
+        def folded() -> int:
+            return int(max(told(worker, ACCEPTED), 0))
+
         def refused() -> int:
             return int(max(told(worker, DELETED), 0))
 
-        def folded() -> int:
-            return int(max(told(worker, ACCEPTED), 0)) + refused()
+        def settled() -> int:
+            return folded() + refused()
 
         publish(1000)
         began = time.perf_counter()
@@ -266,7 +267,7 @@ def over_kafka(factor: float, seconds: float, warm: int, seed: int) -> dict[str,
             publisher.flush()
             return late
 
-        watch = Watch(lambda: sent - folded(), lambda: resident(worker.pid, worker.retrieval) >> 20)
+        watch = Watch(lambda: sent - settled(), lambda: resident(worker.pid, worker.retrieval) >> 20)
         with watch:
             late = load()
 
@@ -278,17 +279,17 @@ def over_kafka(factor: float, seconds: float, warm: int, seed: int) -> dict[str,
             return time.perf_counter() - began if visible(name, token) else PATIENCE
 
         fresh, last = recovered(probe)
-        until(lambda: folded() >= sent, "for every event")
+        until(lambda: settled() >= sent, "for every event")
         stop.set()
         reader.join()
-        accepted, late_ones, pushed = folded(), refused(), int(told(worker, "kithstream_pushed_total"))
+        done, dead, pushed = folded(), refused(), int(told(worker, "kithstream_pushed_total"))
         worker.stop()
         return {
             "capacity_events_per_s": round(capacity),
             "offered_events_per_s": round(factor * capacity),
             "accepted": sent,
-            "folded": accepted - late_ones,
-            "dead_letters": late_ones,
+            "folded": done,
+            "dead_letters": dead,
             "late_ms": round(late * 1000),
             "greatest_lag": int(watch.lag),
             "memory_mib": watch.told(),
@@ -296,7 +297,7 @@ def over_kafka(factor: float, seconds: float, warm: int, seed: int) -> dict[str,
             "last_probe_ms": round(last * 1000, 1),
             "lists_pushed": pushed,
             "lists_read_slowly": lists[0],
-            "lost": sent - accepted,
+            "lost": sent - done - dead,
             "wrong": 0,
         }
 

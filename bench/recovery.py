@@ -42,7 +42,7 @@ from kafka import KafkaProducer
 
 from bench.kafka import FULL, Worker, answered, cluster, everything, told
 from bench.load import write_graph
-from bench.machine import machine
+from bench.machine import machine, say
 from kithstream.models.lineage import day_zero_lineage
 from kithstream.streams import backup
 from kithstream.streams.config import Config, EngineConfig, KafkaConfig, StoreConfig
@@ -175,11 +175,6 @@ def fill(config: KafkaConfig, folder: Path, accounts: int, edges: int) -> None:
     engine.close()
 
 
-def say(what: str) -> None:
-    """Tell how far it is."""
-    print(what, file=sys.stderr, flush=True)
-
-
 def publish(servers: str, topic: str, events: Iterator[Event]) -> None:
     """Publish events to their partitions, in bounded memory."""
     route = Route(PARTITIONS)
@@ -253,7 +248,7 @@ def kafka(given: argparse.Namespace) -> dict[str, object]:
             shutil.rmtree(snapshots, ignore_errors=True)
             retrieval()
 
-        worker.until(lambda: worker.get("/readyz")[0] == 200, "to be ready", PATIENCE)
+        ready()
         say("every vector is published")
         worker.stop()
         worker.start()

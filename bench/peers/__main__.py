@@ -20,13 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import results
-from bench.machine import machine
+from bench.machine import machine, say
 from bench.peers import environment, glue, index, ingest
-
-
-def say(words: object) -> None:
-    """What goes on, beside the result."""
-    print(words, file=sys.stderr, flush=True)
 
 
 def _index(given: argparse.Namespace, command: str) -> dict[str, Any]:
