@@ -4,11 +4,10 @@
     python -m bench.recovery kafka --accounts 100000 --edges 5000000
     python -m bench.recovery --accounts 2000 --edges 20000
 
-Embedded: a graph is loaded in bulk (as `kithstream load` does), `--rested` hours pass (vectors age: right after a load
-every one of them is due again within minutes, and an opening encodes all of them whatever it begins with), a snapshot,
-a checkpoint and a backup are made, `--tail` follows are published and folded behind them, and the process is killed
-with -9. Then a new process is timed from its start to an answer that includes everything published: from the snapshot
-(`own_disk`), with every account encoded (`own_disk_encoded`), from the checkpoint in place of the stores and the log
+Embedded: a graph is loaded in bulk (as `kithstream load` does), `--rested` hours pass, a snapshot, a checkpoint and a
+backup are made, `--tail` follows are published and folded behind them, and the process is killed with -9. Then a new
+process is timed from its start to an answer that includes everything published: from the snapshot (`own_disk`), with
+every account encoded (`own_disk_encoded`), from the checkpoint in place of the stores and the log
 (`checkpoint_and_log`, the copying included), and from the backup on an empty disk (`empty_disk`, checked).
 
 Kafka: the graph is loaded in bulk where a worker keeps its partitions; the worker publishes every vector and is
@@ -229,6 +228,7 @@ def kafka(given: argparse.Namespace) -> dict[str, object]:
                     }
                 )
             result[way] = runs
+            say(f"{way}: {runs}")
 
         def all_of_it() -> None:
             worker.kill()

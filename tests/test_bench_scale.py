@@ -94,7 +94,7 @@ def test_ageing_is_that_of_the_runtime() -> None:
         for tick in range(1, ticks):
             ageing.changed(map(str, np.flatnonzero(rng.random(accounts) < mean).tolist()), tick)
             due = ageing.due(tick, accounts)
-            ageing.encoded(due, tick)
+            ageing.encoded(due, [0] * len(due), tick)
             if tick > ticks // 2:  # when it has come to rest
                 aged += len(due)
         rates = np.full(1, mean / scale_simulate.TICK)

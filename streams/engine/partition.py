@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from kithstream.streams.communities import carried
 from kithstream.streams.communities.carried import Carrier, Contribution, is_withheld, share
@@ -56,6 +59,7 @@ OUTBOX, DELETED, RETRACTED, JOB, RECOUNT = b"O", b"X", b"R", b"J", b"U"
 HEARD, EDGES, DIRTY = b"H", b"edges", b"Y"  # progress by source; next offset of frames; changed accounts
 BEYOND, LEVEL = b"N", b"W"  # days beyond the reach, by actor; those to be sent again: behind which key
 LEAVING, BOOK = b"Z", b"B"  # accounts being deleted; address books to be gone over: behind which key
+READ_AT_ONCE: Final = 4096  # rows
 DEPARTED: Final = (
     b"\1"  # the value of a tombstone that an event of this partition's log made; others are told
 )
@@ -266,6 +270,23 @@ class Partition:
     def listable(self) -> set[str]:
         """Return the accounts that may be candidates: all others have nothing that would list them."""
         return self._having(ROW_IN, PROFILE)
+
+    def ages(self, minute: int) -> tuple[list[str], NDArray[np.float64]]:
+        """Return the accounts that may be candidates, and how many seconds ago the newest event was that the counters
+        of each tell of: as of a minute since 1970, infinite if they tell of none.
+        """
+        newest = dict.fromkeys(self.listable(), np.inf)
+        for letter in (ROW_IN, ROW_OUT):
+            scan = self.store.scan(Column.ROWS, letter)
+            while part := list(islice(scan, READ_AT_ONCE)):
+                ages = counters.decayed(
+                    [row for _, row in part], np.full(len(part), minute), (np.inf,)
+                ).newest
+                for (key, _), age in zip(part, ages.tolist(), strict=True):
+                    account = key[1:].decode()
+                    if account in newest:
+                        newest[account] = min(newest[account], age)
+        return list(newest), np.fromiter(newest.values(), np.float64, len(newest))
 
     def _having(self, *letters: bytes) -> set[str]:
         scan = self.store.scan

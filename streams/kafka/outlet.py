@@ -22,7 +22,7 @@ from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.looking import Told
 from kithstream.streams.serve.facts import Neighbours
 from kithstream.streams.serve.marks import marks, pack
-from kithstream.streams.serve.vectors import Vectors
+from kithstream.streams.serve.vectors import Vectors, newest
 from kithstream.streams.serve.whole import neighbours
 from kithstream.streams.state.ledger import DAY
 from kithstream.streams.state.protocol import Column
@@ -32,6 +32,10 @@ TAUGHT: Final = 64  # encoded accounts of one record of the training log
 _WHOLE: Final = b"lineage:"  # META, then the lineage: the vectors of every account were published
 _VECTORS: Final = b"\1"  # the value of that: alone
 _FACTS: Final = b"\2"  # with what pairs are ranked by
+_AGED: Final = (
+    b"aged:"  # META, then the lineage: until when the vectors that are out have aged, in which topic
+)
+_aged = msgspec.msgpack.Decoder(tuple[int, str]).decode
 _pack = msgspec.msgpack.Encoder().encode
 Pairs = list[tuple[bytes, bytes | None]]
 
@@ -64,7 +68,12 @@ class Outlet:
         self.steps = steps(prefix, model.lineage)
         self.vectors = Vectors(shards, model, config, self)
         self.fresh: dict[int, tuple[int, list[int], bool]] = {}  # by partition: the progress published last
+        self.identity = ""  # the topic's id as far as it is known: one that is another holds no vectors
         self._adopting: dict[int, set[str]] = {}  # by partition: accounts whose vector is not out yet
+        self._aged: dict[
+            int, int
+        ] = {}  # by partition: the tick until which the store knows that vectors have aged
+        self._drained = 0  # the tick until which everything that has aged was encoded
         self._facts = pairs
         self._learn = config.learn
         self._shards = shards
@@ -84,21 +93,33 @@ class Outlet:
 
     def open(self, partition: Partition) -> None:
         """Take over a partition: its marked accounts are due, the others when they have aged, or all at once if
-        this lineage never was in it."""
-        self.vectors.advance(self._clock())
-        dirty, everyone = partition.dirty(), partition.listable()
-        (told,) = partition.store.get(Column.META, [self._key])
-        if told is None or (self._facts and told != _FACTS):
-            if self._facts:
-                everyone = partition.accounts()  # paths lead through those, too, that are nobody's candidates
-            self._adopting[partition.number] = everyone
-        self.vectors.ageing.adopt(everyone | dirty, self.vectors.tick)
-        self.vectors.touch(dirty)
+        this lineage never was in it or nobody knows how far they have aged."""
+        due = self.vectors
+        due.advance(self._clock())
+        dirty = partition.dirty()
+        told, raw = partition.store.get(Column.META, [self._key, self._key_of_aged])
+        whole = told == _FACTS or (told is not None and not self._facts)
+        aged, identity = (0, "") if raw is None else _aged(raw)
+        if whole and aged and identity == self.identity:
+            self._aged[partition.number] = aged
+            accounts, ages = partition.ages(due.tick)
+            due.ageing.resume(dict(zip(accounts, newest(due.tick, ages), strict=True)), min(aged, due.tick))
+        else:
+            if raw is not None and not whole:
+                partition.store.write({Column.META: {self._key_of_aged: None}})
+            # Paths lead through those, too, that are nobody's candidates.
+            everyone = partition.listable() if whole or not self._facts else partition.accounts()
+            if not whole:
+                self._adopting[partition.number] = everyone
+            due.ageing.adopt(everyone, due.tick)
+        due.ageing.adopt(dirty, due.tick)
+        due.touch(dirty)
 
     def close(self, number: int) -> None:
         """Let go of a partition."""
         self.fresh.pop(number, None)
         self._adopting.pop(number, None)
+        self._aged.pop(number, None)
         self.vectors.forget_others()
 
     def whole(self, number: int) -> bool:
@@ -116,7 +137,10 @@ class Outlet:
         due.encode(aged, changed=False)
         if self._facts:
             self._others([account for account in (*dirty, *aged) if account not in due.ageing])
-        return [*dirty, *aged], len(aged) == most_aged
+        more = len(aged) == most_aged
+        if not more:
+            self._drained = due.tick
+        return [*dirty, *aged], more
 
     def published(self, encoded: Iterable[str]) -> None:
         """Take note that vectors are out; write down when every account of a partition has one."""
@@ -128,14 +152,32 @@ class Outlet:
                 value = _FACTS if self._facts else _VECTORS
                 self._shards[number].partition.store.write({Column.META: {self._key: value}})
 
+    def aged(self, partition: Partition, tick: int) -> None:
+        """Take note that the brokers have all of a partition that had aged by a tick; write it down once a tick."""
+        number = partition.number
+        shard = self._shards.get(number)
+        here = shard is not None and shard.partition is partition  # not given away meanwhile
+        if here and self.identity and self.whole(number) and tick > self._aged.get(number, 0):
+            self._aged[number] = tick
+            partition.store.write({Column.META: {self._key_of_aged: _pack((tick, self.identity))}})
+
     def end(self) -> None:
         """Forget in the stores that this lineage was whole: nothing of it is published from now on."""
         for partition in self._shards.here():
-            partition.store.write({Column.META: {self._key: None}})
+            partition.store.write({Column.META: {self._key: None, self._key_of_aged: None}})
+
+    @property
+    def drained(self) -> int:
+        """The tick until which everything that has aged was encoded."""
+        return self._drained
 
     @property
     def _key(self) -> bytes:
         return _WHOLE + self.lineage.encode()
+
+    @property
+    def _key_of_aged(self) -> bytes:
+        return _AGED + self.lineage.encode()
 
     # -- the sink of its vectors -----------------------------------------------------------------------------
 

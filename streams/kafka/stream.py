@@ -14,6 +14,7 @@ import logging
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -177,9 +178,10 @@ class Stream:
             new = sorted(set(numbers) - set(self.shards))
             engagements = await self._offsets(self._names.engagements, numbers)
             edges = await self._offsets(self._names.edges, numbers)
+            identities = await self.identify()
             for number in new:
                 self._open(number, engagements, edges)
-            await self._recognise(numbers)
+            self._recognise(numbers, identities)
             self._targets = {n: (engagements.end[n], edges.end[n]) for n in numbers}
             for outlet in self.outlets:
                 outlet.fresh.clear()
@@ -310,17 +312,26 @@ class Stream:
         if empty and self._config.worker.accept_gap:
             partition.applied, partition.edges = engagements.first[number], edges.first[number]
 
-    async def _recognise(self, numbers: Iterable[int]) -> None:
-        """Raise StoreRefused unless the topics are those that the states were folded from."""
-        topics = self._names.engagements, self._names.edges
+    async def identify(self) -> Mapping[str, str]:
+        """Return the ids of the topics as far as the brokers tell them; the outlets take note of theirs."""
+        topics = [self._names.engagements, self._names.edges, *(outlet.topic for outlet in self.outlets)]
         try:
             identities = await asyncio.to_thread(self._identities, topics)
         except Unreachable as error:
             _log.warning("the topics' ids are not known: %s", error)
-            return
+            return {}
+        for outlet in self.outlets:
+            outlet.identity = identities.get(outlet.topic, "")
+        return identities
+
+    def _recognise(self, numbers: Iterable[int], identities: Mapping[str, str]) -> None:
+        """Raise StoreRefused unless the topics are those that the states were folded from."""
         for number in numbers:
             store = self.shards[number].partition.store
-            for topic, identity in identities.items():
+            for topic in (self._names.engagements, self._names.edges):
+                identity = identities.get(topic)
+                if identity is None:
+                    continue
                 (known,) = store.get(Column.META, [_TOPIC + topic.encode()])
                 if known is None:
                     store.write({Column.META: {_TOPIC + topic.encode(): identity.encode()}})
@@ -356,7 +367,7 @@ class Stream:
                 self._missing += 1
                 return partition.applied
             if fetch.ends < partition.applied:
-                await self._recognise([number])
+                self._recognise([number], await self.identify())
             kept = [record for record in fetch.records if record.offset >= partition.applied]
             decoded = shard.decode(
                 [Record(record.timestamp * 1000, record.value or b"") for record in kept],
@@ -414,7 +425,7 @@ class Stream:
                 self._missing += 1
                 return partition.edges
             if fetch.ends < partition.edges:
-                await self._recognise([number])
+                self._recognise([number], await self.identify())
             kept = [record for record in fetch.records if record.offset >= partition.edges]
             began = time.perf_counter()
             try:
@@ -615,11 +626,12 @@ class Stream:
                 if any(more for _, more in encoded):
                     self._due.set()
                 out = [outlet.take() for outlet in outlets]
+                drained = [outlet.drained for outlet in outlets]
             for _, lessons in out:  # vectors are of their own lineage
                 for lesson in lessons:
                     await self._producer.send(self._names.training, 0, lesson)
             await asyncio.gather(
-                *(self._publish(shard, outlets, out, reached[n], marks[n]) for n, shard in shards)
+                *(self._publish(shard, outlets, out, drained, reached[n], marks[n]) for n, shard in shards)
             )
             for outlet, (accounts, _) in zip(outlets, encoded, strict=True):
                 outlet.published(accounts)
@@ -629,6 +641,7 @@ class Stream:
         shard: Shard,
         outlets: Sequence[Outlet],
         out: Sequence[tuple[Mapping[int, Pairs], object]],
+        drained: Sequence[int],
         reached: tuple[int, list[int]],
         marks: list[bytes],
     ) -> None:
@@ -637,13 +650,14 @@ class Stream:
         number = partition.number
         left = len(outlets)
 
-        def acknowledged() -> None:
+        def acknowledged(outlet: Outlet, tick: int) -> None:
             nonlocal left
             left -= 1
             if not left:
                 partition.unmark(marks)
+            outlet.aged(partition, tick)
 
-        for outlet, (pairs_of, _) in zip(outlets, out, strict=True):
+        for outlet, (pairs_of, _), tick in zip(outlets, out, drained, strict=True):
             pairs = list(pairs_of.get(number, ()))
             whole = outlet.whole(number)
             if outlet.fresh.get(number) != (*reached, whole):
@@ -660,7 +674,8 @@ class Stream:
                 left -= 1
                 continue
             self._published += len(pairs)
-            await self._producer.send_all(outlet.topic, number, pairs, acknowledged=acknowledged)
+            told = partial(acknowledged, outlet, tick)
+            await self._producer.send_all(outlet.topic, number, pairs, acknowledged=told)
 
     async def work(self) -> None:
         """Some background work: edges sent again, a checkpoint."""

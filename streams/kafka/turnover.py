@@ -82,6 +82,7 @@ class Turnover:
             return
         async with self._stream.lock:
             self._stream.add(model, follower)
+        await self._stream.identify()
         _log.info("lineage %s is being filled", lineage)
 
     async def _drop(self, following: dict[str, asyncio.Task[None]]) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from heapq import heappop, heappush
+from typing import Final
 
 from kithstream.models.ages import next_tick
 
+_UNKNOWN: Final = -1
+
 
 class Ageing:
-    """Each account is due again 1, 2, 4, 8 ... ticks after its row last changed."""
+    """Each account is due again 1, 2, 4, 8 ... ticks after its row last changed.
+
+    Of an account that was taken over nobody knows when that was; its newest event stands for it. What time does to a
+    row goes by the ages of its events, whenever they were folded.
+    """
 
     def __init__(self, ratio: float) -> None:
         self._ratio = ratio
@@ -46,10 +53,16 @@ class Ageing:
         return dict(self._changed), dict(self._due)
 
     def adopt(self, accounts: Iterable[str], tick: int) -> None:
-        """Take over accounts that somebody else encoded, at a time unknown: they are due at once."""
+        """Let accounts be due at once; those that are new were encoded by somebody else, at a time unknown."""
         for account in accounts:
-            self._changed[account] = tick
+            self._changed.setdefault(account, _UNKNOWN)
             self._schedule(account, tick)
+
+    def resume(self, newest: Mapping[str, int], tick: int) -> None:
+        """Take over accounts that somebody else encoded until a tick, with the ticks of their newest events."""
+        for account, at in newest.items():
+            self._changed[account] = changed = min(at, tick)
+            self._schedule(account, next_tick(changed, tick, self._ratio))
 
     def changed(self, accounts: Iterable[str], tick: int) -> None:
         """Note that rows changed and were encoded at this tick."""
@@ -58,10 +71,13 @@ class Ageing:
             self._changed[account] = tick
             self._schedule(account, due)
 
-    def encoded(self, accounts: Iterable[str], tick: int) -> None:
-        """Note that unchanged rows were encoded again."""
-        for account in accounts:
-            self._schedule(account, next_tick(self._changed[account], tick, self._ratio))
+    def encoded(self, accounts: Iterable[str], newest: Iterable[int], tick: int) -> None:
+        """Note that rows were encoded that have not changed; with the ticks of their newest events."""
+        for account, at in zip(accounts, newest, strict=True):
+            changed = self._changed.get(account, _UNKNOWN)
+            if changed == _UNKNOWN:
+                changed = self._changed[account] = min(at, tick)
+            self._schedule(account, next_tick(changed, tick, self._ratio))
 
     def forget(self, accounts: Iterable[str]) -> None:
         """Drop accounts that are nobody's candidate any more."""

@@ -16,6 +16,7 @@ from kithstream.models.model import Model, Producers
 from kithstream.streams.config import IndexSection, ModelConfig
 from kithstream.streams.engine.shard import Held
 from kithstream.streams.serve.ageing import Ageing
+from kithstream.streams.state.counters import DAYS_READ
 from kithstream.streams.state.reader import Reader
 
 _LISTING: Final = slice(0, 2)  # the groups follow and engage: a live in-signal of these makes a candidate
@@ -91,13 +92,13 @@ class Vectors:
     def rebuild(self, as_of: int) -> Encoded:
         """Encode every account of the stores: what a restart or another model needs."""
         self.advance(as_of)
-        self.dirty.update(every_account(self._held))
         upserted = deleted = 0
-        everyone = sorted(self.dirty)
+        dirty, others = sorted(self.dirty), sorted(every_account(self._held) - self.dirty)
         self.dirty.clear()
-        for first in range(0, len(everyone), PART):
-            encoded = self.encode(everyone[first : first + PART], changed=True)
-            upserted, deleted = upserted + encoded.upserted, deleted + encoded.deleted
+        for everyone, changed in ((dirty, True), (others, False)):
+            for first in range(0, len(everyone), PART):
+                encoded = self.encode(everyone[first : first + PART], changed=changed)
+                upserted, deleted = upserted + encoded.upserted, deleted + encoded.deleted
         return Encoded(upserted, deleted)
 
     def overdue(self, as_of: int) -> Encoded:
@@ -133,7 +134,7 @@ class Vectors:
         if changed:
             self.ageing.changed(rows.accounts, self.tick)
         else:
-            self.ageing.encoded(rows.accounts, self.tick)
+            self.ageing.encoded(rows.accounts, newest(self.tick, rows.last.min(axis=1)), self.tick)
         return Encoded(len(rows.accounts), len(gone))
 
     def _listed(self, rows: Rows) -> NDArray[np.bool_]:
@@ -143,6 +144,12 @@ class Vectors:
             if standing is not None:
                 live[at] = standing
         return live
+
+
+def newest(tick: int, ages: NDArray[np.float64]) -> list[int]:  # (n,) seconds
+    """Return the ticks of events of some ages; one that no counter tells of any more is as old as they reach."""
+    ticks: list[int] = (tick - np.minimum(ages, DAYS_READ * 86_400.0) * 1e6 // TICK).astype(np.int64).tolist()
+    return ticks
 
 
 def live_index(model: Model, section: IndexSection) -> LiveIndex:

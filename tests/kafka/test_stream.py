@@ -27,6 +27,7 @@ from kithstream.streams.errors import GapInLog, StoreRefused, WrongLayout
 from kithstream.streams.events import wire as events
 from kithstream.streams.events.wire import Event
 from kithstream.streams.kafka import wire
+from kithstream.streams.kafka.names import vectors
 from kithstream.streams.state.protocol import Column
 from kithstream.streams.state.store import RocksStore
 
@@ -457,6 +458,42 @@ def test_a_deleted_account_leaves_nothing_on_any_partition(tenant: KafkaConfig, 
             assert not [
                 key for key, _ in partition.store.scan(Column(column), b"") if b"u3" in key.split(b"\0")
             ]
+
+
+def test_what_somebody_else_published_is_not_published_again_before_it_has_aged(
+    tenant: KafkaConfig, admin: KafkaAdminClient, tmp_path: Path, until: Callable[[Callable[[], bool]], None]
+) -> None:
+    """Unless the vectors' topic is another one."""
+    minute = 60_000_000
+    decode = msgspec.msgpack.Decoder(wire.Vector).decode
+    old, young = [follow("u1", "u2", NOW - 90 * minute)], [follow("u3", "u4")]
+
+    async def published(now: int, *, given: list[Event] | None = None) -> list[str]:
+        """Accounts of which a process publishes vectors that opens the stores and lets go of them."""
+        async with Drive(tenant, tmp_path, now=now) as drive:
+            before = {(r.partition, r.offset) for r in drive.everywhere(drive.vectors)}
+            await drive.own()
+            drive.publish(given or [])
+            await drive.settle()
+            await drive.stream.close()
+            came = [r for r in drive.everywhere(drive.vectors) if (r.partition, r.offset) not in before]
+        told = [(r.key.decode(), decode(r.value)) for r in came if r.key != wire.PROGRESS and r.value]
+        return sorted(account for account, vector in told if vector.vector)
+
+    async def body() -> None:
+        assert await published(NOW, given=[*old, *young]) == ["u2", "u4"]
+        assert await published(NOW) == []
+        assert await published(NOW + 2 * minute) == ["u4"]
+        assert await published(NOW + 2 * minute) == []
+        assert await published(NOW + 60 * minute) == ["u2", "u4"]
+        topic = vectors(tenant.prefix, MODEL.lineage)
+        admin.delete_topics([topic])
+        until(lambda: topic not in admin.list_topics())
+        admin.create_topics([NewTopic(topic, PARTITIONS, 1)])
+        assert await published(NOW + 60 * minute) == ["u2", "u4"]
+        assert await published(NOW + 60 * minute) == []
+
+    run(body())
 
 
 def test_vectors_are_those_of_the_model(tenant: KafkaConfig, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from kithstream.streams.engine.engine import Engine, Record
 from kithstream.streams.events import wire
 from kithstream.streams.events.signals import SIGNALS
 from kithstream.streams.events.wire import Event
+from kithstream.streams.state.ledger import MINUTE
 from kithstream.streams.state.memory import MemoryStore
 from kithstream.streams.state.reader import Reader
 
@@ -85,6 +86,19 @@ def test_the_newest_are_named_with_what_and_when(events: list[Event]) -> None:
             assert np.isinf(ages[place, len(want) :]).all()
             assert np.isfinite(ages[place, : len(want)]).all()
             assert (np.diff(ages[place, : len(want)]) >= 0).all()
+
+
+@settings(max_examples=60)
+@given(soup())
+def test_ages_are_those_that_rows_are_read_with(events: list[Event]) -> None:
+    """Of all that may be candidates: what tells when a vector is due that somebody else encoded."""
+    engine = folded(events)
+    rows = Reader(engine, 100).read(ACCOUNTS, NOW)
+    for partition in engine.partitions:
+        accounts, ages = partition.ages(NOW // MINUTE)
+        assert set(accounts) == partition.listable()
+        for account, age in zip(accounts, ages.tolist(), strict=True):
+            assert age == rows.last[ACCOUNTS.index(account)].min()
 
 
 def test_engagements_older_than_the_horizon_are_not_read() -> None:
