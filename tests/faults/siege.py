@@ -87,8 +87,11 @@ def siege(broker: LocalKafka, folder: Path, prefix: str, seed: int, faults: Sequ
         phases.end("settle")
         for name in town.workers:
             town.asker.everybody(name, end_of(published))
-        for name in sorted(town.workers):
+        *others, last = sorted(town.workers)
+        for name in others:
             town.leave(name)
+            settle(town, published)  # whoever takes over may begin at an older state and be stopped on its way
+        town.leave(last)
         published = Published(town.kafka, PARTITIONS)  # nothing may have come after the last confirmation
     phases.end("ask everybody, stop")
     divergences = lost(published, town.crowd.ids) + buried(town.kafka, PARTITIONS)
