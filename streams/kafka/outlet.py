@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -126,19 +126,22 @@ class Outlet:
         """True if every account of a partition has a published vector of this lineage."""
         return number not in self._adopting
 
-    def encode(self, most_aged: int) -> tuple[list[str], bool]:
-        """Encode what is due; return those accounts, and whether more have aged than were taken."""
-        due = self.vectors
-        dirty = sorted(due.dirty)
-        due.dirty.clear()
-        aged = due.ageing.due(due.tick, most_aged)
+    def encode(self, most_aged: int, held: Collection[int] = ()) -> tuple[list[str], bool]:
+        """Encode what is due; return those accounts, and whether more have aged than were taken.
+
+        What changed in partitions that are held stays due, and so does what has aged while any is.
+        """
+        due, route = self.vectors, self._shards.route
+        dirty = sorted(account for account in due.dirty if not held or route[account] not in held)
+        due.dirty.difference_update(dirty)
+        aged = [] if held else due.ageing.due(due.tick, most_aged)
         for first in range(0, len(dirty), SLICE):
             due.encode(dirty[first : first + SLICE], changed=True)
         due.encode(aged, changed=False)
         if self._facts:
             self._others([account for account in (*dirty, *aged) if account not in due.ageing])
         more = len(aged) == most_aged
-        if not more:
+        if not more and not held:
             self._drained = due.tick
         return [*dirty, *aged], more
 

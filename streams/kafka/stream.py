@@ -48,6 +48,9 @@ from kithstream.streams.state.store import RocksStore
 _log = logging.getLogger(__name__)
 _pack = msgspec.msgpack.Encoder().encode
 
+HELD: Final = (
+    30.0  # seconds for which a partition that was taken over is folded on before vectors are published
+)
 REPLAYED: Final = 50_000  # records that are rather replayed than a checkpoint copied
 WORD: Final = 0.002  # seconds from a write to the word of it
 _EXCLUDING: Final = frozenset(signal.family for signal in SIGNALS if signal.excludes)
@@ -58,6 +61,14 @@ _ACCOUNT_SIGNALS: Final = frozenset(CONTROLS) - {"retract"}
 
 def _unheard(_: float) -> None:
     pass
+
+
+class _Hold(NamedTuple):
+    """What a partition that was taken over has to catch up with before its vectors are published."""
+
+    engagements: int
+    edges: int
+    until: float  # monotonic
 
 
 def _unknown(_: Sequence[str]) -> Mapping[str, str]:
@@ -123,6 +134,7 @@ class Stream:
         identities: Callable[[Sequence[str]], Mapping[str, str]] = _unknown,
         folded: Callable[[float], None] = _unheard,
         flushed: Callable[[float], None] = _unheard,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`follower` keeps `model`; `folded` and `flushed` hear how many seconds a fetch and a flush took.
 
@@ -144,6 +156,7 @@ class Stream:
         self._identities = identities
         self._folded = folded
         self._flushed = flushed
+        self._monotonic = monotonic
         self._learn = config.model.learn
         self._asking = Asking(self.shards, config.ranking, config.model.seed)
         self.outlets: list[
@@ -161,6 +174,7 @@ class Stream:
         self._targets: dict[
             int, tuple[int, int]
         ] = {}  # what was there when it was assigned: engagements, edges
+        self._held: dict[int, _Hold] = {}  # partitions whose vectors are not published yet
         self._written: set[int] = set()
         self._due = asyncio.Event()
         self._room = asyncio.Event()
@@ -183,6 +197,8 @@ class Stream:
                 self._open(number, engagements, edges)
             self._recognise(numbers, identities)
             self._targets = {n: (engagements.end[n], edges.end[n]) for n in numbers}
+            until = self._monotonic() + HELD
+            self._held |= {n: _Hold(engagements.end[n], edges.end[n], until) for n in new}
             for outlet in self.outlets:
                 outlet.fresh.clear()
             for number, shard in sorted(self.shards.items()):
@@ -346,7 +362,7 @@ class Stream:
         partition = self.shards.pop(number).partition
         await self._answering.release(number)
         partition.forget_acknowledged()
-        for kept in (self._sent, self._checkpointed):
+        for kept in (self._sent, self._checkpointed, self._held):
             kept.pop(number, None)
         for outlet in self.outlets:
             outlet.close(number)
@@ -579,7 +595,8 @@ class Stream:
         """Folding waits while too much is due: changed accounts, or frames that the brokers do not have."""
         section = self._config.worker
         waiting = sum(len(partition.outbox) for partition in self.shards.here())
-        if len(self._vectors.dirty) > section.dirty_rows or waiting > section.outbox_frames:
+        dirty = 0 if self._held else len(self._vectors.dirty)
+        if dirty > section.dirty_rows or waiting > section.outbox_frames:
             self._room.clear()
         else:
             self._room.set()
@@ -606,13 +623,18 @@ class Stream:
     async def flush(self) -> None:
         """Encode and publish what changed and some of what has aged, then how far that goes.
 
-        Folding goes on while the vectors are on their way.
+        Folding goes on while the vectors are on their way. A partition that was taken over may begin at an older
+        state than the one whose vectors are out: it waits until it has caught up, though not for ever.
         """
         async with self._publishing:
             async with self.lock:
                 if self.rebalancing:
                     return
-                outlets, shards = list(self.outlets), list(self.shards.items())
+                self._release()
+                outlets = list(self.outlets)
+                shards = [
+                    (number, shard) for number, shard in self.shards.items() if number not in self._held
+                ]
                 marks = {number: list(shard.partition.marked) for number, shard in shards}
                 reached = {
                     number: (shard.partition.applied, list(shard.partition.heard.values()))
@@ -622,7 +644,8 @@ class Stream:
                 for outlet in outlets:
                     outlet.vectors.advance(self._clock())
                     # In a thread: beside it questions are handed on.
-                    encoded.append(await asyncio.to_thread(outlet.encode, self._config.model.aged_rows))
+                    encode = partial(outlet.encode, self._config.model.aged_rows, self._held)
+                    encoded.append(await asyncio.to_thread(encode))
                 if any(more for _, more in encoded):
                     self._due.set()
                 out = [outlet.take() for outlet in outlets]
@@ -635,6 +658,14 @@ class Stream:
             )
             for outlet, (accounts, _) in zip(outlets, encoded, strict=True):
                 outlet.published(accounts)
+
+    def _release(self) -> None:
+        """Let the vectors of those partitions out that have caught up, or have been at it for long."""
+        now = self._monotonic()
+        for number, hold in list(self._held.items()):
+            partition = self.shards[number].partition
+            if (partition.applied >= hold.engagements and partition.edges >= hold.edges) or now >= hold.until:
+                del self._held[number]
 
     async def _publish(
         self,

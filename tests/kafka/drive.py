@@ -64,6 +64,7 @@ class Drive:
         self.names = topics(kafka.prefix)
         self.vectors = vectors(kafka.prefix, MODEL.lineage)
         self.now = now
+        self.seconds = 0.0  # of the monotonic clock
         self.listener = Listener()
         self.failures: list[BaseException] = []
         self._name = name
@@ -85,6 +86,7 @@ class Drive:
             clock=lambda: self.now,
             offsets=self._offsets,
             identities=partial(identities, self.config.kafka),
+            monotonic=lambda: self.seconds,
         )
         return self
 

@@ -28,6 +28,7 @@ from kithstream.streams.events import wire as events
 from kithstream.streams.events.wire import Event
 from kithstream.streams.kafka import wire
 from kithstream.streams.kafka.names import vectors
+from kithstream.streams.kafka.stream import HELD
 from kithstream.streams.state.protocol import Column
 from kithstream.streams.state.store import RocksStore
 
@@ -492,6 +493,49 @@ def test_what_somebody_else_published_is_not_published_again_before_it_has_aged(
         admin.create_topics([NewTopic(topic, PARTITIONS, 1)])
         assert await published(NOW + 60 * minute) == ["u2", "u4"]
         assert await published(NOW + 60 * minute) == []
+
+    run(body())
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_who_takes_over_with_an_older_state_does_not_publish_it(
+    tenant: KafkaConfig, tmp_path: Path, *, patient: bool
+) -> None:
+    """Nor when it is told to end on its way; only after half a minute of catching up."""
+    decode = msgspec.msgpack.Decoder(wire.Vector).decode
+
+    def published(drive: Drive) -> dict[str, list[bytes]]:
+        told: dict[str, list[bytes]] = {}
+        for r in drive.everywhere(drive.vectors):
+            if r.key != wire.PROGRESS and r.value is not None:
+                told.setdefault(r.key.decode(), []).append(decode(r.value).vector)
+        return told
+
+    async def owned(folder: str, given: list[Event]) -> dict[str, list[bytes]]:
+        async with Drive(tenant, tmp_path / folder, now=NOW) as drive:
+            await drive.own()
+            drive.publish(given)
+            await drive.settle()
+            await drive.stream.close()
+            return published(drive)
+
+    async def body() -> None:
+        await owned("a", world()[:40])
+        newest = await owned("b", world()[40:])
+        async with Drive(tenant, tmp_path / "a", now=NOW) as a:
+            await a.own()
+            fetch = a.fetch(a.names.engagements, 0, a.stream.position(a.names.engagements, 0) or 0)
+            assert (
+                await a.stream.act(0, fetch._replace(ends=fetch.begins + 1, records=fetch.records[:1]))
+                is None
+            )
+            if not patient:
+                a.seconds = HELD
+            await a.stream.flush()
+            await a.stream.close()
+            assert (published(a) == newest) == patient
+        last = await owned("a", [])
+        assert {name: told[-1] for name, told in last.items()} == {n: told[-1] for n, told in newest.items()}
 
     run(body())
 
