@@ -363,6 +363,9 @@ class LiveIndex(Reading):
         """Run the merger in a thread: it merges above `cool_above`, and rebuilds when that is due."""
         if self._thread is None:
             self._stop.clear()
+            with self._table.lock:
+                if self._due():
+                    self._wake.set()
             self._thread = threading.Thread(target=self._run, name="kithstream-merger", daemon=True)
             self._thread.start()
         return self

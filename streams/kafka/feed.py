@@ -28,6 +28,7 @@ from kithstream.streams.serve.vectors import live_index
 _log = logging.getLogger(__name__)
 
 HELD_BACK: Final = 20  # milliseconds for which the brokers may hold back a request; see `transport`
+FILLING: Final = 600.0  # seconds for which a lineage may be filled without a graph: until then all is scanned
 FETCHED: Final = 5000  # vectors of one batch at most
 Record = tuple[int, bytes | None, bytes | None]  # partition, key, value
 
@@ -74,8 +75,8 @@ class Feed:
         self._snapshot_at = time.monotonic()
         self._unsaved = False
         self._saving: asyncio.Task[None] | None = None
-        if config.index.background:
-            self.index.start()
+        self._filled = not config.index.background  # no merger is to be started any more
+        self._patience = time.monotonic() + FILLING
 
     @property
     def lineage(self) -> str:
@@ -133,12 +134,20 @@ class Feed:
                         len(self.index),
                         self.read,
                     )
+                if not self._filled and self.caught_up:
+                    self._merge_once_filled()
                 if self.caught_up and self._unsaved:
                     await self._save({tp.partition: at for tp, at in positions.items()})
         finally:
             await consumer.stop()
             if self._saving is not None:
                 await asyncio.wait([self._saving])
+
+    def _merge_once_filled(self) -> None:
+        """Begin to merge once every account has a vector here: one graph of all costs less than many merges."""
+        if self.tail.whole or time.monotonic() >= self._patience:
+            self._filled = True
+            self.index.start()
 
     async def _save(self, positions: Mapping[int, int]) -> None:
         """Begin a snapshot if one is due; it is written beside what comes meanwhile."""

@@ -318,6 +318,23 @@ def test_the_background_merger_builds_and_cools(config, rng):
     assert index.check(10, rng).sound
 
 
+def test_a_merger_that_starts_late_builds_what_was_written_before(config, rng):
+    """Without a write after it."""
+    built = threading.Event()
+
+    class Told(LiveIndex):
+        def _publish(self, graph):
+            super()._publish(graph)
+            built.set()
+
+    index = Told(config(8, hot_capacity=32, exact_rows=10))
+    index.upsert(names(200), rng.normal(size=(200, 8)).astype(np.float32))
+    assert index.stats().rebuilds == 0
+    with index:
+        assert built.wait(30)
+    assert index.stats().rebuilds == 1
+
+
 def test_a_dead_merger_is_reported_to_the_writer(config, rng, monkeypatch):
     index = LiveIndex(config(8, hot_capacity=200, exact_rows=10, rebuild_process=True))
     monkeypatch.setattr("sys.executable", "/bin/false")

@@ -111,6 +111,38 @@ def run(body: Callable[[], object]) -> None:
     asyncio.run(asyncio.wait_for(body(), 2 * PATIENCE))  # type: ignore[arg-type]  # coroutine functions
 
 
+def test_an_index_is_merged_once_every_account_has_a_vector_in_it(retrieval: Retrieval) -> None:
+    """Many merges of what fills it would cost more than one graph of all."""
+    index = msgspec.structs.replace(INDEX, background=True, exact_rows=10)
+    retrieval.config = msgspec.structs.replace(retrieval.config, index=index)
+
+    async def body() -> None:
+        retrieval.publish(CROWD)
+        reading = Reading(ROUTE, StoreConfig(), RankingConfig(), retrieval.folder / "own", wall_clock)
+        feed = Feed(retrieval.config, reading, MODEL, Follower(MODEL), lambda *_: None)
+        task = asyncio.create_task(feed._follow())
+
+        async def until(true: Callable[[], bool]) -> None:
+            end = time.monotonic() + PATIENCE
+            while not true():
+                assert not task.done(), task
+                assert time.monotonic() < end
+                await asyncio.sleep(0.01)  # between two looks
+
+        await until(lambda: feed.caught_up)
+        first, read = feed.index.stats(), feed.read
+        retrieval.publish([CROWD[0]])
+        await until(lambda: feed.read > read)
+        assert first.rebuilds == feed.index.stats().rebuilds == 0
+        retrieval.publish(progress(5))
+        await until(lambda: feed.index.stats().rebuilds == 1)
+        task.cancel()
+        await asyncio.wait([task])
+        feed.close()
+
+    run(body)
+
+
 def held(feed: Feed) -> tuple[object, ...]:
     """Everything that answers are made of, in names."""
     facts = feed.tail.facts
