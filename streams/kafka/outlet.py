@@ -33,7 +33,7 @@ _WHOLE: Final = b"lineage:"  # META, then the lineage: the vectors of every acco
 _VECTORS: Final = b"\1"  # the value of that: alone
 _FACTS: Final = b"\2"  # with what pairs are ranked by
 _AGED: Final = (
-    b"aged:"  # META, then the lineage: until when the vectors that are out have aged, in which topic
+    b"aged:"  # META, then the lineage: until which tick vectors that are out have aged, which topic
 )
 _aged = msgspec.msgpack.Decoder(tuple[int, str]).decode
 _pack = msgspec.msgpack.Encoder().encode
@@ -70,10 +70,8 @@ class Outlet:
         self.fresh: dict[int, tuple[int, list[int], bool]] = {}  # by partition: the progress published last
         self.identity = ""  # the topic's id as far as it is known: one that is another holds no vectors
         self._adopting: dict[int, set[str]] = {}  # by partition: accounts whose vector is not out yet
-        self._aged: dict[
-            int, int
-        ] = {}  # by partition: the tick until which the store knows that vectors have aged
-        self._drained = 0  # the tick until which everything that has aged was encoded
+        self._aged: dict[int, int] = {}  # by partition: the tick until which its store knows of
+        self.drained = 0  # the tick until which everything that has aged is encoded, 0 while something is not
         self._facts = pairs
         self._learn = config.learn
         self._shards = shards
@@ -101,19 +99,24 @@ class Outlet:
         whole = told == _FACTS or (told is not None and not self._facts)
         aged, identity = (0, "") if raw is None else _aged(raw)
         if whole and aged and identity == self.identity:
-            self._aged[partition.number] = aged
+            self.drained, self._aged[partition.number] = 0, aged
             accounts, ages = partition.ages(due.tick)
             due.ageing.resume(dict(zip(accounts, newest(due.tick, ages), strict=True)), min(aged, due.tick))
         else:
-            if raw is not None and not whole:
-                partition.store.write({Column.META: {self._key_of_aged: None}})
             # Paths lead through those, too, that are nobody's candidates.
             everyone = partition.listable() if whole or not self._facts else partition.accounts()
             if not whole:
                 self._adopting[partition.number] = everyone
-            due.ageing.adopt(everyone, due.tick)
+            self.begin_anew(partition, everyone)
         due.ageing.adopt(dirty, due.tick)
         due.touch(dirty)
+
+    def begin_anew(self, partition: Partition, everyone: Iterable[str]) -> None:
+        """Let all of a partition be due at once, whoever published what of it."""
+        self.drained = 0
+        self._aged.pop(partition.number, None)
+        partition.store.write({Column.META: {self._key_of_aged: None}})
+        self.vectors.ageing.adopt(everyone, self.vectors.tick)
 
     def close(self, number: int) -> None:
         """Let go of a partition."""
@@ -142,7 +145,7 @@ class Outlet:
             self._others([account for account in (*dirty, *aged) if account not in due.ageing])
         more = len(aged) == most_aged
         if not more and not held:
-            self._drained = due.tick
+            self.drained = due.tick
         return [*dirty, *aged], more
 
     def published(self, encoded: Iterable[str]) -> None:
@@ -159,8 +162,15 @@ class Outlet:
         """Take note that the brokers have all of a partition that had aged by a tick; write it down once a tick."""
         number = partition.number
         shard = self._shards.get(number)
-        here = shard is not None and shard.partition is partition  # not given away meanwhile
-        if here and self.identity and self.whole(number) and tick > self._aged.get(number, 0):
+        if shard is None or shard.partition is not partition:  # given away meanwhile
+            return
+        if (
+            tick
+            and tick == self.drained
+            and self.identity
+            and self.whole(number)
+            and tick != self._aged.get(number)
+        ):
             self._aged[number] = tick
             partition.store.write({Column.META: {self._key_of_aged: _pack((tick, self.identity))}})
 
@@ -168,11 +178,6 @@ class Outlet:
         """Forget in the stores that this lineage was whole: nothing of it is published from now on."""
         for partition in self._shards.here():
             partition.store.write({Column.META: {self._key: None, self._key_of_aged: None}})
-
-    @property
-    def drained(self) -> int:
-        """The tick until which everything that has aged was encoded."""
-        return self._drained
 
     @property
     def _key(self) -> bytes:

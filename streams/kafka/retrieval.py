@@ -342,7 +342,8 @@ class Retrieval:
                     if left > 0:
                         await asyncio.sleep(AGAIN)
                         continue
-            raise NotYet(f"the state did not include the token within {seconds:g} s")
+                    raise NotYet(f"the state did not include the token within {seconds:g} s") from None
+            raise Unavailable(f"no thread was free to answer within {seconds:g} s: too many questions")
 
     async def keep_up(self) -> None:
         """Look at the stores for ever, so that no question has to read much.

@@ -815,7 +815,7 @@ class Stream:
             path = str(self._path(number).absolute())
             self._answering.tell(wire.Opened(number, path, self._generations[number]))
             for outlet in self.outlets:
-                outlet.vectors.ageing.adopt(shard.partition.listable(), outlet.vectors.tick)
+                outlet.begin_anew(shard.partition, shard.partition.listable())
         mine = [name for name in message.accounts if self.shards.route[name] == number]
         for outlet in self.outlets:
             # A zombie's progress may lie over this worker's, and would after a compaction.

@@ -29,7 +29,7 @@ from kithstream.streams.kafka import wire
 from kithstream.streams.kafka.feed import Feed
 from kithstream.streams.kafka.names import steps
 from kithstream.streams.kafka.producer import Producer
-from kithstream.streams.kafka.retrieval import Retrieval
+from kithstream.streams.kafka.retrieval import THREADS, Retrieval
 from kithstream.streams.kafka.steps import Follower, records
 from kithstream.streams.serve.access import SCOPES, new_token
 from kithstream.streams.serve.answers import Question
@@ -518,6 +518,12 @@ def test_nothing_is_answered_from_half_an_index(tmp_path: Path) -> None:
         retrieval._switch()
         assert told[-1] == wire.Switched(MODEL.lineage)
         assert (await retrieval.answer(Question("ann"), 1.0)).candidates == []
+        for one in range(THREADS):
+            await retrieval._answering.acquire_on_behalf_of(one)
+        with pytest.raises(Unavailable, match="too many questions"):  # not `not_yet`: it has no token
+            await retrieval.answer(Question("ann"), -1.0)
+        for one in range(THREADS):
+            retrieval._answering.release_on_behalf_of(one)
         await retrieval.hear(wire.Standing(True, True, 0))
         with pytest.raises(Unavailable, match="being moved"):
             await retrieval.answer(Question("ann"), 1.0)
