@@ -595,8 +595,7 @@ class Stream:
         """Folding waits while too much is due: changed accounts, or frames that the brokers do not have."""
         section = self._config.worker
         waiting = sum(len(partition.outbox) for partition in self.shards.here())
-        dirty = 0 if self._held else len(self._vectors.dirty)
-        if dirty > section.dirty_rows or waiting > section.outbox_frames:
+        if len(self._vectors.dirty) > section.dirty_rows or waiting > section.outbox_frames:
             self._room.clear()
         else:
             self._room.set()
@@ -660,11 +659,16 @@ class Stream:
                 outlet.published(accounts)
 
     def _release(self) -> None:
-        """Let the vectors of those partitions out that have caught up, or have been at it for long."""
+        """Let the vectors of those partitions out that have caught up, or have been at it for long.
+
+        All of them if more has changed than may wait: a flush holds the lock for as long as it encodes.
+        """
         now = self._monotonic()
+        many = len(self._vectors.dirty) > self._config.worker.dirty_rows
         for number, hold in list(self._held.items()):
             partition = self.shards[number].partition
-            if (partition.applied >= hold.engagements and partition.edges >= hold.edges) or now >= hold.until:
+            behind = partition.applied < hold.engagements or partition.edges < hold.edges
+            if many or not behind or now >= hold.until:
                 del self._held[number]
 
     async def _publish(
