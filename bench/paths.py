@@ -6,8 +6,8 @@
 The tests of `bench.quality`: up to `--tests` first follows of the last fifth whose both accounts came up before, asked
 for just before they are told. By what lies between the asker and whom it follows: the other follows it already
 (`follows back`), they have a neighbour in common whichever way (`two steps`), or neither (`far`). Of each part its
-share of the tests and recall@20 of the hand rule, of the towers alone and of the whole; and what the whole would need to find
-of all but the first part for 1.15 times the rule's recall. One JSON object a stream.
+share of the tests and recall@20 of the hand rule, of the towers alone and of the whole; and what the whole would need
+to find of all but the first part for 1.15 times the rule's recall. One JSON object a stream.
 """
 
 from __future__ import annotations
