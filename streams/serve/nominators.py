@@ -23,9 +23,9 @@ FOLLOWERS: Final = 32  # newest followers
 class About(msgspec.Struct, frozen=True, array_like=True):
     """The account that asks, as pairs with it are ranked."""
 
-    followers: Sequence[
-        tuple[int, str]
-    ]  # the newest, newest first, with the times since which they are, microseconds
+    # With the times since which they are, microseconds: the newest, newest first; behind them, if they are no more than
+    # `whole.SCANNED` in all, the newest others whom it does not follow back.
+    followers: Sequence[tuple[int, str]]
     followees: Sequence[str]  # the newest, newest first
     degrees: tuple[int, int, int]  # followers, followees, followees that follow back
     last: float  # seconds since it did something, +inf if never
@@ -93,7 +93,7 @@ class TwoHop:
 
 
 class Reciprocal:
-    """Whoever follows the account and is not followed by it, newest first."""
+    """Whoever follows the account and is not followed by it, newest first (`About.followers` says how many)."""
 
     def nominate(self, around: Around, k: int) -> Sequence[str]:
         return _first(_shown(around.followers, around.hidden), k)

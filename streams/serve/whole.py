@@ -19,9 +19,16 @@ from kithstream.streams.engine.shard import Readable
 from kithstream.streams.serve import facts, nominators
 from kithstream.streams.serve.facts import Facts, Hops, Neighbours
 from kithstream.streams.serve.nominators import About, Around, match
-from kithstream.streams.state import counters
+from kithstream.streams.state import counters, ledger
 from kithstream.streams.state.counters import Kind
+from kithstream.streams.state.protocol import Column
+from kithstream.streams.state.recent import Entry
 
+SCANNED: Final = (
+    512  # followers of an account up to which all are looked at for those it does not follow back
+)
+LOOKED_UP: Final = 64  # of them at a time
+_FOLLOW: Final = 0  # the family
 _FOLLOWEES_TOTAL: Final = counters.cell(0, Kind.TOTAL, 0)  # of the row of what an account did
 _TOWERS: Final = SOURCES.index("towers")
 _POPULAR: Final = SOURCES.index("popular")
@@ -65,7 +72,8 @@ class Whole:
         held = self.facts
         with held.lock:
             followees = _known(held, about.followees)
-            followers = _known(held, [name for _, name in about.followers])
+            newest = about.followers[: nominators.FOLLOWERS]  # beyond them are only some
+            followers = _known(held, [name for _, name in newest])
             hops = held.co_followed(followees), held.followed_by(followees), held.followed_by(followers)
             told = Around(
                 [name for _, name in about.followers],
@@ -177,8 +185,11 @@ def about(partition: Readable, rows: Rows, at: int = 0) -> About:
     followers, followees = (lists[key].entries for key in keys)
     numbers, weights = rows.interests[at].tolist(), rows.interest_weights[at].tolist()
     followed_by, follows, mutual = rows.degrees[at].tolist()
+    named = followers[: nominators.FOLLOWERS]
+    if mutual < followed_by and len(named) < followed_by <= SCANNED:
+        named = named + _waiting(partition, rows.accounts[at], named)
     return About(
-        [(-time, other) for time, other in followers[: nominators.FOLLOWERS]],
+        [(-time, other) for time, other in named],
         [other for _, other in followees[: nominators.FOLLOWEES]],
         (followed_by, follows, mutual),
         float(rows.last[at, OUT]),
@@ -187,6 +198,27 @@ def about(partition: Readable, rows: Rows, at: int = 0) -> About:
         int(rows.known_for[at]),
         [(number, weight) for number, weight in zip(numbers, weights, strict=True) if number >= 0],
     )
+
+
+def _waiting(partition: Readable, account: str, newest: Sequence[Entry]) -> list[Entry]:
+    """The newest of those followers of an account whom it does not follow back, beyond its newest followers."""
+    prefix = ledger.edge_key(account, _FOLLOW, "", "")[:-1]
+    known = {other for _, other in newest}
+    older = sorted(
+        (-time, other)
+        for key, value in partition.store.scan(Column.IN, prefix)
+        if (time := ledger.since(value)) >= 0 and (other := key[len(prefix) : -1].decode()) not in known
+    )
+    found: list[Entry] = []
+    for first in range(0, len(older), LOOKED_UP):
+        part = older[first : first + LOOKED_UP]
+        mine = partition.store.get(
+            Column.OUT, [ledger.edge_key(account, _FOLLOW, other, "") for _, other in part]
+        )
+        found += [entry for entry, edge in zip(part, mine, strict=True) if ledger.since(edge) < 0]
+        if len(found) >= nominators.FOLLOWERS:
+            break
+    return found[: nominators.FOLLOWERS]
 
 
 def neighbours(partition: Readable, accounts: Sequence[str]) -> Neighbours:

@@ -17,14 +17,19 @@ from soup import ACCOUNTS, DAY, START, soup
 from kithstream.models.ages import TICK
 from kithstream.models.model import Model
 from kithstream.models.ranker import DENSE, Weights
-from kithstream.streams.config import Config, IndexSection, ModelConfig, RankingConfig
+from kithstream.streams.config import Config, EngineConfig, IndexSection, ModelConfig, RankingConfig
+from kithstream.streams.engine.actors import Record
+from kithstream.streams.engine.engine import Engine
+from kithstream.streams.events import wire
 from kithstream.streams.events.wire import Event
 from kithstream.streams.serve.embedded import Embedded
 from kithstream.streams.serve.facts import FOLLOWEES, Facts
-from kithstream.streams.serve.nominators import Around
+from kithstream.streams.serve.nominators import FOLLOWERS, Around
 from kithstream.streams.serve.tops import NEVER, Top
-from kithstream.streams.serve.whole import Whole
+from kithstream.streams.serve.whole import Whole, about
 from kithstream.streams.state import profiles
+from kithstream.streams.state.memory import MemoryStore
+from kithstream.streams.state.reader import Reader
 
 SLOW = settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 LEARNING = Config(index=IndexSection(background=False), ranking=RankingConfig(train_share=1.0))
@@ -368,3 +373,36 @@ def test_the_ranker_learns_from_a_share_of_follows_by_their_ids() -> None:
     picked = [[one.learns_from(f"e{n}") for n in range(5000)] for one in chosen]
     assert picked[0] == picked[1] != picked[2]
     assert 0.18 < np.mean(picked[0]) < 0.22
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.integers(0, 999), st.booleans(), st.booleans()), max_size=90), st.booleans())
+def test_everybody_who_waits_to_be_followed_back_is_told_of(
+    followers: list[tuple[int, bool, bool]], many: bool
+) -> None:
+    """Beyond the newest followers, the newest of those alone, if the account has not too many followers."""
+    events = []
+    for number, (minute, followed_back, gone) in enumerate(followers):
+        other, at = f"f{number:03d}", START + minute * 60_000_000
+        events.append(Event(f"a{number}", "follow", other, at, target="ann"))
+        if followed_back:
+            events.append(Event(f"b{number}", "follow", "ann", at + 1, target=other))
+        if gone:
+            events.append(Event(f"c{number}", "unfollow", other, at + 2, target="ann"))
+    engine = Engine([MemoryStore()], EngineConfig(partitions=1), salt=bytes(16))
+    assert not engine.apply(0, [Record(START + 30 * DAY, wire.encode(e)) for e in events], 0).dead
+    engine.settle()
+    left = sorted(
+        (-(START + minute * 60_000_000), f"f{number:03d}", back)
+        for number, (minute, back, gone) in enumerate(followers)
+        if not gone
+    )
+    want = left[:FOLLOWERS]
+    if not many:
+        want += [one for one in left[FOLLOWERS:] if not one[2]][:FOLLOWERS]
+    with pytest.MonkeyPatch.context() as patch:
+        if many:
+            patch.setattr("kithstream.streams.serve.whole.SCANNED", FOLLOWERS)
+        rows = Reader(engine, 10).read(["ann"], START + 2 * DAY, unreciprocated=True)
+        told = about(engine.at(0), rows).followers
+    assert told == [(-time, name) for time, name, _ in want]
