@@ -25,7 +25,7 @@ from kithstream.streams.state.protocol import Column
 from kithstream.streams.state.recent import Entry
 
 SCANNED: Final = (
-    256  # followers of an account up to which all are looked at for those it does not follow back
+    256  # followers up to which all are looked at for those whom the account does not follow back
 )
 LOOKED_UP: Final = 64  # of them at a time
 _FOLLOW: Final = 0  # the family
