@@ -24,9 +24,7 @@ from kithstream.streams.state.counters import Kind
 from kithstream.streams.state.protocol import Column
 from kithstream.streams.state.recent import Entry
 
-SCANNED: Final = (
-    256  # followers up to which all are looked at for those whom the account does not follow back
-)
+SCANNED: Final = 256  # followers of an account at most where all are looked at for whom it does not follow
 LOOKED_UP: Final = 64  # of them at a time
 _FOLLOW: Final = 0  # the family
 _FOLLOWEES_TOTAL: Final = counters.cell(0, Kind.TOTAL, 0)  # of the row of what an account did
