@@ -376,7 +376,10 @@ def test_the_ranker_learns_from_a_share_of_follows_by_their_ids() -> None:
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.tuples(st.integers(0, 999), st.booleans(), st.booleans()), max_size=90), st.booleans())
+@given(
+    st.lists(st.tuples(st.integers(0, 999), st.booleans(), st.booleans()), min_size=40, max_size=90),
+    st.booleans(),
+)
 def test_everybody_who_waits_to_be_followed_back_is_told_of(
     followers: list[tuple[int, bool, bool]], many: bool
 ) -> None:
