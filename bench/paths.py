@@ -13,24 +13,17 @@ to find of all but the first part for 1.15 times the rule's recall. One JSON obj
 from __future__ import annotations
 
 import argparse
-from functools import partial
-from pathlib import Path
 from typing import Final
 
-import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from bench.freshness_value import FILES, _events
-from bench.machine import machine
-from bench.quality_own import TOWERS, WHOLE, run
-from kithstream.__main__ import ready
+from bench.compared import RULE, arguments, compare, tell
+from bench.freshness_value import _events
+from bench.quality_own import WHOLE
 from kithstream.streams import prequential
-from kithstream.streams.prequential import Pairs, recalled
-from kithstream.streams.yardsticks import GRID, HandRule
+from kithstream.streams.prequential import Pairs
 
-RULE: Final = "hand rule"
 PARTS: Final = ("follows back", "two steps", "far")
 BAR: Final = 1.15
 
@@ -56,11 +49,7 @@ def measure(stream: str, given: argparse.Namespace) -> dict[str, object]:
     events = _events(stream, given)
     known = prequential.first_pairs(events)
     tests = prequential.choose_tests(known, given.seed, given.tests)
-    passed = run(known, events, known.event, tests, given.seed)
-    won = {name: recalled(np.array(passed.positions[name])) for name in (TOWERS, WHOLE)}
-    rules = {f"{pop:g} {act:g}": partial(HandRule, pop, act) for pop in GRID for act in GRID}
-    best = prequential.choose(rules, known, given.seed).name
-    won[RULE] = recalled(prequential.replay(rules[best](), known, tests))
+    won = compare(known, events, tests, given.seed).won
     part = distances(known, tests)
     parts = {}
     for at, name in enumerate(PARTS):
@@ -83,21 +72,9 @@ def measure(stream: str, given: argparse.Namespace) -> dict[str, object]:
 
 def main() -> None:
     """Measure each stream and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("streams", nargs="+", choices=(*FILES, "simulator"))
-    parser.add_argument("--data", type=Path, help="Folder of the streams' files.")
-    parser.add_argument("--events", type=int, default=0, help="First events of a stream alone.")
-    parser.add_argument("--accounts", type=int, default=1000, help="Of the simulator.")
+    parser = arguments(__doc__)
     parser.add_argument("--tests", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    ready()
-    torch.set_num_threads(1)
-    for stream in given.streams:
-        told = {"bench": "paths", "machine": machine(), "seed": given.seed, **measure(stream, given)}
-        print(msgspec.json.encode(told).decode(), flush=True)
+    tell("paths", parser.parse_args(), measure)
 
 
 if __name__ == "__main__":

@@ -15,24 +15,16 @@ One JSON object a stream.
 from __future__ import annotations
 
 import argparse
-from functools import partial
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from bench.freshness_value import FILES, _events
-from bench.machine import machine
-from bench.quality_own import TOWERS, WHOLE, run
-from kithstream.__main__ import ready
+from bench.compared import RULE, arguments, compare, tell
+from bench.freshness_value import _events
+from bench.quality_own import TOWERS, WHOLE
 from kithstream.streams import prequential
-from kithstream.streams.prequential import Pairs, recalled
-from kithstream.streams.yardsticks import GRID, HandRule
-
-RULE: Final = "hand rule"
+from kithstream.streams.prequential import Pairs
 
 
 class Window(NamedTuple):
@@ -74,13 +66,9 @@ def measure(stream: str, given: argparse.Namespace) -> dict[str, object]:
     known = prequential.first_pairs(events)
     parts = chosen(known, given.windows, given.tests, given.seed)
     tests = np.concatenate(parts)
-    passed = run(known, events, known.event, tests, given.seed)
-    places = {name: np.array(passed.positions[name]) for name in (TOWERS, WHOLE)}
-    rules = {f"{pop:g} {act:g}": partial(HandRule, pop, act) for pop in GRID for act in GRID}
-    best = prequential.choose(rules, known, given.seed).name
-    places[RULE] = prequential.replay(rules[best](), known, tests)
+    found = compare(known, events, tests, given.seed)
     ends = np.cumsum([len(part) for part in parts])[:-1]
-    won = {name: np.split(recalled(where), ends) for name, where in places.items()}
+    won = {name: np.split(hits, ends) for name, hits in found.won.items()}
     begin = int(known.time.min())
     windows = [
         Window(
@@ -97,11 +85,11 @@ def measure(stream: str, given: argparse.Namespace) -> dict[str, object]:
         "stream": stream,
         "pairs": len(known.source),
         "accounts": len(known.accounts),
-        "half_lives": best,
+        "half_lives": found.half_lives,
         "useful_after_pairs": {
             name: _pairs(useful_from(won[name], won[RULE]), windows) for name in (TOWERS, WHOLE)
         },
-        "seconds": round(passed.seconds, 1),
+        "seconds": round(found.seconds, 1),
         "windows": [one._asdict() for one in windows],
     }
 
@@ -113,22 +101,10 @@ def _pairs(window: int | None, windows: list[Window]) -> int | None:
 
 def main() -> None:
     """Measure each stream and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("streams", nargs="+", choices=(*FILES, "simulator"))
-    parser.add_argument("--data", type=Path, help="Folder of the streams' files.")
-    parser.add_argument("--events", type=int, default=0, help="First events of a stream alone.")
-    parser.add_argument("--accounts", type=int, default=1000, help="Of the simulator.")
+    parser = arguments(__doc__)
     parser.add_argument("--windows", type=int, default=20)
     parser.add_argument("--tests", type=int, default=200, help="Asked for in each window at most.")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    ready()
-    torch.set_num_threads(1)
-    for stream in given.streams:
-        told = {"bench": "useful", "machine": machine(), "seed": given.seed, **measure(stream, given)}
-        print(msgspec.json.encode(told).decode(), flush=True)
+    tell("useful", parser.parse_args(), measure)
 
 
 if __name__ == "__main__":
