@@ -275,17 +275,16 @@ class Partition:
         """Return the accounts that may be candidates, and how many seconds ago the newest event was that the counters
         of each tell of: as of a minute since 1970, infinite if they tell of none.
         """
-        newest = dict.fromkeys(self.listable(), np.inf)
+        newest = dict.fromkeys(self._having(PROFILE), np.inf)
         for letter in (ROW_IN, ROW_OUT):
             scan = self.store.scan(Column.ROWS, letter)
             while part := list(islice(scan, READ_AT_ONCE)):
-                ages = counters.decayed(
-                    [row for _, row in part], np.full(len(part), minute), (np.inf,)
-                ).newest
+                rows, minutes = [row for _, row in part], np.full(len(part), minute)
+                ages = counters.decayed(rows, minutes, (np.inf,)).newest
                 for (key, _), age in zip(part, ages.tolist(), strict=True):
                     account = key[1:].decode()
-                    if account in newest:
-                        newest[account] = min(newest[account], age)
+                    if letter == ROW_IN or account in newest:
+                        newest[account] = min(newest.get(account, np.inf), age)
         return list(newest), np.fromiter(newest.values(), np.float64, len(newest))
 
     def _having(self, *letters: bytes) -> set[str]:
@@ -661,12 +660,8 @@ class Batch:
 
     def _present(self, column: Column, account: str) -> list[recent.Entry]:
         """The account's present follows as this batch leaves them."""
-        prefix = f"{account}\0{chr(65 + _FOLLOW)}".encode()
-        return [
-            (-time, key[len(prefix) : -1].decode())
-            for key, value in self._left(column, prefix)
-            if (time := ledger.since(value)) >= 0
-        ]
+        prefix = ledger.follows_of(account)
+        return list(recent.present(prefix, self._left(column, prefix)))
 
     def _done(self, kind: Newest, account: str) -> list[recent.Entry]:
         """What an account did of a kind, as this batch leaves its ledger."""

@@ -32,9 +32,7 @@ TAUGHT: Final = 64  # encoded accounts of one record of the training log
 _WHOLE: Final = b"lineage:"  # META, then the lineage: the vectors of every account were published
 _VECTORS: Final = b"\1"  # the value of that: alone
 _FACTS: Final = b"\2"  # with what pairs are ranked by
-_AGED: Final = (
-    b"aged:"  # META, then the lineage: until which tick vectors that are out have aged, which topic
-)
+_AGED: Final = b"aged:"  # META, then the lineage: the tick until which its vectors have aged, and their topic
 _aged = msgspec.msgpack.Decoder(tuple[int, str]).decode
 _pack = msgspec.msgpack.Encoder().encode
 Pairs = list[tuple[bytes, bytes | None]]

@@ -48,9 +48,7 @@ from kithstream.streams.state.store import RocksStore
 _log = logging.getLogger(__name__)
 _pack = msgspec.msgpack.Encoder().encode
 
-HELD: Final = (
-    30.0  # seconds for which a partition that was taken over is folded on before vectors are published
-)
+HELD: Final = 30.0  # seconds at most that a partition which was taken over is folded without publishing
 REPLAYED: Final = 50_000  # records that are rather replayed than a checkpoint copied
 WORD: Final = 0.002  # seconds from a write to the word of it
 _EXCLUDING: Final = frozenset(signal.family for signal in SIGNALS if signal.excludes)

@@ -19,14 +19,14 @@ from kithstream.streams.engine.shard import Readable
 from kithstream.streams.serve import facts, nominators
 from kithstream.streams.serve.facts import Facts, Hops, Neighbours
 from kithstream.streams.serve.nominators import About, Around, match
-from kithstream.streams.state import counters, ledger
+from kithstream.streams.state import counters, ledger, recent
 from kithstream.streams.state.counters import Kind
 from kithstream.streams.state.protocol import Column
+from kithstream.streams.state.reader import not_followed
 from kithstream.streams.state.recent import Entry
 
 SCANNED: Final = 256  # followers of an account at most where all are looked at for whom it does not follow
 LOOKED_UP: Final = 64  # of them at a time
-_FOLLOW: Final = 0  # the family
 _FOLLOWEES_TOTAL: Final = counters.cell(0, Kind.TOTAL, 0)  # of the row of what an account did
 _TOWERS: Final = SOURCES.index("towers")
 _POPULAR: Final = SOURCES.index("popular")
@@ -200,20 +200,12 @@ def about(partition: Readable, rows: Rows, at: int = 0) -> About:
 
 def _waiting(partition: Readable, account: str, newest: Sequence[Entry]) -> list[Entry]:
     """The newest of those followers of an account whom it does not follow back, beyond its newest followers."""
-    prefix = ledger.edge_key(account, _FOLLOW, "", "")[:-1]
-    known = {other for _, other in newest}
-    older = sorted(
-        (-time, other)
-        for key, value in partition.store.scan(Column.IN, prefix)
-        if (time := ledger.since(value)) >= 0 and (other := key[len(prefix) : -1].decode()) not in known
-    )
+    prefix, known = ledger.follows_of(account), set(newest)
+    present = recent.present(prefix, partition.store.scan(Column.IN, prefix))
+    older = sorted(entry for entry in present if entry not in known)
     found: list[Entry] = []
     for first in range(0, len(older), LOOKED_UP):
-        part = older[first : first + LOOKED_UP]
-        mine = partition.store.get(
-            Column.OUT, [ledger.edge_key(account, _FOLLOW, other, "") for _, other in part]
-        )
-        found += [entry for entry, edge in zip(part, mine, strict=True) if ledger.since(edge) < 0]
+        found += not_followed(partition, account, older[first : first + LOOKED_UP])
         if len(found) >= nominators.FOLLOWERS:
             break
     return found[: nominators.FOLLOWERS]

@@ -124,6 +124,11 @@ def edge_key(owner: str, family: int, other: str, item: str) -> bytes:
     return f"{owner}\0{chr(65 + family)}{other}\0{item}".encode()
 
 
+def follows_of(owner: str) -> bytes:
+    """Return what the keys of all follows of an owner begin with; the other account and a NUL are the rest."""
+    return edge_key(owner, 0, "", "")[:-1]
+
+
 def once_key(day: int, owner: str, event_id: str, family: int, other: str, item: str) -> bytes:
     """Return the key of an event in its actor's day-wise ledger; `day` counts from 1970."""
     return _day(day) + f"{owner}\0{event_id}\0{chr(65 + family)}{other}\0{item}".encode()

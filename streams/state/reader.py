@@ -39,7 +39,7 @@ from kithstream.streams.state.counters import Kind
 from kithstream.streams.state.ledger import DAY, HORIZON, MINUTE
 from kithstream.streams.state.profiles import Profile
 from kithstream.streams.state.protocol import Column
-from kithstream.streams.state.recent import READ, Recent
+from kithstream.streams.state.recent import READ, Entry, Recent
 
 _FOLLOW: Final = 0
 _MUTUAL: Final = counters.cell(_FOLLOW, Kind.MUTUAL, 0)
@@ -226,9 +226,14 @@ class Reader:
         partition = self._held.at(self._held.route[account])
         key = FOLLOWERS + account.encode()
         newest = partition.load_recents([key])[key].entries[:READ]
-        keys = [ledger.edge_key(account, _FOLLOW, other, "") for _, other in newest]
-        back = partition.store.get(Column.OUT, keys)
-        return Recent([entry for entry, mine in zip(newest, back, strict=True) if ledger.since(mine) < 0])
+        return Recent(not_followed(partition, account, newest))
+
+
+def not_followed(partition: Readable, account: str, entries: Sequence[Entry]) -> list[Entry]:
+    """Return those of the entries whom an account of the partition does not follow."""
+    keys = [ledger.edge_key(account, _FOLLOW, other, "") for _, other in entries]
+    mine = partition.store.get(Column.OUT, keys)
+    return [entry for entry, edge in zip(entries, mine, strict=True) if ledger.since(edge) < 0]
 
 
 def _communities(

@@ -7,10 +7,12 @@ entries above the floor, the list is made again from the ledger. So the first `r
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 import msgspec
+
+from kithstream.streams.state import ledger
 
 
 class Size(NamedTuple):
@@ -57,6 +59,13 @@ def newest(edges: Iterable[Entry], capacity: int = CAPACITY) -> Recent:
     """Return the list made from every present edge of an account."""
     entries = sorted(edges)
     return Recent(entries[:capacity], len(entries) <= capacity)
+
+
+def present(prefix: bytes, pairs: Iterable[tuple[bytes, bytes | None]]) -> Iterator[Entry]:
+    """Return those present among the pairs of a ledger whose keys are a prefix (`ledger.follows_of`), a name, a NUL."""
+    for key, value in pairs:
+        if (time := ledger.since(value)) >= 0:
+            yield -time, key[len(prefix) : -1].decode()
 
 
 _decode = msgspec.msgpack.Decoder(Recent).decode

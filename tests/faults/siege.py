@@ -90,9 +90,8 @@ def siege(broker: LocalKafka, folder: Path, prefix: str, seed: int, faults: Sequ
         *others, last = sorted(town.workers)
         for name in others:
             town.leave(name)
-            settle(
-                town, published
-            )  # whoever takes over may begin at an older state and be stopped on its way
+            # Whoever takes over may begin at an older state, and would be stopped on its way.
+            settle(town, published)
         town.leave(last)
         published = Published(town.kafka, PARTITIONS)  # nothing may have come after the last confirmation
     phases.end("ask everybody, stop")
