@@ -334,8 +334,8 @@ class Stream:
         except Unreachable as error:
             _log.warning("the topics' ids are not known: %s", error)
             return {}
-        for outlet in self.outlets:
-            outlet.identity = identities.get(outlet.topic, "")
+        for outlet in self.outlets:  # what is published since may lie in another topic of that name
+            outlet.identity = outlet.identity or identities.get(outlet.topic, "")
         return identities
 
     def _recognise(self, numbers: Iterable[int], identities: Mapping[str, str]) -> None:

@@ -497,6 +497,33 @@ def test_what_somebody_else_published_is_not_published_again_before_it_has_aged(
     run(body())
 
 
+def test_a_topic_of_vectors_that_is_created_anew_is_filled_by_the_next_process(
+    tenant: KafkaConfig, admin: KafkaAdminClient, tmp_path: Path, until: Callable[[Callable[[], bool]], None]
+) -> None:
+    """Though the process that saw it happen was assigned once more, and went on to publish."""
+    topic = vectors(tenant.prefix, MODEL.lineage)
+
+    async def again() -> None:
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            await drive.own()
+            drive.publish(world())
+            await drive.settle()
+            first = drive.stream.outlets[0].identity
+            admin.delete_topics([topic])
+            until(lambda: topic not in admin.list_topics())
+            admin.create_topics([NewTopic(topic, PARTITIONS, 1)])
+            await drive.own()
+            assert drive.stream.outlets[0].identity == first
+            await drive.stream.close()
+        async with Drive(tenant, tmp_path, now=NOW) as drive:
+            await drive.own()
+            assert drive.stream.outlets[0].identity not in ("", first)
+            await drive.settle()
+            assert {r.key.decode() for r in drive.everywhere(topic) if r.key[0]} == set(NAMES)
+
+    run(again())
+
+
 @pytest.mark.parametrize(("seconds", "rows", "waits"), [(0.0, 10, True), (HELD, 10, False), (0.0, 0, False)])
 def test_who_takes_over_with_an_older_state_does_not_publish_it(
     seconds: float, rows: int, tenant: KafkaConfig, tmp_path: Path, *, waits: bool
