@@ -30,6 +30,7 @@ NAMES = (
     "ablation",
     "freshness_value",
     "useful",
+    "paths",
     "signals",
     "fit",
     "refresh",

@@ -26,7 +26,7 @@ SMALL = argparse.Namespace(
 
 def test_every_benchmark_is_named() -> None:
     folder = Path(memory.__file__).parent
-    runnable = {file.stem for file in folder.glob("*.py") if "__main__" in file.read_text()}
+    runnable = {file.stem for file in folder.glob("*.py") if '__name__ == "__main__"' in file.read_text()}
     runnable |= {file.parent.name for file in folder.glob("*/__main__.py")}
     assert set(NAMES) == runnable - {"__main__"}
 
