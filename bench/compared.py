@@ -49,6 +49,9 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
     parser.add_argument("streams", nargs="+", choices=(*FILES, "simulator"))
     parser.add_argument("--data", type=Path, help="Folder of the streams' files.")
     parser.add_argument("--events", type=int, default=0, help="First events of a stream alone.")
+    parser.add_argument(
+        "--repeats", action="store_true", help="Ours hears what comes after a first pair, too."
+    )
     parser.add_argument("--accounts", type=int, default=1000, help="Of the simulator.")
     parser.add_argument("--seed", type=int, default=0)
     return parser

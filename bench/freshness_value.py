@@ -159,12 +159,13 @@ def _rounded(interval: Interval) -> list[float]:
     return [round(value, 4) for value in interval]
 
 
-def _events(stream: str, given: argparse.Namespace) -> list[Record]:
+def events_of(stream: str, given: argparse.Namespace, *, repeats: bool = False) -> list[Record]:
+    """Read a stream's first events, all of them if `given.events` is 0; the simulator's are a function of the seed."""
     if stream == "simulator":
         world = SimulationConfig(accounts=given.accounts, seed=given.seed)
         return list(chain.from_iterable(simulate(world, given.events or 40_000)))
     file, read = FILES[stream]
-    return list(islice(read(given.data / file, repeats=False), given.events or None))
+    return list(islice(read(given.data / file, repeats=repeats), given.events or None))
 
 
 def _config() -> Config:
@@ -174,7 +175,7 @@ def _config() -> Config:
 
 def run(stream: str, given: argparse.Namespace) -> list[dict[str, object]]:
     """Measure one stream."""
-    events = _events(stream, given)
+    events = events_of(stream, given)
     known = prequential.first_pairs(events)
     tests = prequential.choose_tests(known, given.seed, given.tests)
     clock = StreamClock()

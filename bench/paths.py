@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.compared import RULE, arguments, compare, tell
-from bench.freshness_value import _events
+from bench.freshness_value import events_of
 from bench.quality_own import WHOLE
 from kithstream.streams import prequential
 from kithstream.streams.prequential import Pairs
@@ -46,7 +46,7 @@ def distances(known: Pairs, tests: NDArray[np.int64]) -> NDArray[np.int64]:  # (
 
 def measure(stream: str, given: argparse.Namespace) -> dict[str, object]:
     """Return what each way finds of each part of a stream's tests."""
-    events = _events(stream, given)
+    events = events_of(stream, given, repeats=given.repeats)
     known = prequential.first_pairs(events)
     tests = prequential.choose_tests(known, given.seed, given.tests)
     won = compare(known, events, tests, given.seed).won

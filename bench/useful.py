@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.compared import RULE, arguments, compare, tell
-from bench.freshness_value import _events
+from bench.freshness_value import events_of
 from bench.quality_own import TOWERS, WHOLE
 from kithstream.streams import prequential
 from kithstream.streams.prequential import Pairs
@@ -62,7 +62,7 @@ def useful_from(ours: list[NDArray[np.float64]], rule: list[NDArray[np.float64]]
 
 def measure(stream: str, given: argparse.Namespace) -> dict[str, object]:
     """Return what each way wins along a stream, and from where on ours are useful."""
-    events = _events(stream, given)
+    events = events_of(stream, given, repeats=given.repeats)
     known = prequential.first_pairs(events)
     parts = chosen(known, given.windows, given.tests, given.seed)
     tests = np.concatenate(parts)

@@ -15,6 +15,8 @@ class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exact_rows        rows; a corpus up to this size is scanned and has no graph
     rows_per_fetch    rows that are scanned in the time the graph takes for one neighbour; 0: never scan for
                       cost
+    coded_from        rows; from this size on a scan reads 8 bits a dimension first, on a machine that is quicker
+                      so, with the same answers; 0: floats alone
     hot_capacity      rows of the exact segment of recently changed accounts
     cool_above        share of hot_capacity; the background merger starts when more is in use
     cool_to           share of hot_capacity that stays hot after a merge or rebuild
@@ -44,6 +46,7 @@ class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     capacity: int = 1024
     exact_rows: int = 20_000
     rows_per_fetch: int = 30
+    coded_from: int = 16_384
     hot_capacity: int = 32_768
     cool_above: float = 0.75
     cool_to: float = 0.5
@@ -69,7 +72,7 @@ class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name in ("dim", "capacity", "hot_capacity", "bands", "links", "ef_construction", "ef"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
-        for name in ("exact_rows", "rows_per_fetch", "epsilon", "bound"):
+        for name in ("exact_rows", "rows_per_fetch", "coded_from", "epsilon", "bound"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is at least 0, not {getattr(self, name)}")
         for name in ("overfetch", "band_ratio", "headroom", "growth"):

@@ -27,6 +27,7 @@ from kithstream.index.score import (
 from kithstream.index.table import RING, VectorTable, View
 
 MARGIN: Final = 64  # nominees beyond k: so many may be deleted or sink during a query before it starts again
+WORTH: Final = 8  # codes that nominate more than this part of the rows leave too much to the floats
 _RETRIES: Final = 3  # then the query holds the writer for one pass
 _WRITE_ROWS: Final = RING // 4  # rows of one window: announced, written, visible
 
@@ -60,15 +61,21 @@ class Stamps(threading.local):
 
 
 def scan(table: VectorTable, request: Request, plan: str = "exact") -> Found:
-    """Nominees of the whole table; costs one pass over it."""
+    """Nominees of the whole table; costs one pass over it, or over its codes."""
+    codes = table.codes  # before the view, which grows last
     view = table.view
     used = min(table.used, len(view.alive))
-    products = view.vectors[:used] @ request.query
     allowed = view.alive[:used].copy()
     if request.labels is not None:
         allowed &= wanted(view.labels[:used], request.labels)
     excluded = table.slots_of(request.exclude)
     allowed[excluded[excluded < used]] = False
+    if codes is not None and table.coded_from <= used <= len(codes.slips):
+        error = tolerance(table.dim, request.norm, table.largest)
+        slots = codes.nominate(request.query, request.norm, request.k + MARGIN, allowed, error)
+        if len(slots) <= used // WORTH:
+            return _found(table, view, request, slots, view.vectors[slots] @ request.query, plan)
+    products = view.vectors[:used] @ request.query
     products[~allowed] = -np.inf
     return _found(table, view, request, np.arange(used), products, plan)
 

@@ -130,7 +130,7 @@ class LiveIndex(Reading):
     """
 
     def __init__(self, config: IndexConfig) -> None:
-        super().__init__(VectorTable(config.dim, config.capacity))
+        super().__init__(VectorTable(config.dim, config.capacity, coded_from=config.coded_from))
         self.config = config
         self._hot = HotTier(config.dim, config.hot_capacity)
         self._tracking = False  # whether writes go to the hot tier: there is a graph, or one is being built
@@ -196,6 +196,7 @@ class LiveIndex(Reading):
             known = 0 if served is None else len(served)
             held = table.view.held[: table.used] != 0
             size = sum(array.nbytes for array in table.view) + hot.rows.nbytes + self._positions.nbytes
+            size += 0 if table.codes is None else table.codes.nbytes
             size += 2 * served.nbytes if served is not None else 0
             return IndexStats(
                 alive=table.alive,
@@ -649,7 +650,7 @@ class LiveIndex(Reading):
         for slot in np.flatnonzero(~image.alive).tolist():
             names[slot] = ""
         view = View(image.vectors, image.sequences, image.labels, image.alive, held)
-        table = self._table = VectorTable.load(names, view)
+        table = self._table = VectorTable.load(names, view, coded_from=self.config.coded_from)
         if path is not None and shape is not None:
             self._idle, self._served = Graph(shape, path), _Served(Graph(shape, path))
             self._fit_positions()

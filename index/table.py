@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kithstream.index.codes import Codes, quicker
 from kithstream.index.score import Bools, Doubles, Floats, Labels, Slots, norms
 
 RING: Final = 1 << 16  # slots announced lately; a reader that falls further behind starts again
@@ -65,10 +66,13 @@ class View(NamedTuple):
 class VectorTable:
     """Slots and ids, vectors, sequences, labels and alive bits. Methods that change it want `lock` held."""
 
-    def __init__(self, dim: int, capacity: int = 1024) -> None:
+    def __init__(self, dim: int, capacity: int = 1024, *, coded_from: int = 0) -> None:
+        """`coded_from` rows on there are codes to scan, if this machine is quicker so; 0: never."""
         self.dim = dim
         self.lock = threading.RLock()
         self.view = View.empty(capacity, dim)
+        self.coded_from = coded_from
+        self.codes = Codes(capacity, dim) if coded_from and quicker(dim) else None
         self.names: list[str] = []  # by slot; "" for a free one
         self.slots: dict[str, int] = {}  # dead ids stay while a graph holds their slot
         self.alive = 0
@@ -187,6 +191,8 @@ class VectorTable:
             view.alive[at] = True
             norm = float(lengths.max())
         self.largest = max(self.largest, norm)
+        if self.codes is not None:
+            self.codes = self.codes.written(slots, view.vectors)
 
     def bury(self, slots: list[int]) -> None:
         """Clear the alive bit of announced, alive slots; those that no graph holds are free again."""
@@ -241,6 +247,8 @@ class VectorTable:
             capacity *= 2
         larger = View.empty(capacity, self.dim)
         larger.put(view, slice(len(view.alive)))
+        if self.codes is not None:
+            self.codes = self.codes.grown(capacity)
         self.view = larger
 
     def copy(self) -> View:
@@ -258,9 +266,9 @@ class VectorTable:
         return early
 
     @classmethod
-    def load(cls, names: list[str], view: View) -> VectorTable:
+    def load(cls, names: list[str], view: View, *, coded_from: int = 0) -> VectorTable:
         """A table from stored arrays; "" names a dead row, and a free slot where no graph holds it."""
-        table = cls(view.vectors.shape[1], max(1, len(view.alive)))
+        table = cls(view.vectors.shape[1], max(1, len(view.alive)), coded_from=coded_from)
         table.view.put(view, slice(len(view.alive)))
         table.names = names
         table.slots = {name: slot for slot, name in enumerate(names) if name}
@@ -269,7 +277,10 @@ class VectorTable:
         table.alive = int(alive.sum())
         values, counts = np.unique(view.labels[: len(names)][alive], return_counts=True)
         table.label_counts = dict(zip(values.tolist(), counts.tolist(), strict=True))
-        table.largest = largest_norm(table.view.vectors, np.flatnonzero(table.view.alive))
+        living = np.flatnonzero(table.view.alive)
+        table.largest = largest_norm(table.view.vectors, living)
+        if table.codes is not None:
+            table.codes.fit(living, table.view.vectors)
         return table
 
 

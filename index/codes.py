@@ -1,0 +1,188 @@
+"""Eight bits a dimension of every row: what a scan reads first, a quarter of what the floats are.
+
+A row v is held as centre + grain * code, whole numbers from -127 to 127, with two lengths that are rounded up: its
+slip, ||v - centre - grain * code||, and ||grain * code||. The centre, about the mean of all rows, moves every score of
+a query by as much, so it is left out. With a query q held as q' the inequality of Cauchy and Schwarz bounds what the
+products of the codes are off by:
+
+    |(v - centre).q - (grain * code).q'|  <=  slip ||q||  +  ||grain * code|| ||q - q'||
+
+So a scan of codes nominates every row that can be among the best, and the floats of the nominees decide: the answer
+is that of a scan of all floats, bit for bit. A row that was written lately is not coded yet: its slip is
+larger than any row, and it is nominated always. The writer codes such rows some hundreds at a time.
+
+The product is torch's of int8 matrices, which is exact in int32; it is used where it is quicker than float32.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kithstream.index.score import LARGEST_NORM, Bools, Doubles, Floats, Slots, kth_largest
+
+PENDING: Final = 256  # rows that are not coded yet at most, but for those of one write
+_LARGEST: Final = 127
+_CHUNK: Final = 16_384  # rows coded at a time
+_CENTRED: Final = 1 << 17  # rows; more are not coded again for a new centre
+_UP: Final = np.float32(1.0 + 2.0**-20)  # more than what rounding a length to float32 takes off
+_TINY: Final = np.float32(2.0**-120)  # more than what float32 flushes to zero
+_UNCODED: Final = np.float32(4.0 * LARGEST_NORM)  # the slip of a row that is not coded
+
+Codes8 = NDArray[np.int8]
+
+
+class Codes:
+    """Codes of a table's rows, by slot. The writer holds the table's lock; readers take none."""
+
+    def __init__(self, capacity: int, dim: int) -> None:
+        self.codes: Codes8 = np.zeros((capacity, dim), np.int8)
+        self.grains: Floats = np.zeros(capacity, np.float32)
+        self.slips: Floats = np.full(capacity, _UNCODED, np.float32)
+        self.lengths: Floats = np.zeros(capacity, np.float32)
+        self._centre = np.zeros(dim)
+        self._fitted = 0  # rows that it is the centre of
+        self._pending: list[int] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Of its arrays."""
+        return sum(array.nbytes for array in (self.codes, self.grains, self.slips, self.lengths))
+
+    def grown(self, capacity: int) -> Self:
+        """A larger copy; a reader's own stays."""
+        larger = type(self)(capacity, self.codes.shape[1])
+        used = len(self.grains)
+        larger.codes[:used] = self.codes
+        larger.grains[:used] = self.grains
+        larger.slips[:used] = self.slips
+        larger.lengths[:used] = self.lengths
+        larger._centre, larger._fitted = self._centre, self._fitted
+        larger._pending = self._pending
+        return larger
+
+    def written(self, slots: Sequence[int], vectors: Floats) -> Self:
+        """Rows of `vectors` (capacity, dim) have changed; called between announcing them and their visibility.
+
+        Returns what is to be read from now on: others with a new centre, once there are twice as many rows.
+        """
+        if len(slots) == 1:
+            self.slips[slots[0]] = _UNCODED
+        else:
+            self.slips[slots] = _UNCODED
+        self._pending += slots
+        if len(self._pending) < PENDING:
+            return self
+        self.code(np.unique(self._pending), vectors)
+        self._pending = []
+        held = np.flatnonzero(self.slips < _UNCODED)
+        if not 2 * self._fitted <= len(held) <= _CENTRED:
+            return self
+        other = type(self)(*self.codes.shape)
+        other.fit(held, vectors)
+        return other
+
+    def fit(self, slots: Slots, vectors: Floats) -> None:
+        """Take the mean of rows for the centre, and code them; before anybody reads."""
+        if len(slots):
+            sample = slots[:: 1 + len(slots) // _CHUNK]
+            self._centre = vectors[sample].mean(axis=0, dtype=np.float64)
+            self._fitted = len(slots)
+            self.code(slots, vectors)
+
+    def code(self, slots: Slots, vectors: Floats) -> None:
+        """Code rows. Their slips are written last: who reads the slip first reads the code that it is of."""
+        for at in range(0, len(slots), _CHUNK):
+            part = slots[at : at + _CHUNK]
+            codes, grains, slips, lengths = coded(vectors[part] - self._centre)
+            self.codes[part] = codes
+            self.grains[part] = grains
+            self.lengths[part] = lengths
+            self.slips[part] = slips
+
+    def nominate(self, query: Floats, norm: float, k: int, allowed: Bools, error: float) -> Slots:
+        """Every allowed one of the first rows that can be among the k best by a float32 product off by `error`.
+
+        `allowed` (n,) are the first rows of the table, and may be overwritten.
+        """
+        n = len(allowed)
+        slips = self.slips[:n].copy()  # before the codes are read
+        codes, grain, slip, _ = coded(query[None, :].astype(np.float64))
+        near = products(self.codes[:n], codes[0]).astype(np.float32)
+        near *= self.grains[:n] * grain[0]
+        # The exact score, its float32 product and the cut among those are off by `error` each; see the tests.
+        slack = slips
+        slack *= np.float32(norm) * _UP
+        slack += self.lengths[:n] * slip[0] + np.float32(4.0 * error) * _UP + _TINY
+        near -= slack
+        near[~allowed] = -np.inf
+        cut = kth_largest(near, k) if n > k else -np.inf
+        if cut == -np.inf:
+            return np.flatnonzero(allowed)
+        slack *= 2.0
+        near += slack
+        return np.flatnonzero(near >= cut)
+
+
+def coded(wide: Doubles) -> tuple[Codes8, Floats, Floats, Floats]:
+    """Codes (n, dim), grains (n,), slips (n,) and lengths (n,) of rows (n, dim) that are finite."""
+    grains = (np.abs(wide).max(axis=1, initial=0.0) / _LARGEST).astype(np.float32)
+    steps = grains.astype(np.float64)[:, None]
+    quotients = np.divide(wide, steps, out=np.zeros_like(wide), where=steps > 0.0)
+    whole = np.clip(
+        np.rint(quotients), -_LARGEST, _LARGEST
+    )  # a tiny grain is coarse: rounded down, it is too small
+    held = whole * steps
+    apart = wide - held
+    slips = np.sqrt(np.vecdot(apart, apart)).astype(np.float32) * _UP + _TINY
+    lengths = np.sqrt(np.vecdot(held, held)).astype(np.float32) * _UP
+    return whole.astype(np.int8), grains, slips, lengths
+
+
+def products(codes: Codes8, query: Codes8) -> NDArray[np.int32]:
+    """(n,) Exact products of rows (n, dim) with a query (dim,), all of whole numbers from -127 to 127."""
+    import torch  # here: a process that builds a graph needs none of it
+
+    column = torch.from_numpy(query).view(-1, 1)  # numpy's query[:, None] has a stride of 0, which is misread
+    threads = torch.get_num_threads()
+    if threads > 1:  # others ask meanwhile
+        torch.set_num_threads(1)
+    try:
+        found = torch._int_mm(torch.from_numpy(codes), column)
+    finally:
+        if threads > 1:
+            torch.set_num_threads(threads)
+    whole: NDArray[np.int32] = found.numpy()[:, 0]
+    return whole
+
+
+@functools.cache
+def quicker(dim: int) -> bool:
+    """Whether the codes' products are exact on this machine, and quicker than those of floats."""
+    rows = 8_191
+    draw = np.random.default_rng(dim)
+    codes = draw.integers(-_LARGEST, _LARGEST, (rows, dim), np.int8, endpoint=True)
+    codes[0], codes[1] = _LARGEST, -_LARGEST  # what overflows a sum of 16 bits
+    query = codes[0].copy()
+    query[dim // 2 :] = codes[-1, dim // 2 :]
+    try:
+        exact = np.array_equal(products(codes, query), codes.astype(np.int64) @ query.astype(np.int64))
+    except (AttributeError, RuntimeError):  # torch has no such product of matrices like these
+        return False
+    floats, wanted = codes.astype(np.float32), query.astype(np.float32)
+    return bool(exact and _least(lambda: products(codes, query)) < _least(lambda: floats @ wanted))
+
+
+def _least(work: Callable[[], object]) -> float:
+    """Seconds that it takes at least, of several."""
+    took = []
+    for _ in range(7):
+        began = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - began)
+    return min(took)
