@@ -61,6 +61,14 @@ def test_codes_nominate_all_that_floats_do(shape, asked, dim, n, k, seed):
     assert allowed[found].all()
 
 
+def test_what_a_query_is_rounded_by_counts():
+    rows = np.array([[1.0, 0.0], [0.9, 100.0]], np.float32)
+    query = np.array([1.0, 0.003], np.float32)  # coded as (127, 0)
+    held = Codes(2, 2)
+    held.code(np.arange(2), rows)
+    assert held.nominate(query, 1.00001, 1, np.ones(2, np.bool_), 1e-5).tolist() == [0, 1]
+
+
 @settings(max_examples=100, deadline=None)
 @given(SHAPES, st.integers(1, 80), st.integers(0, 2**32))
 def test_what_a_code_is_off_by_is_told(shape, dim, seed):
@@ -148,6 +156,7 @@ def test_what_is_coded_during_a_query_is_not_lost(rng, monkeypatch):
     index = LiveIndex(IndexConfig(dim=8, coded_from=1))
     names = [f"{n}" for n in range(4 * PENDING)]
     rows = rng.normal(size=(len(names), 8)).astype(np.float32)
+    rows[9] = -1.0  # as far from what is asked as its next vector is near
     index.upsert(names, rows)
     index.upsert(["9"], 100.0 * np.ones((1, 8), np.float32))  # waits to be coded
     held, real = index._table.codes, codes.products
