@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from bench.machine import machine
 from kithstream.index.config import IndexConfig
 from kithstream.index.exact import ExactIndex
 from kithstream.index.live import LiveIndex
+from kithstream.index.protocol import Hits
 from kithstream.streams.clock import StreamClock
 from kithstream.streams.config import Config, EngineConfig, IndexSection, ModelConfig
 from kithstream.streams.replay import feed
@@ -46,7 +48,7 @@ def main() -> None:
         if given.vectors is not None:
             np.savez(given.vectors, vectors=vectors, ticks=ticks, queries=queries, bound=bound)
     print(json.dumps({"bench": "recall", "machine": machine(), "rows": len(vectors), "seed": given.seed}))
-    for ef in given.ef:
+    for ef in (None, *given.ef):
         print(json.dumps(measure(vectors, ticks, queries, bound, ef)), flush=True)
 
 
@@ -77,12 +79,13 @@ def replayed(given: argparse.Namespace) -> tuple[NDArray, NDArray, NDArray, floa
         return vectors, ticks, queries, live.chain.model.norm_bound
 
 
-def measure(vectors: NDArray, ticks: NDArray, queries: NDArray, bound: float, ef: int) -> dict[str, object]:
-    """Recall and latency of one breadth of search."""
-    # The graph must answer: at this size the planner would scan.
-    config = IndexConfig(
-        dim=vectors.shape[1], bound=bound, ef=ef, exact_rows=1000, rows_per_fetch=0, rebuild_process=False
-    )
+def measure(
+    vectors: NDArray, ticks: NDArray, queries: NDArray, bound: float, ef: int | None
+) -> dict[str, object]:
+    """Recall and latency of one breadth of search, or of an index as a server has it, which may scan (None)."""
+    config = IndexConfig(dim=vectors.shape[1], bound=bound, ef=IndexSection().ef, rebuild_process=False)
+    if ef is not None:  # the graph must answer
+        config = msgspec.structs.replace(config, ef=ef, exact_rows=1000, rows_per_fetch=0)
     live, exact = LiveIndex(config), ExactIndex(config.dim)
     names = [f"{n}" for n in range(len(vectors))]
     exact.upsert(names, vectors)
@@ -96,13 +99,13 @@ def measure(vectors: NDArray, ticks: NDArray, queries: NDArray, bound: float, ef
     built = time.perf_counter() - began
     found: dict[int, list[float]] = {200: [], 20: []}
     took: dict[str, list[float]] = {"live": [], "exact": []}
-    for query in queries:
-        began = time.perf_counter()
-        hits = live.query(query, 200)
-        took["live"].append(time.perf_counter() - began)
-        began = time.perf_counter()
-        want = exact.query(query, 200)
-        took["exact"].append(time.perf_counter() - began)
+    answers: dict[str, list[Hits]] = {"live": [], "exact": []}
+    for name, index in (("live", live), ("exact", exact)):
+        for query in queries:
+            began = time.perf_counter()
+            answers[name].append(index.query(query, 200))
+            took[name].append(time.perf_counter() - began)
+    for hits, want in zip(*answers.values(), strict=True):
         for k in found:
             found[k].append(len(set(hits.ids[:k]) & set(want.ids[:k])) / k)
     stats = live.stats()
@@ -114,7 +117,7 @@ def measure(vectors: NDArray, ticks: NDArray, queries: NDArray, bound: float, ef
             for name, values in took.items()
         },
         "build_seconds": round(built, 1),
-        "plan": hits.plan,
+        "plan": answers["live"][-1].plan,
         "hot": stats.hot,
         "cold": stats.cold,
     }

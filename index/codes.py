@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from kithstream.index.score import LARGEST_NORM, Bools, Doubles, Floats, Slots, kth_largest
 
+QUICKER: Final = 4  # times, about: a scan of codes than one of floats
 PENDING: Final = 256  # rows that are not coded yet at most, but for those of one write
 _LARGEST: Final = 127
 _CHUNK: Final = 16_384  # rows coded at a time

@@ -12,11 +12,11 @@ class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     dim               dimensions of a vector
     capacity          rows allocated at the start; the table doubles beyond
-    exact_rows        rows; a corpus up to this size is scanned and has no graph
-    rows_per_fetch    rows that are scanned in the time the graph takes for one neighbour; 0: never scan for
-                      cost
-    coded_from        rows; from this size on a scan reads 8 bits a dimension first, on a machine that is quicker
-                      so, with the same answers; 0: floats alone
+    exact_rows        rows of floats; a corpus of which a scan costs no more is scanned and has no graph
+    rows_per_fetch    rows of floats that are scanned in the time the graph takes for one neighbour; 0: never
+                      scan for cost
+    coded_from        rows; from this size on a scan reads 8 bits a dimension first, on a machine that is some
+                      four times quicker so, with the same answers; 0: floats alone
     hot_capacity      rows of the exact segment of recently changed accounts
     cool_above        share of hot_capacity; the background merger starts when more is in use
     cool_to           share of hot_capacity that stays hot after a merge or rebuild
@@ -44,7 +44,7 @@ class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     dim: int
     capacity: int = 1024
-    exact_rows: int = 20_000
+    exact_rows: int = 60_000
     rows_per_fetch: int = 30
     coded_from: int = 16_384
     hot_capacity: int = 32_768

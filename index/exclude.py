@@ -60,6 +60,7 @@ class Counts(NamedTuple):
     excluded: int  # excluded rows among the cold
     bands: int  # graphs to ask, each for all neighbours
     wanted: int  # alive rows with a wanted label; `alive` without a label filter
+    scan: int  # rows of floats that a scan costs as much as
 
 
 class Rules(NamedTuple):
@@ -82,14 +83,14 @@ def choose(k: int, counts: Counts, rules: Rules) -> Plan:
     """The first plan: a scan while it is cheap, else the graph with room for everything that will be dropped.
 
     >>> rules = Rules(exact_rows=20_000, rows_per_fetch=75, ef=256, overfetch=1.5)
-    >>> choose(200, Counts(alive=5_000, cold=0, known=0, excluded=0, bands=1, wanted=5_000), rules)
+    >>> choose(200, Counts(alive=5_000, cold=0, known=0, excluded=0, bands=1, wanted=5_000, scan=5_000), rules)
     Plan(name='exact', fetch=0)
-    >>> choose(200, Counts(1_000_000, 900_000, 900_000, 500, 4, 1_000_000), rules)
+    >>> choose(200, Counts(1_000_000, 900_000, 900_000, 500, 4, 1_000_000, 1_000_000), rules)
     Plan(name='graph', fetch=800)
-    >>> choose(200, Counts(100_000, 90_000, 90_000, 5_000, 4, 100_000), rules)
+    >>> choose(200, Counts(100_000, 90_000, 90_000, 5_000, 4, 100_000, 100_000), rules)
     Plan(name='exact', fetch=0)
     """
-    if counts.known == 0 or counts.wanted == 0 or counts.alive <= rules.exact_rows:
+    if counts.known == 0 or counts.wanted == 0 or counts.scan <= rules.exact_rows:
         return Plan("exact")
     useful = max(1, counts.cold) / counts.known * counts.wanted / counts.alive
     fetch = max(rules.ef, int((rules.overfetch * k + counts.excluded) / useful))
@@ -104,6 +105,6 @@ def widen(plan: Plan, counts: Counts, rules: Rules) -> Plan:
 
 
 def _within(fetch: int, bands: int, counts: Counts, rules: Rules, scan: Literal["exact", "fallback"]) -> Plan:
-    if fetch * bands * rules.rows_per_fetch > counts.alive:
+    if fetch * bands * rules.rows_per_fetch > counts.scan:
         return Plan(scan)
     return Plan("graph", min(fetch, counts.known))

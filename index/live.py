@@ -264,7 +264,7 @@ class LiveIndex(Reading):
         config, stats = self.config, self.stats()
         served = self._served.graph
         if served is None:
-            return ("first",) if stats.alive > config.exact_rows else ()
+            return ("first",) if self._table.cost > config.exact_rows else ()
         known = max(1, len(served))
         due = list(self._found_by_check)
         if self._broken:
@@ -455,7 +455,13 @@ class LiveIndex(Reading):
         if request.labels is not None:
             labelled = sum(table.label_counts.get(label, 0) for label in request.labels)
         return Counts(
-            max(1, alive), max(0, alive - len(self._hot)), len(graph), excluded, len(graph.sizes), labelled
+            max(1, alive),
+            max(0, alive - len(self._hot)),
+            len(graph),
+            excluded,
+            len(graph.sizes),
+            labelled,
+            table.cost,
         )
 
     def _allowed(self, slots: Slots, view: View, request: Request) -> Slots:
@@ -500,7 +506,7 @@ class LiveIndex(Reading):
     def _due(self) -> bool:
         if self._tracking:
             return len(self._hot) > self.config.cool_above * self.config.hot_capacity
-        return self._table.alive > self.config.exact_rows
+        return self._table.cost > self.config.exact_rows
 
     # Merging
 
@@ -509,7 +515,7 @@ class LiveIndex(Reading):
         table, hot, config = self._table, self._hot, self.config
         served, idle = self._served.graph, self._idle
         if served is None or idle is None:
-            return None if table.alive > config.exact_rows else Merged(0, 0, 0, False)
+            return None if table.cost > config.exact_rows else Merged(0, 0, 0, False)
         if self._broken:
             return None
         bound = idle.shape.bound

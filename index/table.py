@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kithstream.index.codes import Codes, quicker
+from kithstream.index.codes import QUICKER, Codes, quicker
 from kithstream.index.score import Bools, Doubles, Floats, Labels, Slots, norms
 
 RING: Final = 1 << 16  # slots announced lately; a reader that falls further behind starts again
@@ -87,6 +87,13 @@ class VectorTable:
     def used(self) -> int:
         """Slots that were ever given; rows beyond are untouched."""
         return len(self.names)
+
+    @property
+    def cost(self) -> int:
+        """How many rows of floats are scanned in the time that a scan of the alive ones takes."""
+        if self.codes is None or self.alive < self.coded_from:
+            return self.alive
+        return max(self.coded_from, self.alive // QUICKER)
 
     def slot(self, name: str) -> int:
         """The slot of an alive id, or -1."""

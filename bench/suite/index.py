@@ -66,15 +66,14 @@ class Filled:
         return float(np.mean(shares))
 
 
-def settings(given: Given) -> dict[str, int]:
-    """What lets small corpora have a graph."""
-    return {"exact_rows": 1000} if given.quick else {}
+GRAPH: Final = {"exact_rows": 1000}  # what lets corpora of these sizes have a graph
+ASKED: Final = GRAPH | {"coded_from": 0}  # and lets it answer
 
 
 def upsert(given: Given) -> None:
     """Upsert of one row until it is visible, beside the background merger; and rows merged a second."""
     accounts = given.size(100_000, 3000)
-    held = Filled(accounts, given.seed, oracle=False, **settings(given))
+    held = Filled(accounts, given.seed, oracle=False, **GRAPH)
     alone: list[dict[str, float]] = []
     with held.index:
         for _ in range(RUNS):
@@ -109,10 +108,10 @@ def upsert(given: Given) -> None:
 
 
 def churn(given: Given) -> None:
-    """Every vector moves once, three, ten times, a little or far: recall live after each, and after a rebuild."""
+    """Every vector moves once, three, ten times, a little or far: the graph's recall after each, and once rebuilt."""
     accounts, asked = given.size(100_000, 3000), given.size(300, 30)
     for move in ("small", "far"):
-        held = Filled(accounts, given.seed, **settings(given))
+        held = Filled(accounts, given.seed, **ASKED)
         before = held.recall(held.sample(asked))
         given.record(
             "recall before",
@@ -145,7 +144,7 @@ def graphs(given: Given) -> None:
     """Rebuild, snapshot and restore; bytes a vector steady, and at most while another graph takes over."""
     accounts = given.size(100_000, 25_000)
     before = resident()
-    held = Filled(accounts, given.seed, oracle=False)
+    held = Filled(accounts, given.seed, oracle=False, **GRAPH)
     rebuilds, peaks, saves, restores, sizes = [], [], [], [], []
     gc.collect()
     own = held.vectors.nbytes + sum(map(len, held.names))  # the bench's

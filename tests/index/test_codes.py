@@ -207,6 +207,19 @@ def test_the_centre_follows_the_rows_and_readers_keep_theirs(rng):
     assert (held.slips[: 8 * PENDING] < 0.2).all()  # of rows 40 long, some 4 from their centre
 
 
+def test_a_scan_of_codes_costs_a_quarter(rng, monkeypatch):
+    monkeypatch.setattr(table, "quicker", lambda dim: True)
+    rows = rng.normal(size=(1000, 4)).astype(np.float32)
+    costs = {}
+    for coded_from in (0, 10, 500, 2000):
+        index = LiveIndex(IndexConfig(dim=4, exact_rows=300, coded_from=coded_from, rebuild_process=False))
+        index.upsert([f"{n}" for n in range(1000)], rows)
+        costs[coded_from] = index._table.cost
+        index.merge()
+        assert (index.stats().cold > 0) == (costs[coded_from] > 300)  # there is a graph
+    assert costs == {0: 1000, 10: 250, 500: 500, 2000: 1000}
+
+
 @pytest.mark.usefixtures("always")
 def test_a_restored_index_is_coded(rng, tmp_path):
     config = IndexConfig(dim=8, coded_from=1)

@@ -5,13 +5,21 @@ from kithstream.index.exclude import Counts, Plan, Rules, choose, widen
 RULES = Rules(exact_rows=1000, rows_per_fetch=10, ef=64, overfetch=2.0)
 
 
-def counts(alive=100_000, cold=90_000, known=90_000, excluded=0, wanted=None):
-    return Counts(alive, cold, known, excluded, 1, alive if wanted is None else wanted)
+def counts(alive=100_000, cold=90_000, known=90_000, excluded=0, wanted=None, scan=None):
+    return Counts(
+        alive, cold, known, excluded, 1, alive if wanted is None else wanted, alive if scan is None else scan
+    )
 
 
 def test_a_small_corpus_is_scanned():
     assert choose(10, counts(alive=1000), RULES) == Plan("exact")
     assert choose(10, counts(alive=1001, cold=1001, known=1001), RULES).name == "graph"
+
+
+def test_a_corpus_that_is_quicker_to_scan_is_scanned():
+    assert choose(10, counts(alive=4000, cold=4000, known=4000, scan=1000), RULES) == Plan("exact")
+    assert choose(200, counts(scan=3999), RULES) == Plan("exact")
+    assert widen(Plan("graph", 300), counts(scan=4000), RULES) == Plan("fallback")
 
 
 def test_without_a_graph_everything_is_scanned():
