@@ -27,6 +27,7 @@ NAMES = (
     "quality",
     "quality_lab",
     "ranking",
+    "ranker_lab",
     "ablation",
     "freshness_value",
     "useful",
