@@ -17,6 +17,7 @@ The product is torch's of int8 matrices, which is exact in int32; it is used whe
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, Self
@@ -107,19 +108,23 @@ class Codes:
             self.slips[part] = slips
 
     def nominate(self, query: Floats, norm: float, k: int, allowed: Bools, error: float) -> Slots:
-        """Every allowed one of the first rows that can be among the k best by a float32 product off by `error`.
+        """Slots of every row that can be among the k best of those allowed, by float32 products off by `error`.
 
-        `allowed` (n,) are the first rows of the table, and may be overwritten.
+        `allowed` (n,) are the first rows of the table.
         """
         n = len(allowed)
-        slips = self.slips[:n].copy()  # before the codes are read
+        near, slack, more, whole = _SCRATCH.of(n)
+        slack[:] = self.slips[:n]  # before the codes are read
         codes, grain, slip, _ = coded(query[None, :].astype(np.float64))
-        near = products(self.codes[:n], codes[0]).astype(np.float32)
-        near *= self.grains[:n] * grain[0]
-        # The exact score, its float32 product and the cut among those are off by `error` each; see the tests.
-        slack = slips
+        products(self.codes[:n], codes[0], whole)
+        near[:] = whole
+        near *= self.grains[:n]
+        near *= grain[0]
+        # A float32 product, and the cut among those, are off by `error` each, and so may be what is rounded here.
         slack *= np.float32(norm) * _UP
-        slack += self.lengths[:n] * slip[0] + np.float32(4.0 * error) * _UP + _TINY
+        np.multiply(self.lengths[:n], slip[0], out=more)
+        slack += more
+        slack += np.float32(4.0 * error) * _UP + _TINY
         near -= slack
         near[~allowed] = -np.inf
         cut = kth_largest(near, k) if n > k else -np.inf
@@ -130,14 +135,32 @@ class Codes:
         return np.flatnonzero(near >= cut)
 
 
+class _Scratch(threading.local):
+    """Arrays of each thread: fresh ones of this size are pages that the kernel clears for every query."""
+
+    def __init__(self) -> None:
+        self._floats = np.zeros((3, 0), np.float32)
+        self._whole = np.zeros(0, np.int32)
+
+    def of(self, n: int) -> tuple[Floats, Floats, Floats, NDArray[np.int32]]:
+        """Four arrays (n,), with anything in them."""
+        if n > len(self._whole):
+            self._floats = np.zeros((3, n + n // 8), np.float32)
+            self._whole = np.zeros(n + n // 8, np.int32)
+        near, slack, more = self._floats[:, :n]
+        return near, slack, more, self._whole[:n]
+
+
+_SCRATCH: Final = _Scratch()
+
+
 def coded(wide: Doubles) -> tuple[Codes8, Floats, Floats, Floats]:
     """Codes (n, dim), grains (n,), slips (n,) and lengths (n,) of rows (n, dim) that are finite."""
     grains = (np.abs(wide).max(axis=1, initial=0.0) / _LARGEST).astype(np.float32)
     steps = grains.astype(np.float64)[:, None]
     quotients = np.divide(wide, steps, out=np.zeros_like(wide), where=steps > 0.0)
-    whole = np.clip(
-        np.rint(quotients), -_LARGEST, _LARGEST
-    )  # a tiny grain is coarse: rounded down, it is too small
+    # A tiny grain is coarse as a float32: what is cut off by a grain that was rounded down is told by the slip.
+    whole = np.clip(np.rint(quotients), -_LARGEST, _LARGEST)
     held = whole * steps
     apart = wide - held
     slips = np.sqrt(np.vecdot(apart, apart)).astype(np.float32) * _UP + _TINY
@@ -145,8 +168,8 @@ def coded(wide: Doubles) -> tuple[Codes8, Floats, Floats, Floats]:
     return whole.astype(np.int8), grains, slips, lengths
 
 
-def products(codes: Codes8, query: Codes8) -> NDArray[np.int32]:
-    """(n,) Exact products of rows (n, dim) with a query (dim,), all of whole numbers from -127 to 127."""
+def products(codes: Codes8, query: Codes8, out: NDArray[np.int32]) -> None:
+    """Exact products (n,) of rows (n, dim) with a query (dim,), all of whole numbers from -127 to 127."""
     import torch  # here: a process that builds a graph needs none of it
 
     column = torch.from_numpy(query).view(-1, 1)  # numpy's query[:, None] has a stride of 0, which is misread
@@ -154,12 +177,10 @@ def products(codes: Codes8, query: Codes8) -> NDArray[np.int32]:
     if threads > 1:  # others ask meanwhile
         torch.set_num_threads(1)
     try:
-        found = torch._int_mm(torch.from_numpy(codes), column)
+        torch._int_mm(torch.from_numpy(codes), column, out=torch.from_numpy(out).view(-1, 1))
     finally:
         if threads > 1:
             torch.set_num_threads(threads)
-    whole: NDArray[np.int32] = found.numpy()[:, 0]
-    return whole
 
 
 @functools.cache
@@ -171,12 +192,14 @@ def quicker(dim: int) -> bool:
     codes[0], codes[1] = _LARGEST, -_LARGEST  # what overflows a sum of 16 bits
     query = codes[0].copy()
     query[dim // 2 :] = codes[-1, dim // 2 :]
+    found = np.zeros(rows, np.int32)
     try:
-        exact = np.array_equal(products(codes, query), codes.astype(np.int64) @ query.astype(np.int64))
+        products(codes, query, found)
     except (AttributeError, RuntimeError):  # torch has no such product of matrices like these
         return False
     floats, wanted = codes.astype(np.float32), query.astype(np.float32)
-    return bool(exact and _least(lambda: products(codes, query)) < _least(lambda: floats @ wanted))
+    exact = np.array_equal(found, codes.astype(np.int64) @ query.astype(np.int64))
+    return exact and _least(lambda: products(codes, query, found)) < _least(lambda: floats @ wanted)
 
 
 def _least(work: Callable[[], object]) -> float:

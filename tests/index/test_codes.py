@@ -162,9 +162,8 @@ def test_what_is_coded_during_a_query_is_not_lost(rng, monkeypatch):
     held, real = index._table.codes, codes.products
 
     def slowly(*given):
-        found = real(*given)
+        real(*given)
         held.code(np.array([index._table.slot("9")]), index._table.view.vectors)
-        return found
 
     monkeypatch.setattr(codes, "products", slowly)
     assert index.query(np.ones(8, np.float32), 5).ids[0] == "9"
@@ -179,12 +178,11 @@ def test_what_is_written_and_coded_during_a_query_is_read_again(rng, monkeypatch
     real, left = codes.products, [1]
 
     def beside(*given):
-        found = real(*given)
+        real(*given)
         if left and left.pop():
             for name in names[: 2 * PENDING]:  # one by one, as a stream does
                 index.upsert([name], 50.0 * rows[:1] / np.linalg.norm(rows[0]))
             index.upsert(["new"], 100.0 * np.ones((1, 8), np.float32))
-        return found
 
     monkeypatch.setattr(codes, "products", beside)
     hits = index.query(np.ones(8, np.float32), 5)
@@ -236,11 +234,15 @@ def test_a_restored_index_is_coded(rng, tmp_path):
 
 def test_a_machine_without_the_product_scans_floats(monkeypatch, rng):
     codes.quicker.cache_clear()
-    monkeypatch.setattr(codes, "products", lambda rows, query: rows.astype(np.int16) @ query.astype(np.int16))
+
+    def overflow(rows, query, out):
+        out[:] = rows.astype(np.int16) @ query.astype(np.int16)
+
+    monkeypatch.setattr(codes, "products", overflow)
     assert not codes.quicker(64)  # sums overflow
     codes.quicker.cache_clear()
 
-    def none(rows, query):
+    def none(rows, query, out):
         raise RuntimeError("no such product")
 
     monkeypatch.setattr(codes, "products", none)
