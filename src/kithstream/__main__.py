@@ -14,8 +14,10 @@ def ready() -> None:
     # The hundreds of thousands of rows and lists in the caches are no cycles: the collector walks them seldom, since
     # a walk stops everything for a tenth of a second.
     gc.set_threshold(10_000, 20, 1000)
-    # One thread for each scan of the index: folding and other questions need the other cores.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # One thread for each scan of the index: folding and other questions need the other cores. One of torch's, too, so
+    # that no thread has to set and restore what is the whole process's.
+    for library in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(library, "1")
 
 
 def main() -> None:
