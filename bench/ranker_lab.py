@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +30,7 @@ from kithstream.streams import prequential
 from kithstream.streams.clock import StreamClock
 from kithstream.streams.config import Config, EngineConfig, IndexSection, RankingConfig
 from kithstream.streams.errors import Unanswerable
+from kithstream.streams.events.record import Record
 from kithstream.streams.prequential import MISSED, Pairs
 from kithstream.streams.replay import interleave
 from kithstream.streams.serve.embedded import Embedded
@@ -79,14 +79,18 @@ class Layer:
 
     def score(self, pool: Ranked) -> NDArray[np.float64]:  # (n,)
         """The towers' score and what is added."""
+        return self._scored(pool, self._units(pool.features))
+
+    def _scored(self, pool: Ranked, units: NDArray[np.float64]) -> NDArray[np.float64]:  # (n,)
         linear = Weights(self.arrays[0], self.arrays[1]).extra(pool.features)
-        return pool.scores + linear + self._units(pool.features) @ self.arrays[2]
+        return pool.scores + linear + units @ self.arrays[2]
 
     def observe(self, examples: Sequence[Ranked]) -> None:
         """One step."""
         sums = [np.zeros_like(array) for array in self.arrays]
         for one in examples:
-            units, logits = self._units(one.features), self.score(one)
+            units = self._units(one.features)
+            logits = self._scored(one, units)
             shares = np.exp(logits - logits.max())
             shares /= shares.sum()
             shares[one.chosen] -= 1.0
@@ -117,21 +121,21 @@ class Recorder(Ranker):
         return super().observe(examples)
 
 
-class Record(NamedTuple):
+class Written(NamedTuple):
     """What a pass wrote down, in the order of the stream."""
 
     examples: list[Ranked]
     tests: list[
         tuple[int, Ranked | None]
-    ]  # examples before it, and who would be ranked; None without the target
+    ]  # examples before it, and who would be ranked, if the target is there
 
 
-def recorded(known: Pairs, events: Sequence[dict[str, object]], tests: NDArray[np.int64]) -> Record:
+def recorded(known: Pairs, events: Sequence[Record], tests: NDArray[np.int64]) -> Written:
     """Pass over a stream, learning of every follow."""
     config = Config(
         engine=EngineConfig(partitions=1, row_cache=400_000),
         index=IndexSection(exact_rows=EVERYTHING, background=False),
-        ranking=msgspec.structs.replace(RankingConfig(), train_share=1.0, train_most=1 << 30),
+        ranking=RankingConfig(train_share=1.0, train_most=1 << 30),
     )
     wanted = {int(known.event[row]): int(row) for row in tests}
     clock, found = StreamClock(), list[tuple[int, Ranked | None]]()
@@ -157,10 +161,10 @@ def recorded(known: Pairs, events: Sequence[dict[str, object]], tests: NDArray[n
             found.append((len(ranker.kept), pool))
 
         interleave(live, clock, events, wanted.keys(), ask)
-    return Record(ranker.kept, found)
+    return Written(ranker.kept, found)
 
 
-def tried(record: Record, ranker: Learns, share: float, seed: int) -> dict[str, float]:
+def tried(record: Written, ranker: Learns, share: float, seed: int) -> dict[str, float]:
     """Learn from a share of the examples and answer, in the order of the stream."""
     drawn = np.random.default_rng(seed).random(len(record.examples)) < share
     waiting: list[Ranked] = []

@@ -82,6 +82,8 @@ class Codes:
             return self
         self.code(np.unique(self._pending), vectors)
         self._pending = []
+        if 2 * self._fitted > _CENTRED:
+            return self
         held = np.flatnonzero(self.slips < _UNCODED)
         if not 2 * self._fitted <= len(held) <= _CENTRED:
             return self
@@ -107,15 +109,15 @@ class Codes:
             self.lengths[part] = lengths
             self.slips[part] = slips
 
-    def nominate(self, query: Floats, norm: float, k: int, allowed: Bools, error: float) -> Slots:
+    def nominate(self, wide: Doubles, norm: float, k: int, allowed: Bools, error: float) -> Slots:
         """Slots of every row that can be among the k best of those allowed, by float32 products off by `error`.
 
-        `allowed` (n,) are the first rows of the table.
+        `wide` (dim,) is the query, of that norm; `allowed` (n,) are the first rows of the table.
         """
         n = len(allowed)
         near, slack, more, whole = _SCRATCH.of(n)
         slack[:] = self.slips[:n]  # before the codes are read
-        codes, grain, slip, _ = coded(query[None, :].astype(np.float64))
+        codes, grain, slip, _ = coded(wide[None, :])
         products(self.codes[:n], codes[0], whole)
         near[:] = whole
         near *= self.grains[:n]

@@ -20,6 +20,7 @@ from kithstream.index.score import (
     Slots,
     checked_query,
     checked_rows,
+    kth_largest,
     nominate,
     score,
     tolerance,
@@ -72,7 +73,7 @@ def scan(table: VectorTable, request: Request, plan: str = "exact") -> Found:
     allowed[excluded[excluded < used]] = False
     if codes is not None and table.coded_from <= used <= len(codes.slips):
         error = tolerance(table.dim, request.norm, table.largest)
-        slots = codes.nominate(request.query, request.norm, request.k + MARGIN, allowed, error)
+        slots = codes.nominate(request.wide, request.norm, request.k + MARGIN, allowed, error)
         if len(slots) <= used // WORTH:
             return _found(table, view, request, slots, view.vectors[slots] @ request.query, plan)
     products = view.vectors[:used] @ request.query
@@ -166,8 +167,7 @@ def _settled(table: VectorTable, request: Request, mark: int, found: Found) -> H
 def rank(slots: Slots, scores: Floats, names: Sequence[str], k: int) -> tuple[list[str], Floats]:
     """The k best: by descending score, equal scores by ascending id."""
     if len(slots) > k:
-        kth = np.partition(scores, len(scores) - k)[len(scores) - k]
-        kept = scores >= kth
+        kept = scores >= np.float32(kth_largest(scores, k))
         slots, scores = slots[kept], scores[kept]
     order = np.argsort(-scores, kind="stable")
     best = scores[order]

@@ -39,7 +39,17 @@ from kithstream.index.graph import Graph, Shape, limits_of, read_files
 from kithstream.index.hot import HotTier
 from kithstream.index.protocol import Hits, IndexStats
 from kithstream.index.rebuild import build, cheaper
-from kithstream.index.score import Bools, Floats, Labels, Slots, nominate, norms, score, tolerance
+from kithstream.index.score import (
+    Bools,
+    Floats,
+    Labels,
+    Slots,
+    kth_largest,
+    nominate,
+    norms,
+    score,
+    tolerance,
+)
 from kithstream.index.table import BUILDING, PAIR, RING, VectorTable, View
 
 
@@ -264,7 +274,7 @@ class LiveIndex(Reading):
         config, stats = self.config, self.stats()
         served = self._served.graph
         if served is None:
-            return ("first",) if self._table.cost > config.exact_rows else ()
+            return ("first",) if self._outgrown() else ()
         known = max(1, len(served))
         due = list(self._found_by_check)
         if self._broken:
@@ -506,6 +516,10 @@ class LiveIndex(Reading):
     def _due(self) -> bool:
         if self._tracking:
             return len(self._hot) > self.config.cool_above * self.config.hot_capacity
+        return self._outgrown()
+
+    def _outgrown(self) -> bool:
+        """Whether a scan costs so much that there is to be a graph."""
         return self._table.cost > self.config.exact_rows
 
     # Merging
@@ -515,7 +529,7 @@ class LiveIndex(Reading):
         table, hot, config = self._table, self._hot, self.config
         served, idle = self._served.graph, self._idle
         if served is None or idle is None:
-            return None if table.cost > config.exact_rows else Merged(0, 0, 0, False)
+            return None if self._outgrown() else Merged(0, 0, 0, False)
         if self._broken:
             return None
         bound = idle.shape.bound
@@ -690,4 +704,4 @@ class LiveIndex(Reading):
 
 def _decided(scores: Floats, k: int, floor: float) -> bool:
     """Whether the k best are at least as good as anything that the graph did not name."""
-    return len(scores) >= k and float(np.partition(scores, len(scores) - k)[len(scores) - k]) >= floor
+    return len(scores) >= k and kth_largest(scores, k) >= floor

@@ -49,7 +49,7 @@ def nominate(products: Floats, k: int, error: float) -> Slots:
 
 
 def kth_largest(values: Floats, k: int) -> float:
-    """The k-th largest of more than k values, none of them NaN.
+    """The k-th largest of at least k values, none of them NaN.
 
     Of many, a sample tells above what twice as many lie as are wanted, about, and only those are partitioned.
 
