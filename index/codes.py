@@ -7,9 +7,9 @@ products of the codes are off by:
 
     |(v - centre).q - (grain * code).q'|  <=  slip ||q||  +  ||grain * code|| ||q - q'||
 
-So a scan of codes nominates every row that can be among the best, and the floats of the nominees decide: the answer
-is that of a scan of all floats, bit for bit. A row that was written lately is not coded yet: its slip is
-larger than any row, and it is nominated always. The writer codes such rows some hundreds at a time.
+So a scan of codes bounds the score of every row, nominates those that can be among the best, and the floats of the
+nominees decide: the answer is that of a scan of all floats, bit for bit. A row that was written lately is not coded
+yet: its slip is larger than any row, and it is nominated always. The writer codes such rows some hundreds at a time.
 
 The product is torch's of int8 matrices, which is exact in int32; it is used where it is quicker than float32.
 """
@@ -25,7 +25,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from kithstream.index.score import LARGEST_NORM, Bools, Doubles, Floats, Slots, kth_largest
+from kithstream.index.score import LARGEST_NORM, Bools, Doubles, Floats, Slots
 
 QUICKER: Final = 4  # times, about: a scan of codes than one of floats
 PENDING: Final = 256  # rows that are not coded yet at most, but for those of one write
@@ -109,13 +109,14 @@ class Codes:
             self.lengths[part] = lengths
             self.slips[part] = slips
 
-    def nominate(self, wide: Doubles, norm: float, k: int, allowed: Bools, error: float) -> Slots:
-        """Slots of every row that can be among the k best of those allowed, by float32 products off by `error`.
+    def bounds(self, wide: Doubles, norm: float, allowed: Bools, error: float) -> tuple[Floats, Floats]:
+        """What each row's score is at least and at most, by float32 products off by `error`; -inf where not allowed.
 
-        `wide` (dim,) is the query, of that norm; `allowed` (n,) are the first rows of the table.
+        `wide` (dim,) is the query, of that norm; `allowed` (n,) are the first rows of the table. The arrays (n,) are
+        this thread's until it asks again.
         """
         n = len(allowed)
-        near, slack, more, whole = _SCRATCH.of(n)
+        near, slack, most, whole = _SCRATCH.of(n)
         slack[:] = self.slips[:n]  # before the codes are read
         codes, grain, slip, _ = coded(wide[None, :])
         products(self.codes[:n], codes[0], whole)
@@ -124,17 +125,13 @@ class Codes:
         near *= grain[0]
         # A float32 product, and the cut among those, are off by `error` each, and so may be what is rounded here.
         slack *= np.float32(norm) * _UP
-        np.multiply(self.lengths[:n], slip[0], out=more)
-        slack += more
+        np.multiply(self.lengths[:n], slip[0], out=most)
+        slack += most
         slack += np.float32(4.0 * error) * _UP + _TINY
-        near -= slack
         near[~allowed] = -np.inf
-        cut = kth_largest(near, k) if n > k else -np.inf
-        if cut == -np.inf:
-            return np.flatnonzero(allowed)
-        slack *= 2.0
-        near += slack
-        return np.flatnonzero(near >= cut)
+        np.add(near, slack, out=most)
+        near -= slack
+        return near, most
 
 
 class _Scratch(threading.local):
@@ -149,8 +146,8 @@ class _Scratch(threading.local):
         if n > len(self._whole):
             self._floats = np.zeros((3, n + n // 8), np.float32)
             self._whole = np.zeros(n + n // 8, np.int32)
-        near, slack, more = self._floats[:, :n]
-        return near, slack, more, self._whole[:n]
+        near, slack, most = self._floats[:, :n]
+        return near, slack, most, self._whole[:n]
 
 
 _SCRATCH: Final = _Scratch()

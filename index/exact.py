@@ -62,23 +62,70 @@ class Stamps(threading.local):
 
 
 def scan(table: VectorTable, request: Request, plan: str = "exact") -> Found:
-    """Nominees of the whole table; costs one pass over it, or over its codes."""
-    codes = table.codes  # before the view, which grows last
-    view = table.view
-    used = min(table.used, len(view.alive))
-    allowed = view.alive[:used].copy()
-    if request.labels is not None:
-        allowed &= wanted(view.labels[:used], request.labels)
-    excluded = table.slots_of(request.exclude)
-    allowed[excluded[excluded < used]] = False
-    if codes is not None and table.coded_from <= used <= len(codes.slips):
-        error = tolerance(table.dim, request.norm, table.largest)
-        slots = codes.nominate(request.wide, request.norm, request.k + MARGIN, allowed, error)
-        if len(slots) <= used // WORTH:
-            return _found(table, view, request, slots, view.vectors[slots] @ request.query, plan)
-    products = view.vectors[:used] @ request.query
-    products[~allowed] = -np.inf
-    return _found(table, view, request, np.arange(used), products, plan)
+    """Nominees of the whole table; costs one pass over it, or over its codes.
+
+    Of many excluded ids most are far from the best: rather than to look them all up, the best are asked for their
+    names, twice as many each time that too few are left.
+    """
+    rows = _Scores(table, request)
+    enough = fetch = request.k + MARGIN
+    while fetch < len(request.exclude):
+        slots, scores, complete = rows.best(fetch)
+        left = [table.names[slot] not in request.exclude for slot in slots.tolist()]
+        if complete or sum(left) >= enough:
+            return Found(slots[left], scores[left], complete, plan)
+        fetch *= 2
+    rows.leave_out(table.slots_of(request.exclude))
+    return Found(*rows.best(enough), plan)
+
+
+class _Scores:
+    """What every row of a table scores, at least and at most, and which are the best of those that are allowed."""
+
+    def __init__(self, table: VectorTable, request: Request) -> None:
+        codes = table.codes  # before the view, which grows last
+        self._view = table.view
+        self._request = request
+        self._error = tolerance(table.dim, request.norm, table.largest)
+        self._used = used = min(table.used, len(self._view.alive))
+        self._allowed = self._view.alive[:used].copy()
+        if request.labels is not None:
+            self._allowed &= wanted(self._view.labels[:used], request.labels)
+        self._coded = codes is not None and table.coded_from <= used <= len(codes.slips)
+        if codes is not None and self._coded:
+            self._least, self._most = codes.bounds(request.wide, request.norm, self._allowed, self._error)
+        else:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        self._coded = False
+        self._least = self._most = self._view.vectors[: self._used] @ self._request.query
+        self._least[~self._allowed] = -np.inf
+
+    def leave_out(self, slots: Slots) -> None:
+        """Allow these no more."""
+        slots = slots[slots < self._used]
+        self._allowed[slots] = False
+        self._least[slots] = self._most[slots] = -np.inf
+
+    def best(self, k: int) -> tuple[Slots, Floats, bool]:
+        """The k best and what scores as the last of them, their scores, and whether no allowed row is missing."""
+        view, request, error = self._view, self._request, self._error
+        if self._coded:
+            slots = nominate(self._least, k, 0.0, self._most)
+            if len(slots) <= self._used // WORTH:
+                near = nominate(view.vectors[slots] @ request.query, k, error)
+                return _best(view, request, slots[near], k)
+            self._multiply()
+        return _best(view, request, nominate(self._least, k, error), k)
+
+
+def _best(view: View, request: Request, slots: Slots, k: int) -> tuple[Slots, Floats, bool]:
+    scores = score(view.vectors[slots], request.wide)
+    if len(slots) < k:
+        return slots, scores, True
+    kept = nominate(scores, k, 0.0)
+    return slots[kept], scores[kept], False
 
 
 def among(table: VectorTable, request: Request, allow: Collection[str]) -> Found:
@@ -93,7 +140,8 @@ def among(table: VectorTable, request: Request, allow: Collection[str]) -> Found
     products = np.empty(len(slots), np.float32)
     for at in range(0, len(slots), 16_384):
         products[at : at + 16_384] = view.vectors[slots[at : at + 16_384]] @ request.query
-    return _found(table, view, request, slots, products, "allowed")
+    near = nominate(products, request.k + MARGIN, tolerance(table.dim, request.norm, table.largest))
+    return Found(*_best(view, request, slots[near], request.k + MARGIN), "allowed")
 
 
 def wanted(labels: Labels, these: frozenset[int]) -> Bools:
@@ -102,16 +150,6 @@ def wanted(labels: Labels, these: frozenset[int]) -> Bools:
     for label in these:
         mask |= labels == label
     return mask
-
-
-def _found(
-    table: VectorTable, view: View, request: Request, slots: Slots, products: Floats, plan: str
-) -> Found:
-    error = tolerance(table.dim, request.norm, table.largest)
-    chosen = nominate(products, request.k + MARGIN, error)
-    complete = len(chosen) < request.k + MARGIN
-    chosen = slots[chosen]
-    return Found(chosen, score(view.vectors[chosen], request.wide), complete, plan)
 
 
 def answer(table: VectorTable, request: Request, find: Callable[[Request], Found]) -> Hits:

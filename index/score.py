@@ -35,8 +35,10 @@ def tolerance(dim: int, query_norm: float, largest_norm: float) -> float:
     return 2.0 * (dim + 2) * (_UNIT * query_norm * largest_norm + _TINY)
 
 
-def nominate(products: Floats, k: int, error: float) -> Slots:
+def nominate(products: Floats, k: int, error: float, most: Floats | None = None) -> Slots:
     """Positions of everything that can be among the k best once scored; -inf is never among them.
+
+    `products` are off by `error` at most; where `most` is given, scores are at least the one and at most the other.
 
     >>> nominate(np.array([.1, .9, .5, -np.inf], np.float32), 2, 1e-6).tolist()
     [1, 2]
@@ -44,7 +46,7 @@ def nominate(products: Floats, k: int, error: float) -> Slots:
     if len(products) > k:
         cut = kth_largest(products, k)
         if cut > -np.inf:
-            return np.flatnonzero(products >= np.float32(cut - 2.0 * error))
+            return np.flatnonzero((products if most is None else most) >= np.float32(cut - 2.0 * error))
     return np.flatnonzero(products > -np.inf)
 
 

@@ -65,7 +65,7 @@ class RankingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     considered: int = 200  # the index's best that the ranker ranks
     nominated: int = 50  # accounts that each nominator adds at most
     train_share: float = 0.2  # of the follows from which the ranker learns
-    train_most: int = 64  # of them in one batch of events and partition, at most
+    train_most: int = 12  # of them in a second of event time, at most: a whole ranking each
     used_to_follow: bool = True  # whom an account unfollowed is not recommended to it again
     contact: float = 1.0  # what is added to the score of one in the asking account's address book
     fatigue: float = 0.3  # what each ignored impression of a candidate takes off its score; 0 takes nothing

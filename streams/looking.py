@@ -23,6 +23,7 @@ from kithstream.streams.serve import whole
 from kithstream.streams.serve.exclusions import Exclusions
 from kithstream.streams.serve.facts import Facts, Neighbours
 from kithstream.streams.serve.finding import looked
+from kithstream.streams.serve.lessons import Lessons
 from kithstream.streams.serve.marks import SIZE, unpack
 from kithstream.streams.serve.nominators import About
 from kithstream.streams.serve.ranking import lowered
@@ -58,20 +59,15 @@ class Asking:
     def __init__(self, held: Reads, config: RankingConfig, seed: int) -> None:
         self._held = held
         self._config = config
-        self._seed = seed
+        self._lessons = Lessons(config, seed)
         self._exclusions = Exclusions(held, 1, used_to_follow=config.used_to_follow)
 
     def read(self, reader: Reader, rows: Rows, follows: Sequence[tuple[str, int]]) -> list[Asked | None]:
         """Return it of those the ranker learns from: the accounts that were read follow by these events, (id, time)."""
         config = self._config
-        chosen = [
-            at
-            for at, (event, _) in enumerate(follows)
-            if whole.learned(event, config.train_share, self._seed)
-        ]
         found: list[Asked | None] = [None] * len(follows)
         left = NAMED
-        for at in chosen[: config.train_most]:
+        for at in self._lessons.among(follows):
             account, as_of = rows.accounts[at], follows[at][1]
             partition = self._held.at(self._held.route[account])
             if partition.is_deleted(account) or partition.profile(account).inactive:

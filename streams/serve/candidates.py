@@ -23,6 +23,7 @@ from kithstream.streams.learning import Captured, came_about, capture, join
 from kithstream.streams.serve.answers import Question
 from kithstream.streams.serve.exclusions import Exclusions
 from kithstream.streams.serve.facts import Facts
+from kithstream.streams.serve.lessons import Lessons
 from kithstream.streams.serve.ranking import NO_CANDIDATE, Ranked, Ranker
 from kithstream.streams.serve.ranking import Encoded as Asker
 from kithstream.streams.serve.served import Served
@@ -34,6 +35,7 @@ from kithstream.streams.state.reader import Glance
 
 GIVEN_WAY: Final = 0.0005  # seconds
 LINKED: Final = 4096  # accounts whose neighbours are read at a time
+CHANGES: Final = 4096  # that wait with captured follows, about, at most
 
 
 class Why(NamedTuple):
@@ -76,7 +78,8 @@ class Candidates:
         self.exclusions = Exclusions(engine, engine.config.row_cache, used_to_follow=ranking.used_to_follow)
         self.whole: Whole | None = None  # facts, nominators and the learned score
         if ranking.ranker:
-            self.whole = Whole(facts or Facts(), ranking, config.seed)
+            self.whole = Whole(facts or Facts(), ranking)
+            self._lessons = Lessons(ranking, config.seed)
         told = None if self.whole is None else self.whole.facts
         self.vectors = Vectors(engine, model, config, _IndexSink(index, trainer, told))
         self._config = config
@@ -120,8 +123,7 @@ class Candidates:
         """For some of the follows, everybody who would have been ranked before it; None for the others."""
         looked: list[RankedExample | None] = [None] * len(follows)
         if self.whole is not None:
-            chosen = [at for at, event in enumerate(follows) if self.whole.learns_from(event.id)]
-            del chosen[self.whole.config.train_most :]
+            chosen = self._lessons.among((event.id, event.time) for event in follows)
             if not chosen:
                 return looked
             model, features = self.model, captured.consumers
@@ -140,6 +142,16 @@ class Candidates:
         if self._captured:
             self._changes += acted.changes
 
+    @property
+    def captured(self) -> int:
+        """Follows that wait to be trained on."""
+        return sum(len(batch.actors) for batch in self._captured)
+
+    @property
+    def full(self) -> bool:
+        """Whether enough follows wait for a step of training, which costs about the same for one."""
+        return self.captured >= self._config.example_batch or len(self._changes) > CHANGES
+
     def learn(self) -> int:
         """Train on the follows captured since the last time that really came about; return how many."""
         captured, self._captured = self._captured, []
@@ -155,6 +167,7 @@ class Candidates:
         """Forget accounts in the model and in training; the rows of others do not name them any more."""
         if not accounts:
             return
+        self.learn()  # captured features hold rows of the model
         if self.trainer is not None:
             self.trainer.forget(accounts)
         else:
@@ -189,6 +202,9 @@ class Candidates:
             part = ConsumerFeatures._make(values[first : first + size] for values in consumers)
             ranked = [one for one in looked[first : first + size] if one is not None]
             self.trainer.observe(Examples(part, targets[first : first + size], as_of), ranked=ranked)
+        for batch in kept:  # what they are encoded by has changed
+            self.vectors.touch(batch.actors)
+            self.vectors.touch(batch.targets)
         if as_of // DAY > self._swept:
             self._swept = as_of // DAY
             self.trainer.expire(as_of - self._config.idle_days * DAY)

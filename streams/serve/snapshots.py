@@ -172,6 +172,7 @@ class Snapshots:
         """Copy what a snapshot is made of; return what writes it, and the trail of the model from here on."""
         if chain.trainer is not None:
             trail = (*trail, secrets.token_hex(8))[-REMEMBERED:]
+        save_model = None if chain.trainer is None else copied(chain, trail)
         metadata: dict[str, str | int] = {
             "form": FORMAT,
             "schema": SCHEMA.hash,
@@ -182,7 +183,6 @@ class Snapshots:
             "tick": chain.tick,
             "applied": json.dumps([partition.applied for partition in self._engine.partitions]),
         }
-        save_model = None if chain.trainer is None else copied(chain, trail)
         header, arrays, ageing = chain.model.header(), facts_of(chain), chain.vectors.ageing.copy()
         begun = [partition.changed.begin() for partition in self._engine.partitions]
         capture: Capture = chain.index.capture()
@@ -241,6 +241,7 @@ def resume(chain: Candidates, taken: Taken, changed: Iterable[str], as_of: int) 
 
 def copied(chain: Candidates, trail: Trail) -> Callable[[Path], None]:
     """Copy a chain's model, with what its trainer needs to go on; return what writes it into a file."""
+    chain.learn()  # of what waits
     model = chain.model
     arrays = model.arrays() if chain.trainer is None else chain.trainer.arrays()
     header, owned = model.header(), {name: np.array(values) for name, values in arrays.items()}

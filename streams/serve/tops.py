@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Callable
 from typing import Final
 
@@ -28,33 +29,35 @@ class Top:
         self.kept = kept
         self.everyone = everyone
         self._near: dict[str, float] = {}
-        self._border: tuple[float, str] | None = None  # (-key, name) of the last at hand; None: all are
-        self._order: list[str] | None = None
+        self._order: list[tuple[float, str]] = []  # (-key, name) of those at hand, sorted
+        self._border: tuple[float, str] | None = None  # of the last at hand; None: all are
 
     def put(self, name: str, key: float) -> None:
         """Take note of an account's key."""
+        near, order = self._near, self._order
+        before = near.get(name, NEVER)
+        if before != NEVER:
+            if before == key:
+                return
+            del order[bisect_left(order, (-before, name))]
+            del near[name]
         if key > NEVER and (self._border is None or (-key, name) <= self._border):
-            if self._near.get(name) != key:
-                self._near[name] = key
-                self._order = None
-                if len(self._near) > 4 * self.kept:
-                    self._narrow()
-        elif self._near.pop(name, None) is not None:
-            self._order = None
+            near[name] = key
+            insort(order, (-key, name))
+            if len(near) > 4 * self.kept:
+                self._narrow()
 
     def best(self, k: int) -> list[str]:
         """The first `k`, at most `kept`, best first."""
         if self._border is not None and len(self._near) < self.kept:
             self._near = {name: key for name, key in self.everyone() if key > NEVER}
-            self._border = self._order = None
+            self._order = sorted((-key, name) for name, key in self._near.items())
+            self._border = None
             if len(self._near) > 4 * self.kept:
                 self._narrow()
-        if self._order is None:
-            self._order = sorted(self._near, key=lambda name: (-self._near[name], name))[: self.kept]
-        return self._order[:k]
+        return [name for _, name in self._order[: min(k, self.kept)]]
 
     def _narrow(self) -> None:
-        order = sorted(self._near, key=lambda name: (-self._near[name], name))[: 2 * self.kept]
-        self._border = -self._near[order[-1]], order[-1]
-        self._near = {name: self._near[name] for name in order}
-        self._order = None
+        del self._order[2 * self.kept :]
+        self._border = self._order[-1]
+        self._near = {name: -low for low, name in self._order}

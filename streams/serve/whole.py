@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from hashlib import blake2b
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -54,16 +53,10 @@ class Nominated(NamedTuple):
 class Whole:
     """Names candidates for an account and tells the ranker about pairs. Any thread may ask."""
 
-    def __init__(self, facts: Facts, config: RankingConfig, seed: int = 0) -> None:
-        """`seed` is that of `learns_from`."""
+    def __init__(self, facts: Facts, config: RankingConfig) -> None:
         self.facts = facts
         self.config = config
         self.nominators = nominators.made(config.nominators, facts)
-        self._seed = seed
-
-    def learns_from(self, event: str) -> bool:
-        """Whether the ranker learns from a follow."""
-        return learned(event, self.config.train_share, self._seed)
 
     def nominate(self, about: About, languages: Collection[int], hidden: Collection[str]) -> Nominated:
         """Name accounts for one that asks."""
@@ -166,13 +159,6 @@ class Whole:
 def unknown(about: About) -> bool:
     """Whether nothing is known of an account but what it says of itself."""
     return not (any(about.degrees) or about.followers or about.followees or about.engaged or about.interests)
-
-
-def learned(event: str, share: float, seed: int) -> bool:
-    """Whether the ranker learns from a follow: a function of its event's id and the seed, for a share of them."""
-    person = seed.to_bytes(8, "little", signed=True)
-    digest = blake2b(event.encode(), digest_size=8, person=person).digest()
-    return int.from_bytes(digest, "little") < share * 2.0**64
 
 
 def about(partition: Readable, rows: Rows, at: int = 0) -> About:

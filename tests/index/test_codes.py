@@ -41,6 +41,11 @@ def always(monkeypatch):
     monkeypatch.setattr(exact, "WORTH", 1)
 
 
+def nominated(held, query, norm, k, allowed, error):
+    least, most = held.bounds(query.astype(np.float64), norm, allowed, error)
+    return nominate(least, k, 0.0, most)
+
+
 @settings(max_examples=150, deadline=None)
 @given(SHAPES, SHAPES, st.integers(1, 40), st.integers(2, 400), st.integers(1, 60), st.integers(0, 2**32))
 def test_codes_nominate_all_that_floats_do(shape, asked, dim, n, k, seed):
@@ -56,7 +61,7 @@ def test_codes_nominate_all_that_floats_do(shape, asked, dim, n, k, seed):
     error = tolerance(dim, norm, float(lengths.max()))
     products = rows @ query
     products[~allowed] = -np.inf
-    found = held.nominate(query.astype(np.float64), norm, k, allowed.copy(), error)
+    found = nominated(held, query, norm, k, allowed.copy(), error)
     assert set(nominate(products, k, error)) <= set(found)
     assert allowed[found].all()
 
@@ -66,7 +71,7 @@ def test_what_a_query_is_rounded_by_counts():
     query = np.array([1.0, 0.003], np.float32)  # coded as (127, 0)
     held = Codes(2, 2)
     held.code(np.arange(2), rows)
-    assert held.nominate(query.astype(np.float64), 1.00001, 1, np.ones(2, np.bool_), 1e-5).tolist() == [0, 1]
+    assert nominated(held, query, 1.00001, 1, np.ones(2, np.bool_), 1e-5).tolist() == [0, 1]
 
 
 @settings(max_examples=100, deadline=None)
@@ -89,7 +94,7 @@ def test_few_are_nominated(rng, shape):
     held.fit(np.arange(len(rows)), rows)
     norm = float(np.linalg.norm(query))
     error = tolerance(144, norm, float(norms(rows).max()))
-    found = held.nominate(query.astype(np.float64), norm, 200, np.ones(len(rows), np.bool_), error)
+    found = nominated(held, query, norm, 200, np.ones(len(rows), np.bool_), error)
     assert 200 <= len(found) < 1_000
 
 

@@ -202,7 +202,8 @@ def test_the_trainer_learns_from_whom_the_embedded_runtime_would(
 ) -> None:
     """Of every account and target: what the log tells leads to the same example, in every bit."""
     config = configured(given_model, considered=3, nominated=2)
-    config = msgspec.structs.replace(config, ranking=msgspec.structs.replace(config.ranking, train_share=1.0))
+    every = msgspec.structs.replace(config.ranking, train_share=1.0, train_most=1000)
+    config = msgspec.structs.replace(config, ranking=every)
     folder = tmp_path_factory.mktemp("pairs")
     with (
         opened(folder / "town", config) as town,

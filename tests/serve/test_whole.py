@@ -23,7 +23,8 @@ from kithstream.streams.engine.engine import Engine
 from kithstream.streams.events import wire
 from kithstream.streams.events.wire import Event
 from kithstream.streams.serve.embedded import Embedded
-from kithstream.streams.serve.facts import FOLLOWEES, Facts
+from kithstream.streams.serve.facts import FOLLOWEES
+from kithstream.streams.serve.lessons import SECONDS, Lessons
 from kithstream.streams.serve.nominators import FOLLOWERS, Around
 from kithstream.streams.serve.tops import NEVER, Top
 from kithstream.streams.serve.whole import Whole, about
@@ -32,7 +33,9 @@ from kithstream.streams.state.memory import MemoryStore
 from kithstream.streams.state.reader import Reader
 
 SLOW = settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
-LEARNING = Config(index=IndexSection(background=False), ranking=RankingConfig(train_share=1.0))
+LEARNING = Config(
+    index=IndexSection(background=False), ranking=RankingConfig(train_share=1.0, train_most=1000)
+)
 
 
 class Clock:
@@ -369,10 +372,36 @@ def test_a_deleted_account_is_named_no_more(
 
 
 def test_the_ranker_learns_from_a_share_of_follows_by_their_ids() -> None:
-    chosen = [Whole(Facts(), RankingConfig(train_share=0.2), seed) for seed in (0, 0, 1)]
-    picked = [[one.learns_from(f"e{n}") for n in range(5000)] for one in chosen]
-    assert picked[0] == picked[1] != picked[2]
-    assert 0.18 < np.mean(picked[0]) < 0.22
+    config = RankingConfig(train_share=0.2)
+    follows = [(f"e{n}", n * 1_000_000) for n in range(5000)]
+    chosen = [Lessons(config, seed).among(follows) for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert 900 < len(chosen[0]) < 1100
+
+
+@given(st.lists(st.integers(0, 5_000_000), max_size=120), st.integers(1, 6), st.integers(1, 50))
+def test_of_a_second_few_teach_however_they_are_batched(times: list[int], most: int, size: int) -> None:
+    config = RankingConfig(train_share=0.7, train_most=most)
+    follows = [(f"e{n}", time) for n, time in enumerate(times)]
+    whole, parts = Lessons(config, 0).among(follows), Lessons(config, 0)
+    batched = [
+        first + at
+        for first in range(0, len(times), size)
+        for at in parts.among(follows[first : first + size])
+    ]
+    assert batched == whole
+    free = Lessons(RankingConfig(train_share=0.7, train_most=1000), 0).among(follows)
+    for second in range(6):
+        here = [at for at in free if times[at] // 1_000_000 == second]
+        assert [at for at in whole if at in here] == here[:most]
+
+
+def test_seconds_that_are_long_gone_are_not_counted_for_ever() -> None:
+    """An event from far ahead takes nothing from those of now."""
+    lessons = Lessons(RankingConfig(train_share=1.0, train_most=1), 0)
+    assert lessons.among([("ahead", 10**12)]) == [0]
+    assert lessons.among([(f"e{n}", n * 1_000_000) for n in range(1000)]) == list(range(1000))
+    assert len(lessons._chosen) <= SECONDS
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
