@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 import msgspec
@@ -35,7 +36,7 @@ class Profile(msgspec.Struct, omit_defaults=True, gc=False):
     @property
     def hidden(self) -> bool:
         """True if the account is nobody's candidate."""
-        return self.inactive or any(f is not None and f.value for f in (self.private, self.suspended))
+        return self.inactive or _is_on(self.private) or _is_on(self.suspended)
 
     @property
     def inactive(self) -> bool:
@@ -45,7 +46,7 @@ class Profile(msgspec.Struct, omit_defaults=True, gc=False):
     @property
     def opted_in(self) -> bool:
         """True if the account is a candidate before its first in-signal."""
-        return self.listed is not None and bool(self.listed.value)
+        return _is_on(self.listed)
 
     @property
     def contacts_begin(self) -> int | None:
@@ -67,11 +68,16 @@ class Profile(msgspec.Struct, omit_defaults=True, gc=False):
         return code(str(self.country.value)) if self.country else 0
 
 
+def _is_on(field: Field | None) -> bool:
+    return field is not None and bool(field.value)
+
+
 _FIELDS: Final = ("language", "country", "private", "suspended", "listed", "contacts")
 _decode = msgspec.msgpack.Decoder(Profile).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
+@functools.lru_cache(4096)
 def code(letters: str) -> int:
     """Return a number for up to three ASCII letters, case folded: a pure function, no registry.
 

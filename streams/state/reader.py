@@ -216,10 +216,10 @@ class Reader:
     ) -> NDArray[np.int32]:  # (n, AVOIDED), -1 pads
         """What those whom accounts avoid are known for, in the version that each account's partition reads."""
         found = np.full((len(lists), AVOIDED), NONE, np.int32)
-        for row, account, recent in zip(found, accounts, lists, strict=True):
+        for at, recent in enumerate(lists):
             if others := _others(recent, AVOIDED):
-                slot = self._held.at(self._held.route[account]).communities
-                row[: len(others)] = NONE if slot is None else slot.known.of(others)
+                slot = self._held.at(self._held.route[accounts[at]]).communities
+                found[at, : len(others)] = NONE if slot is None else slot.known.of(others)
         return found
 
     def _unreciprocated(self, account: str) -> Recent:
@@ -261,6 +261,9 @@ def _communities(
 
 _NOBODY: Final = Recent()
 _NO_SKETCH: Final = bytes(8 * SKETCH)
+_PADDING: Final = array(
+    "q", [-_NEVER] * max(FOLLOWERS_READ, FOLLOWEES_READ, UNRECIPROCATED, ENGAGED, AVOIDED)
+).tobytes()
 
 
 def _standing(profile: Profile) -> bool | None:
@@ -278,9 +281,9 @@ def _others(recent: Recent, most: int) -> list[str]:
 
 def _families(recents: Sequence[Recent], most: int) -> NDArray[np.int32]:  # (n, most), -1 pads
     families = np.full((len(recents), most), -1, np.int32)
-    for row, recent in zip(families, recents, strict=True):
-        entries = recent.entries[:most]
-        row[: len(entries)] = [ord(entry[0]) - 65 for _, entry in entries]
+    for at, recent in enumerate(recents):
+        if entries := recent.entries[:most]:
+            families[at, : len(entries)] = [ord(entry[0]) - 65 for _, entry in entries]
     return families
 
 
@@ -290,9 +293,10 @@ def _sketches(packed: Sequence[bytes]) -> NDArray[np.int64]:  # (n, SKETCH)
 
 def _times(recent: Recent, most: int) -> bytes:
     """The times of the newest entries as int64, padded to `most`."""
+    if not recent.entries:
+        return _PADDING[: 8 * most]
     times = array("q", [-at for at, _ in recent.entries[:most]])
-    times.extend([-_NEVER] * (most - len(times)))
-    return times.tobytes()
+    return times.tobytes() + _PADDING[: 8 * (most - len(times))]
 
 
 def _ages(packed: Sequence[bytes], most: int, times: NDArray[np.int64]) -> NDArray[np.float64]:
