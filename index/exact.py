@@ -29,6 +29,7 @@ from kithstream.index.table import RING, VectorTable, View
 
 MARGIN: Final = 64  # nominees beyond k: so many may be deleted or sink during a query before it starts again
 WORTH: Final = 8  # codes that nominate more than this part of the rows leave too much to the floats
+FEWER: Final = 4  # times the ids that are excluded, than the best that are asked for their names
 _RETRIES: Final = 3  # then the query holds the writer for one pass
 _WRITE_ROWS: Final = RING // 4  # rows of one window: announced, written, visible
 
@@ -64,17 +65,17 @@ class Stamps(threading.local):
 def scan(table: VectorTable, request: Request, plan: str = "exact") -> Found:
     """Nominees of the whole table; costs one pass over it, or over its codes.
 
-    Of many excluded ids most are far from the best: rather than to look them all up, the best are asked for their
-    names, twice as many each time that too few are left.
+    Of many excluded ids most are far from the best: before they are all looked up, the best are asked for their names,
+    more each time that too few are left, as long as those are few beside the excluded.
     """
     rows = _Scores(table, request)
     enough = fetch = request.k + MARGIN
-    while fetch < len(request.exclude):
+    while fetch * FEWER <= len(request.exclude):
         slots, scores, complete = rows.best(fetch)
         left = [table.names[slot] not in request.exclude for slot in slots.tolist()]
         if complete or sum(left) >= enough:
             return Found(slots[left], scores[left], complete, plan)
-        fetch *= 2
+        fetch *= 4
     rows.leave_out(table.slots_of(request.exclude))
     return Found(*rows.best(enough), plan)
 

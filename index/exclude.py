@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ class Request(NamedTuple):
     wide: Doubles  # (dim,) the same
     norm: float
     k: int
-    exclude: frozenset[str]
+    exclude: Set[str]
     allow: frozenset[str] | None
     labels: frozenset[int] | None
 
@@ -45,8 +45,8 @@ class Request(NamedTuple):
             query.astype(np.float64),
             norm,
             int(k),
-            frozenset(exclude),
-            None if allow is None else frozenset(allow) - frozenset(exclude),
+            exclude if isinstance(exclude, Set) else frozenset(exclude),  # a large one is not copied
+            None if allow is None else frozenset(allow).difference(exclude),
             None if labels is None else frozenset(map(int, labels)),
         )
 

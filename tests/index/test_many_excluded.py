@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from kithstream.index import exact, table
 from kithstream.index.config import IndexConfig
-from kithstream.index.exact import MARGIN, ExactIndex
+from kithstream.index.exact import FEWER, MARGIN, ExactIndex
 from kithstream.index.live import LiveIndex
 from kithstream.index.score import score
 
 DIM = 8
-NAMES = [f"{number}" for number in range(700)]
+NAMES = [f"{number}" for number in range(1200)]
 
 
 @pytest.fixture(params=["floats", "codes", "codes that nominate too many"])
@@ -34,9 +34,9 @@ def best_of(vectors, query, allowed, k):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    k=st.integers(1, 30),
-    among_best=st.integers(0, 700),
-    others=st.integers(0, 700),
+    k=st.integers(1, 60),
+    among_best=st.integers(0, 1200),
+    others=st.integers(0, 1200),
     equal=st.booleans(),
     labels=st.sampled_from([None, {1}]),
     seed=st.integers(0, 2**32),
@@ -61,7 +61,7 @@ def test_the_answer_is_that_of_sorting_all(make, k, among_best, others, equal, l
     assert (hits.short is None) == (len(allowed) >= k)
 
 
-@pytest.mark.parametrize(("excluded", "lookups"), [(100, 100), (400, 0)])
+@pytest.mark.parametrize(("excluded", "lookups"), [(400, 400), (800, 0)])
 def test_the_fewer_are_looked_up(make, rng, monkeypatch, excluded, lookups):
     """Excluded ids while they are fewer than the nominees; beyond, whoever is not near the best costs nothing."""
     index, vectors = make(), rng.normal(size=(len(NAMES), DIM)).astype(np.float32)
@@ -73,6 +73,6 @@ def test_the_fewer_are_looked_up(make, rng, monkeypatch, excluded, lookups):
     monkeypatch.setattr(
         table.VectorTable, "slots_of", lambda self, ids: asked.append(len(ids)) or slots_of(self, ids)
     )
-    assert 100 < 50 + MARGIN < 400
+    assert 400 < FEWER * (50 + MARGIN) < 800
     index.query(query, 50, exclude={NAMES[at] for at in worst_first[:excluded]})
     assert sum(asked) == lookups

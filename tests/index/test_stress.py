@@ -79,7 +79,7 @@ def test_every_score_was_true_during_the_call(make, monkeypatch):
         rng = np.random.default_rng(seed)
         while not stop.is_set():
             query = rng.normal(size=DIM).astype(np.float32)
-            excluded = frozenset(rng.choice(NAMES, int(rng.choice([20, 400]))).tolist())  # looked up, or not
+            excluded = frozenset(rng.choice(NAMES, int(rng.choice([20, 700]))).tolist())  # looked up, or not
             begun = next(clock)
             hits = index.query(query, 50, exclude=excluded)
             answers.append((begun, next(clock), query, excluded, hits))
