@@ -167,7 +167,6 @@ class Candidates:
         """Forget accounts in the model and in training; the rows of others do not name them any more."""
         if not accounts:
             return
-        self.learn()  # captured features hold rows of the model
         if self.trainer is not None:
             self.trainer.forget(accounts)
         else:

@@ -180,11 +180,12 @@ class Embedded:
 
     # -- folding ---------------------------------------------------------------------------------------------
 
-    def pump(self, limit: int | None = None, *, aged: int | None = None) -> Pumped:
+    def pump(self, limit: int | None = None, *, aged: int | None = None, gather: bool = False) -> Pumped:
         """Fold what the logs hold beyond the state, up to `limit` records each, and make it visible.
 
         Beside what changed, up to `aged` vectors that only grew old are encoded again; by default few, so that
-        new events do not wait for them (`model.aged_rows`).
+        new events do not wait for them (`model.aged_rows`). To `gather` is to let follows wait for one another, while
+        events come, before the model learns from them: a step costs about as much for one as for many.
         """
         limit = limit or self.config.engine.batch_events
         chain, engine = self.chain, self.engine
@@ -210,11 +211,14 @@ class Embedded:
                 dead += acted.dead
                 appended += [record.appended for record in batch]
                 times += acted.times
-            # A step costs as much for one follow as for many: while events come, follows wait for one another.
-            learned = chain.learn() if chain.full or not records else 0
+            learned = 0 if gather and records and not chain.full else chain.learn()
             self._settled(engine.exchange())
             self._work()
-            chain.forget(left := engine.take_left())
+            if left := engine.take_left():
+                learned += (
+                    chain.learn()
+                )  # what is captured holds rows of the model, which others may be given
+                chain.forget(left)
             folded = time.perf_counter()
             encoded = chain.flush(self.as_of, self.config.model.aged_rows if aged is None else aged)
             self._keeping.unsaved += encoded.upserted + encoded.deleted
@@ -416,7 +420,7 @@ class Embedded:
     def catch_up(self) -> int:
         """Pump until everything published is visible; return the number of records."""
         total = 0
-        while self.behind or self.engine.waiting() or self.engine.working or self.chain.captured:
+        while self.behind or self.engine.waiting() or self.engine.working:
             total += self.pump(aged=ALL).records
         return total
 
@@ -579,7 +583,7 @@ class Embedded:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                pumped = self.pump()
+                pumped = self.pump(gather=True)
                 self.chain.give_way()
                 if pumped.records or self.engine.working or self._turn is not None:
                     continue

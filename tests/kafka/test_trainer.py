@@ -161,7 +161,7 @@ def test_what_is_learned_is_served_and_is_a_function_of_the_log(
     town: KafkaConfig, trainer: Trainer, tmp_path: Path
 ) -> None:
     trainer.start()
-    with Worker(town, tmp_path / "one", PARTITIONS) as worker:
+    with Worker(town, tmp_path / "one", PARTITIONS, ["ranking.train_most=1000"]) as worker:
         worker.ready()
         publish(town, follows(0, 200), PARTITIONS)  # nobody is a candidate yet: no example
         worker.until(lambda: len(worker.get("/v1/candidates/u1?k=50")[1]["candidates"]) > 20, "for them")
@@ -226,7 +226,7 @@ def test_answers_come_from_the_whole_once_its_ranker_has_learned(
     trainer.start()
     first, later = crowd()
     with Worker(
-        town, tmp_path / "one", PARTITIONS, ["ranking.train_share=1.0", "ranking.train_most=1000"]
+        town, tmp_path / "one", PARTITIONS, ["ranking.train_share=1.0", "ranking.train_most=100000"]
     ) as worker:
         worker.ready()
         publish(town, first, PARTITIONS)
