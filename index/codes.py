@@ -109,29 +109,32 @@ class Codes:
             self.lengths[part] = lengths
             self.slips[part] = slips
 
-    def bounds(self, wide: Doubles, norm: float, allowed: Bools, error: float) -> tuple[Floats, Floats]:
-        """What each row's score is at least and at most, by float32 products off by `error`; -inf where not allowed.
+    def bounds(
+        self, wide: Doubles, norm: float, allowed: Bools, error: float
+    ) -> tuple[Floats, Floats, float]:
+        """What each row scores at least and at most, and what both are off by; -inf where it is not allowed.
 
-        `wide` (dim,) is the query, of that norm; `allowed` (n,) are the first rows of the table. The arrays (n,) are
-        this thread's until it asks again.
+        All in one unit, some multiple of the scores', and so that scores themselves may be off by `error`. `wide`
+        (dim,) is the query, of that norm; `allowed` (n,) are the first rows of the table. The arrays (n,) are this
+        thread's until it asks again.
         """
         n = len(allowed)
-        near, slack, most, whole = _SCRATCH.of(n)
-        slack[:] = self.slips[:n]  # before the codes are read
+        least, slack, most, whole = _SCRATCH.of(n)
         codes, grain, slip, _ = coded(wide[None, :])
+        unit = float(grain[0]) or 1.0
+        # Slips first: a row that is coded meanwhile is taken by the slip that it had.
+        np.multiply(self.slips[:n], np.float32(norm / unit) * _UP, out=slack)
         products(self.codes[:n], codes[0], whole)
-        near[:] = whole
-        near *= self.grains[:n]
-        near *= grain[0]
-        # A float32 product, and the cut among those, are off by `error` each, and so may be what is rounded here.
-        slack *= np.float32(norm) * _UP
-        np.multiply(self.lengths[:n], slip[0], out=most)
+        np.multiply(self.lengths[:n], np.float32(float(slip[0]) / unit) * _UP, out=most)
         slack += most
-        slack += np.float32(4.0 * error) * _UP + _TINY
-        near[~allowed] = -np.inf
-        np.add(near, slack, out=most)
-        near -= slack
-        return near, most
+        least[:] = whole
+        least *= self.grains[:n]
+        if not allowed.all():
+            np.copyto(least, -np.inf, where=~allowed)
+        np.add(least, slack, out=most)
+        least -= slack
+        # A float32 product, and the cut among those, are off by `error` each, and so may be what is rounded here.
+        return least, most, (4.0 * error + float(_TINY)) / unit
 
 
 class _Scratch(threading.local):
@@ -146,8 +149,8 @@ class _Scratch(threading.local):
         if n > len(self._whole):
             self._floats = np.zeros((3, n + n // 8), np.float32)
             self._whole = np.zeros(n + n // 8, np.int32)
-        near, slack, most = self._floats[:, :n]
-        return near, slack, most, self._whole[:n]
+        least, slack, most = self._floats[:, :n]
+        return least, slack, most, self._whole[:n]
 
 
 _SCRATCH: Final = _Scratch()

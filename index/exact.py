@@ -94,7 +94,8 @@ class _Scores:
             self._allowed &= wanted(self._view.labels[:used], request.labels)
         self._coded = codes is not None and table.coded_from <= used <= len(codes.slips)
         if codes is not None and self._coded:
-            self._least, self._most = codes.bounds(request.wide, request.norm, self._allowed, self._error)
+            bounds = codes.bounds(request.wide, request.norm, self._allowed, self._error)
+            self._least, self._most, self._slack = bounds
         else:
             self._multiply()
 
@@ -113,7 +114,7 @@ class _Scores:
         """The k best and what scores as the last of them, their scores, and whether no allowed row is missing."""
         view, request, error = self._view, self._request, self._error
         if self._coded:
-            slots = nominate(self._least, k, 0.0, self._most)
+            slots = nominate(self._least, k, self._slack, self._most)
             if len(slots) <= self._used // WORTH:
                 near = nominate(view.vectors[slots] @ request.query, k, error)
                 return _best(view, request, slots[near], k)

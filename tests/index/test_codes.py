@@ -42,8 +42,8 @@ def always(monkeypatch):
 
 
 def nominated(held, query, norm, k, allowed, error):
-    least, most = held.bounds(query.astype(np.float64), norm, allowed, error)
-    return nominate(least, k, 0.0, most)
+    least, most, slack = held.bounds(query.astype(np.float64), norm, allowed, error)
+    return nominate(least, k, slack, most)
 
 
 @settings(max_examples=150, deadline=None)
