@@ -74,6 +74,16 @@ def test_what_a_query_is_rounded_by_counts():
     assert nominated(held, query, 1.00001, 1, np.ones(2, np.bool_), 1e-5).tolist() == [0, 1]
 
 
+@pytest.mark.usefixtures("always")
+def test_a_query_too_small_to_be_coded_is_answered(rng):
+    rows = drawn("normal", 300, 8, rng)
+    query = np.array([1e-45, 0, 0, 0, 0, 0, 0, 0], np.float32)  # a 127th of it is zero
+    index, twin = LiveIndex(IndexConfig(dim=8, coded_from=1)), ExactIndex(8)
+    for one in (index, twin):
+        one.upsert([f"{n}" for n in range(300)], rows)
+    assert index.query(query, 10).ids == twin.query(query, 10).ids
+
+
 @settings(max_examples=100, deadline=None)
 @given(SHAPES, st.integers(1, 80), st.integers(0, 2**32))
 def test_what_a_code_is_off_by_is_told(shape, dim, seed):
