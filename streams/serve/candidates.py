@@ -89,6 +89,7 @@ class Candidates:
         )
         self._changes: list[Change] = []  # since the first of the captured
         self._captured: list[Captured] = []
+        self._learned = 0  # follows trained on, not told yet
         self._swept = 0  # day of the last sweep
 
     @contextmanager
@@ -152,11 +153,17 @@ class Candidates:
         """Whether enough follows wait for a step of training, which costs about the same for one."""
         return self.captured >= self._config.example_batch or len(self._changes) > CHANGES
 
-    def learn(self) -> int:
-        """Train on the follows captured since the last time that really came about; return how many."""
+    def learn(self) -> None:
+        """Train on the follows captured since the last time that really came about."""
         captured, self._captured = self._captured, []
         changes, self._changes = self._changes, []
-        return self._learn(captured, changes) if captured else 0
+        if captured:
+            self._learned += self._learn(captured, changes)
+
+    def take_learned(self) -> int:
+        """Return how many follows were trained on since the last call."""
+        learned, self._learned = self._learned, 0
+        return learned
 
     def settled(self, settled: Settled) -> None:
         """Take note of what the targets' stage did."""
@@ -167,6 +174,7 @@ class Candidates:
         """Forget accounts in the model and in training; the rows of others do not name them any more."""
         if not accounts:
             return
+        self.learn()  # what is captured holds rows of the model, which others may be given
         if self.trainer is not None:
             self.trainer.forget(accounts)
         else:

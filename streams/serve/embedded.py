@@ -211,14 +211,11 @@ class Embedded:
                 dead += acted.dead
                 appended += [record.appended for record in batch]
                 times += acted.times
-            learned = 0 if gather and records and not chain.full else chain.learn()
+            if not (gather and records) or chain.full:
+                chain.learn()
             self._settled(engine.exchange())
             self._work()
-            if left := engine.take_left():
-                learned += (
-                    chain.learn()
-                )  # what is captured holds rows of the model, which others may be given
-                chain.forget(left)
+            chain.forget(left := engine.take_left())
             folded = time.perf_counter()
             encoded = chain.flush(self.as_of, self.config.model.aged_rows if aged is None else aged)
             self._keeping.unsaved += encoded.upserted + encoded.deleted
@@ -231,7 +228,7 @@ class Embedded:
             records,
             accepted,
             dead,
-            learned,
+            chain.take_learned(),
             encoded.upserted,
             appended,
             times,
