@@ -21,6 +21,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +67,7 @@ from kithstream.streams.state.store import RocksStore
 _log = logging.getLogger(__name__)
 
 LOOKING: Final = 1.0  # seconds between two looks for another model to serve
+BESIDE: Final = 16  # aged vectors that a round encodes at most beside fewer changed ones
 FILLED: Final = 1024  # accounts that a round encodes for it
 ALL: Final = 1 << 30  # no bound on what is encoded again: where nobody waits for an answer
 
@@ -142,6 +144,8 @@ class Embedded:
         self._visible = [partition.applied for partition in self.engine.partitions]
         self._arrived = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._rewriter = ThreadPoolExecutor(1, "kithstream-rewrite")
+        self._rewriting: Future[int] | None = None
         self._failure: BaseException | None = None
         self._stopping = self._closed = False
         self._trimmed = 0  # hour since 1970
@@ -184,8 +188,9 @@ class Embedded:
         """Fold what the logs hold beyond the state, up to `limit` records each, and make it visible.
 
         Beside what changed, up to `aged` vectors that only grew old are encoded again; by default few, so that
-        new events do not wait for them (`model.aged_rows`). To `gather` is to let follows wait for one another, while
-        events come, before the model learns from them: a step costs about as much for one as for many.
+        new events do not wait for them (`model.aged_rows`). To `gather` is, while events come, to encode no more of
+        those than of what changed, and to let follows wait for one another before the model learns from them: a step
+        costs about as much for one as for many.
         """
         limit = limit or self.config.engine.batch_events
         chain, engine = self.chain, self.engine
@@ -217,7 +222,10 @@ class Embedded:
             self._work()
             chain.forget(left := engine.take_left())
             folded = time.perf_counter()
-            encoded = chain.flush(self.as_of, self.config.model.aged_rows if aged is None else aged)
+            most_aged = self.config.model.aged_rows if aged is None else aged
+            if gather and records:  # ageing goes on, at no more than what the events take
+                most_aged = min(most_aged, max(len(chain.vectors.dirty), BESIDE))
+            encoded = chain.flush(self.as_of, most_aged)
             self._keeping.unsaved += encoded.upserted + encoded.deleted
             self._go_on_turning(left)
             done = time.perf_counter()
@@ -238,11 +246,24 @@ class Embedded:
         if self.on_pumped is not None:
             self.on_pumped(pumped)
         self._trim()
-        engine.compact()
+        self._rewrite()
         self._keeping.run(
             self.chain, beside=self._thread is not None, turning=self._turn is not None, as_of=self.as_of
         )
         return pumped
+
+    def _rewrite(self) -> None:
+        """Rewrite the files that may still hold deleted accounts: beside folding, where that has a thread."""
+        if self._thread is None:
+            self.engine.compact()
+            return
+        if self._rewriting is not None:
+            if not self._rewriting.done():
+                return
+            done, self._rewriting = self._rewriting, None
+            done.result()  # raises what went wrong
+        if any(partition.uncompacted for partition in self.engine.partitions):
+            self._rewriting = self._rewriter.submit(self.engine.compact)
 
     def _work(self) -> None:
         """A bounded piece of background work; when another version of communities is read, everyone is read anew."""
@@ -667,8 +688,12 @@ class Embedded:
         for chain in self._chains:
             chain.index.close()
         try:
+            self._rewriter.shutdown()
             if not self.failed:
                 self._keeping.close(self.chain, turning=self._turn is not None, as_of=self.as_of)
+                if self._rewriting is not None:
+                    self._rewriting.result()
+                self.engine.compact()
         finally:
             self.engine.close()
             for log in self._logs:

@@ -83,11 +83,9 @@ class Vectors:
     def flush(self, as_of: int, most_aged: int) -> Encoded:
         """Encode what changed, and at most so many of what has aged."""
         self.advance(as_of)
-        dirty = sorted(self.dirty)
-        self.dirty.clear()
-        done = self.encode(dirty, changed=True)
-        again = self.encode(self.ageing.due(self.tick, most_aged), changed=False)
-        return Encoded(done.upserted + again.upserted, done.deleted + again.deleted)
+        dirty, self.dirty = self.dirty, set()
+        aged = [account for account in self.ageing.due(self.tick, most_aged) if account not in dirty]
+        return self.encode(sorted(dirty), changed=True, aged=aged)
 
     def rebuild(self, as_of: int) -> Encoded:
         """Encode every account of the stores: what a restart or another model needs."""
@@ -110,8 +108,10 @@ class Vectors:
             upserted, deleted = upserted + encoded.upserted, deleted + encoded.deleted
         return Encoded(upserted, deleted)
 
-    def encode(self, accounts: Sequence[str], *, changed: bool) -> Encoded:
-        """Encode accounts into the sink; those that are not candidates leave it."""
+    def encode(self, accounts: Sequence[str], *, changed: bool, aged: Sequence[str] = ()) -> Encoded:
+        """Encode accounts into the sink, and beside them some that have only aged; none that is no candidate stays."""
+        news = len(accounts) if changed else 0
+        accounts = [*accounts, *aged]
         if not accounts:
             return Encoded(0, 0)
         rows = self.reader.read(accounts, self.tick * TICK)
@@ -125,16 +125,15 @@ class Vectors:
             self._sink.delete(gone)
             self.ageing.forget(gone)
         if not listed.all():
+            news = int(listed[:news].sum())
             rows = self.reader.read(
                 [a for a, keep in zip(accounts, listed, strict=True) if keep], self.tick * TICK
             )
         if not len(rows.accounts):
             return Encoded(0, len(gone))
         self._sink.write(rows, self._model.encode_producers(rows), self.tick)
-        if changed:
-            self.ageing.changed(rows.accounts, self.tick)
-        else:
-            self.ageing.encoded(rows.accounts, newest(self.tick, rows.last.min(axis=1)), self.tick)
+        self.ageing.changed(rows.accounts[:news], self.tick)
+        self.ageing.encoded(rows.accounts[news:], newest(self.tick, rows.last[news:].min(axis=1)), self.tick)
         return Encoded(len(rows.accounts), len(gone))
 
     def _listed(self, rows: Rows) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -112,3 +113,52 @@ def test_what_waits_is_saved_when_it_is_closed(opened: Callable[..., Embedded]) 
     again = opened()
     assert again.chain.model.step == step + 1
     assert again.chain.captured == 0
+
+
+def test_events_do_not_wait_until_files_are_rewritten(
+    opened: Callable[..., Embedded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a deletion leaves in files goes beside folding, and is gone when the runtime is closed."""
+    live = opened()
+    live.publish(CROWD)
+    live.catch_up()
+    real, may, begun = live.engine.compact, threading.Event(), threading.Event()
+
+    def slowly() -> int:
+        begun.set()
+        assert may.wait(60)
+        return real()
+
+    monkeypatch.setattr(live.engine, "compact", slowly)
+    live.start()
+    live.publish([Event("gone", "account_delete", ACCOUNTS[-1], START + 6 * DAY)])
+    assert begun.wait(60)
+    token = live.publish([more(1)])
+    live.candidates(ACCOUNTS[0], after=token, deadline=60.0)  # raises NotYet
+    assert any(partition.uncompacted for partition in live.engine.partitions)
+    may.set()
+    live.close()
+    assert not any(partition.uncompacted for partition in live.engine.partitions)
+
+
+def test_what_is_wrong_with_rewriting_ends_the_folding(
+    opened: Callable[..., Embedded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = opened()
+    live.publish(CROWD)
+    live.catch_up()
+
+    def full() -> int:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(live.engine, "compact", full)
+    live.start()
+    live.publish([Event("gone", "account_delete", ACCOUNTS[-1], START + 6 * DAY)])
+
+    def go_on() -> None:
+        for number in range(10_000):
+            live.candidates(ACCOUNTS[0], after=live.publish([more(number)]), deadline=60.0)
+
+    with pytest.raises(RuntimeError, match="folding has stopped"):
+        go_on()
+    assert live.failed
