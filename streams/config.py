@@ -43,7 +43,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     example_batch: int = 64  # follows of one training step
     idle_days: int = 365  # after which what was learned of an account is forgotten if nothing was read of it
     ageing_ratio: float = 2.0  # growth of the ticks at which an unchanged account is encoded again
-    aged_rows: int = 512  # most of those between two batches of live events
+    aged_rows: int = 128  # most of those between two batches of live events
     save_seconds: float = (
         60.0  # between two saves of what was learned, which a kill goes back to; 0: when closed
     )

@@ -296,8 +296,8 @@ class Candidates:
         return Why(standing, hidden, considered, asking.step, tick)
 
     def _deleted(self, account: str, others: Collection[str]) -> set[str]:
-        with self.reading():
-            return self.engine.at(self.engine.route[account]).deleted_of(others)
+        # Without the lock: who was deleted stays so, and of what is being folded nobody has been told.
+        return self.engine.at(self.engine.route[account]).deleted_of(others)
 
     def _glances(self, accounts: Sequence[str], as_of: int) -> Sequence[Glance]:
         with self.reading():

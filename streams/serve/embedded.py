@@ -221,7 +221,9 @@ class Embedded:
             self._settled(engine.exchange())
             self._work()
             chain.forget(left := engine.take_left())
-            folded = time.perf_counter()
+        folded = time.perf_counter()
+        chain.give_way()  # the state is whole; its vectors are yet to come, and no token stands for them
+        with chain.lock:
             most_aged = self.config.model.aged_rows if aged is None else aged
             if gather and records:  # ageing goes on, at no more than what the events take
                 most_aged = min(most_aged, max(len(chain.vectors.dirty), BESIDE))
