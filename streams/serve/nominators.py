@@ -62,8 +62,8 @@ class Popular:
 
     def nominate(self, around: Around, k: int) -> Sequence[str]:
         tops = [top for language in sorted(around.languages) for top in self._facts.most(language)]
-        lists = [top.best(top.kept) for top in (*tops, *self._facts.popular)]
-        return _first(_in_turn((_shown(names, around.hidden) for names in lists), k), k)
+        lists = [top.best(k, around.hidden) for top in (*tops, *self._facts.popular)]
+        return _first(_in_turn(map(iter, lists), k), k)
 
 
 class TwoHop:
@@ -109,7 +109,7 @@ class Communities:
         tops = [
             self._facts.community[number] for number, _ in around.interests if number in self._facts.community
         ]
-        return _first(_in_turn((_shown(top.best(top.kept), around.hidden) for top in tops), k), k)
+        return _first(_in_turn((iter(top.best(k, around.hidden)) for top in tops), k), k)
 
 
 def made(names: Iterable[str], facts: Facts) -> dict[str, Nominator]:

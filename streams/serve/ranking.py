@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 import msgspec
@@ -167,7 +168,8 @@ class Ranker:
             gain = self._config.contact
             scored = [(name, score + gain * asking.contact(name)) for name, score in scored]
         if losses or asking.contact is not None or score is not None:
-            scored.sort(key=lambda one: (-one[1], one[0]))
+            scored.sort(key=itemgetter(0))
+            scored.sort(key=itemgetter(1), reverse=True)  # equal ones stay in the order of their names
             del scored[question.k :]
         if deleted := gone([name for name, _ in scored]):
             exclude.update(deleted)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from itertools import islice
 from typing import Final
 
 NEVER: Final = -math.inf  # the key of an account that does not count
@@ -47,15 +48,16 @@ class Top:
             if len(near) > 4 * self.kept:
                 self._narrow()
 
-    def best(self, k: int) -> list[str]:
-        """The first `k`, at most `kept`, best first."""
+    def best(self, k: int, hidden: Collection[str] = ()) -> list[str]:
+        """The first `k` that are not hidden, best first, of the first `kept`."""
         if self._border is not None and len(self._near) < self.kept:
             self._near = {name: key for name, key in self.everyone() if key > NEVER}
             self._order = sorted((-key, name) for name, key in self._near.items())
             self._border = None
             if len(self._near) > 4 * self.kept:
                 self._narrow()
-        return [name for _, name in self._order[: min(k, self.kept)]]
+        shown = (name for _, name in islice(self._order, self.kept) if name not in hidden)
+        return list(islice(shown, k))
 
     def _narrow(self) -> None:
         del self._order[2 * self.kept :]

@@ -87,8 +87,8 @@ class Whole:
         held = self.facts
         with held.lock:
             tops = [top for language in sorted(_spoken(about, languages)) for top in held.most(language)]
-            lists = [top.best(top.kept) for top in (*tops, *held.popular)]
-        named = {name: (_POPULAR,) for best in lists for name in [n for n in best if n not in hidden][:k]}
+            lists = [top.best(k, hidden) for top in (*tops, *held.popular)]
+        named = {name: (_POPULAR,) for best in lists for name in best}
         return Nominated(named, (_NO_HOPS,) * 3)
 
     def followed(

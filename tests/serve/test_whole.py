@@ -217,6 +217,8 @@ def test_the_best_are_those_of_a_sort_whatever_falls(puts: list[tuple[int, float
                 (name for name in keys if keys[name] > NEVER), key=lambda name: (-keys[name], name)
             )
             assert top.best(k) == order[: min(k, 3)]
+            hidden = set(order[::2])
+            assert top.best(k, hidden) == [name for name in order[:3] if name not in hidden][:k]
 
 
 CROWD = [follow(a, b) for a in ACCOUNTS for b in ACCOUNTS[:3] if a != b]
