@@ -104,7 +104,7 @@ PLOTS: Final = (
         "churned",
         RECALLS,
         by="move",
-        where=(("vectors", 25_000),),
+        where=(("vectors", 10_000),),
     ),
 )
 
