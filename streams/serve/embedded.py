@@ -144,6 +144,7 @@ class Embedded:
         self._visible = [partition.applied for partition in self.engine.partitions]
         self._arrived = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._busy = False  # whether the round before found events
         self._rewriter = ThreadPoolExecutor(1, "kithstream-rewrite")
         self._rewriting: Future[int] | None = None
         self._failure: BaseException | None = None
@@ -188,9 +189,9 @@ class Embedded:
         """Fold what the logs hold beyond the state, up to `limit` records each, and make it visible.
 
         Beside what changed, up to `aged` vectors that only grew old are encoded again; by default few, so that
-        new events do not wait for them (`model.aged_rows`). To `gather` is, while events come, to encode no more of
-        those than of what changed, and to let follows wait for one another before the model learns from them: a step
-        costs about as much for one as for many.
+        new events do not wait for them (`model.aged_rows`). To `gather` is to encode, while events come, no more of
+        those than of what changed, and to let follows wait for one another, while round after round finds events,
+        before the model learns from them: a step costs about as much for one as for many.
         """
         limit = limit or self.config.engine.batch_events
         chain, engine = self.chain, self.engine
@@ -198,7 +199,7 @@ class Embedded:
         dead: list[DeadLetter] = []
         appended: list[int] = []
         times: list[int] = []
-        asked = self._asked()
+        asked, busy = self._asked(), self._busy
         started = time.perf_counter()
         with chain.lock:
             if asked is not None:
@@ -216,8 +217,9 @@ class Embedded:
                 dead += acted.dead
                 appended += [record.appended for record in batch]
                 times += acted.times
-            if not (gather and records) or chain.full:
+            if chain.full or not (gather and busy and records):
                 chain.learn()
+            self._busy = records > 0
             self._settled(engine.exchange())
             self._work()
             chain.forget(left := engine.take_left())

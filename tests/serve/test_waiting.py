@@ -60,9 +60,16 @@ def test_follows_wait_while_events_come(opened: Callable[..., Embedded]) -> None
 
 
 def test_they_do_not_wait_where_nobody_does(opened: Callable[..., Embedded]) -> None:
+    """Nor does one that comes after a pause: what is visible then stays as it is."""
     live = opened()
-    live.publish([more(0)])
-    assert live.pump().learned == 1
+    for number in range(3):
+        live.publish([more(number)])
+        assert live.pump().learned == 1
+    assert live.pump(gather=True).records == 0
+    live.publish([more(3)])
+    assert live.pump(gather=True).learned == 1
+    live.publish([more(4)])
+    assert live.pump(gather=True).learned == 0
 
 
 def test_enough_of_them_wait_no_longer(opened: Callable[..., Embedded]) -> None:
@@ -78,6 +85,8 @@ def test_enough_of_them_wait_no_longer(opened: Callable[..., Embedded]) -> None:
 
 def test_much_else_ends_their_wait(opened: Callable[..., Embedded], monkeypatch: pytest.MonkeyPatch) -> None:
     live = opened()
+    live.publish(CROWD)
+    live.catch_up()
     monkeypatch.setattr(candidates, "CHANGES", 3)
     live.publish([more(0)])
     assert live.pump(gather=True).learned == 0
