@@ -25,7 +25,7 @@ def encode(given: Given) -> None:
             whole, tower = [], []
             for _ in range(RUNS):
                 vectors.reader.forget(names)
-                spent = _cpu(lambda parts=parts: [vectors.encode(part, changed=True) for part in parts])
+                spent = _cpu(lambda parts=parts: [vectors.encode(part) for part in parts])
                 whole.append(count / spent)
                 rows = [vectors.reader.read(part, live.as_of) for part in parts]
                 spent = _cpu(lambda rows=rows: [model.encode_producers(one) for one in rows])

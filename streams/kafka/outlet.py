@@ -137,8 +137,8 @@ class Outlet:
         due.dirty.difference_update(dirty)
         aged = [] if held else due.ageing.due(due.tick, most_aged)
         for first in range(0, len(dirty), SLICE):
-            due.encode(dirty[first : first + SLICE], changed=True)
-        due.encode(aged, changed=False)
+            due.encode(dirty[first : first + SLICE])
+        due.encode((), aged)
         if self._facts:
             self._others([account for account in (*dirty, *aged) if account not in due.ageing])
         more = len(aged) == most_aged

@@ -79,7 +79,7 @@ class Candidates:
         self.whole: Whole | None = None  # facts, nominators and the learned score
         if ranking.ranker:
             self.whole = Whole(facts or Facts(), ranking)
-            self._lessons = Lessons(ranking, config.seed)
+        self._lessons = Lessons(ranking, config.seed)
         told = None if self.whole is None else self.whole.facts
         self.vectors = Vectors(engine, model, config, _IndexSink(index, trainer, told))
         self._config = config
@@ -210,8 +210,7 @@ class Candidates:
             ranked = [one for one in looked[first : first + size] if one is not None]
             self.trainer.observe(Examples(part, targets[first : first + size], as_of), ranked=ranked)
         for batch in kept:  # what they are encoded by has changed
-            self.vectors.touch(batch.actors)
-            self.vectors.touch(batch.targets)
+            self.vectors.dirty.update(batch.actors, batch.targets)
         if as_of // DAY > self._swept:
             self._swept = as_of // DAY
             self.trainer.expire(as_of - self._config.idle_days * DAY)
@@ -239,7 +238,7 @@ class Candidates:
         """Encode accounts, changed or not: a part of `rebuild`."""
         self._link(accounts)
         self.vectors.advance(as_of)
-        return self.vectors.encode(sorted(accounts), changed=True)
+        return self.vectors.encode(sorted(accounts))
 
     def overtake(self, changed: Iterable[str], as_of: int) -> Encoded:
         """Encode accounts that changed, and everything that has aged by a time."""

@@ -35,9 +35,8 @@ def find(
 ) -> Found:
     """Find candidates of an index, by its `query` or its scan; `nominate` takes languages and who is hidden."""
     exclude, allow, labels = limits
-    hits = query(
-        vector, wanted, exclude={*exclude, *losses} if losses else exclude, allow=allow, labels=labels
-    )
+    kept_out = {*exclude, *losses} if losses else exclude  # a large set is not copied for nothing
+    hits = query(vector, wanted, exclude=kept_out, allow=allow, labels=labels)
     scored = list(zip(hits.ids, hits.scores.tolist(), strict=True))
     others = set(
         losses

@@ -240,8 +240,8 @@ def resume(chain: Candidates, taken: Taken, changed: Iterable[str], as_of: int) 
 
 
 def copied(chain: Candidates, trail: Trail) -> Callable[[Path], None]:
-    """Copy a chain's model, with what its trainer needs to go on; return what writes it into a file."""
-    chain.learn()  # of what waits
+    """Learn from what waits, and copy a chain's model, with what its trainer needs to go on; return what writes it."""
+    chain.learn()
     model = chain.model
     arrays = model.arrays() if chain.trainer is None else chain.trainer.arrays()
     header, owned = model.header(), {name: np.array(values) for name, values in arrays.items()}

@@ -85,7 +85,7 @@ class Vectors:
         self.advance(as_of)
         dirty, self.dirty = self.dirty, set()
         aged = [account for account in self.ageing.due(self.tick, most_aged) if account not in dirty]
-        return self.encode(sorted(dirty), changed=True, aged=aged)
+        return self.encode(sorted(dirty), aged)
 
     def rebuild(self, as_of: int) -> Encoded:
         """Encode every account of the stores: what a restart or another model needs."""
@@ -93,10 +93,13 @@ class Vectors:
         upserted = deleted = 0
         dirty, others = sorted(self.dirty), sorted(every_account(self._held) - self.dirty)
         self.dirty.clear()
-        for everyone, changed in ((dirty, True), (others, False)):
-            for first in range(0, len(everyone), PART):
-                encoded = self.encode(everyone[first : first + PART], changed=changed)
-                upserted, deleted = upserted + encoded.upserted, deleted + encoded.deleted
+        parts: list[tuple[list[str], list[str]]] = [
+            *((dirty[first : first + PART], []) for first in range(0, len(dirty), PART)),
+            *(([], others[first : first + PART]) for first in range(0, len(others), PART)),
+        ]
+        for changed, aged in parts:
+            encoded = self.encode(changed, aged)
+            upserted, deleted = upserted + encoded.upserted, deleted + encoded.deleted
         return Encoded(upserted, deleted)
 
     def overdue(self, as_of: int) -> Encoded:
@@ -104,14 +107,13 @@ class Vectors:
         self.advance(as_of)
         upserted = deleted = 0
         while due := self.ageing.due(self.tick, PART):
-            encoded = self.encode(due, changed=False)
+            encoded = self.encode((), due)
             upserted, deleted = upserted + encoded.upserted, deleted + encoded.deleted
         return Encoded(upserted, deleted)
 
-    def encode(self, accounts: Sequence[str], *, changed: bool, aged: Sequence[str] = ()) -> Encoded:
-        """Encode accounts into the sink, and beside them some that have only aged; none that is no candidate stays."""
-        news = len(accounts) if changed else 0
-        accounts = [*accounts, *aged]
+    def encode(self, changed: Sequence[str], aged: Sequence[str] = ()) -> Encoded:
+        """Encode accounts that changed, and some that only aged, into the sink; what is no candidate leaves it."""
+        news, accounts = len(changed), [*changed, *aged]
         if not accounts:
             return Encoded(0, 0)
         rows = self.reader.read(accounts, self.tick * TICK)

@@ -187,7 +187,7 @@ def _encoded(engine: Engine, tick: int, accounts: Sequence[str]) -> dict[str, by
     written = _Written()
     chain = Vectors(engine, Model.day_zero(0), ModelConfig(), written)
     chain.tick = tick
-    chain.encode(accounts, changed=True)
+    chain.encode(accounts)
     return written.vectors
 
 

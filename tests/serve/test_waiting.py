@@ -38,15 +38,19 @@ def opened(tmp_path: Path) -> Iterator[Callable[..., Embedded]]:
         left.close()
 
 
+def crowded(live: Embedded) -> Embedded:
+    live.publish(CROWD)
+    live.catch_up()
+    return live
+
+
 def more(number: int, signal: str = "follow") -> Event:
     """Somebody new follows an account that is known."""
     return Event(f"more {number}", signal, f"new{number}", START + 6 * DAY, target=ACCOUNTS[0])
 
 
 def test_follows_wait_while_events_come(opened: Callable[..., Embedded]) -> None:
-    live = opened()
-    live.publish(CROWD)
-    live.catch_up()
+    live = crowded(opened())
     chain, step = live.chain, live.chain.model.step
     assert step > 0
     for number in range(5):
@@ -73,9 +77,7 @@ def test_they_do_not_wait_where_nobody_does(opened: Callable[..., Embedded]) -> 
 
 
 def test_enough_of_them_wait_no_longer(opened: Callable[..., Embedded]) -> None:
-    live = opened(structs.replace(PLAIN, model=ModelConfig(example_batch=4)))
-    live.publish(CROWD)
-    live.catch_up()
+    live = crowded(opened(structs.replace(PLAIN, model=ModelConfig(example_batch=4))))
     learned = []
     for number in range(8):
         live.publish([more(number)])
@@ -84,9 +86,7 @@ def test_enough_of_them_wait_no_longer(opened: Callable[..., Embedded]) -> None:
 
 
 def test_much_else_ends_their_wait(opened: Callable[..., Embedded], monkeypatch: pytest.MonkeyPatch) -> None:
-    live = opened()
-    live.publish(CROWD)
-    live.catch_up()
+    live = crowded(opened())
     monkeypatch.setattr(candidates, "CHANGES", 3)
     live.publish([more(0)])
     assert live.pump(gather=True).learned == 0
@@ -96,9 +96,7 @@ def test_much_else_ends_their_wait(opened: Callable[..., Embedded], monkeypatch:
 
 
 def test_what_waits_is_learned_before_an_account_is_forgotten(opened: Callable[..., Embedded]) -> None:
-    live = opened()
-    live.publish(CROWD)
-    live.catch_up()
+    live = crowded(opened())
     step = live.chain.model.step
     live.publish([more(1), more(2)])
     assert live.pump(gather=True).learned == 0
@@ -112,9 +110,7 @@ def test_what_waits_is_learned_before_an_account_is_forgotten(opened: Callable[.
 
 
 def test_what_waits_is_saved_when_it_is_closed(opened: Callable[..., Embedded]) -> None:
-    live = opened()
-    live.publish(CROWD)
-    live.catch_up()
+    live = crowded(opened())
     step = live.chain.model.step
     live.publish([more(1)])
     assert live.pump(gather=True).learned == 0
@@ -128,9 +124,7 @@ def test_events_do_not_wait_until_files_are_rewritten(
     opened: Callable[..., Embedded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a deletion leaves in files goes beside folding, and is gone when the runtime is closed."""
-    live = opened()
-    live.publish(CROWD)
-    live.catch_up()
+    live = crowded(opened())
     real, may, begun = live.engine.compact, threading.Event(), threading.Event()
 
     def slowly() -> int:
@@ -153,9 +147,7 @@ def test_events_do_not_wait_until_files_are_rewritten(
 def test_what_is_wrong_with_rewriting_ends_the_folding(
     opened: Callable[..., Embedded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    live = opened()
-    live.publish(CROWD)
-    live.catch_up()
+    live = crowded(opened())
 
     def full() -> int:
         raise OSError("no space left")
