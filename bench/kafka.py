@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain, islice
@@ -35,7 +36,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "kafka")]
 from workers import PATIENCE, Worker, ends_of, holds, newest_stores, publish  # noqa: E402
 
 from bench.machine import machine  # noqa: E402
-from bench.state import digest  # noqa: E402
+from bench.state import differing, digest  # noqa: E402
 from kithstream.models.lineage import day_zero_lineage  # noqa: E402
 from kithstream.streams.clients import EventPublisher  # noqa: E402
 from kithstream.streams.config import Config, EngineConfig, KafkaConfig, StoreConfig  # noqa: E402
@@ -49,6 +50,7 @@ from kithstream.streams.kafka.worker import shared_salt  # noqa: E402
 from kithstream.streams.serve import tokens  # noqa: E402
 from kithstream.streams.simulate import SimulationConfig, simulate  # noqa: E402
 from kithstream.streams.sources import bitcoin, higgs, pairs  # noqa: E402
+from kithstream.streams.state.protocol import Column  # noqa: E402
 from kithstream.streams.state.store import RocksStore  # noqa: E402
 
 READERS = {"higgs": higgs.read, "bitcoin": bitcoin.read, "pairs": pairs.read}
@@ -62,6 +64,7 @@ PATIENT = ["serve.deadline_ms=10000"]  # late answers are measured, not refused
 
 BROKER: list[int] = []
 DELETION = b'"account_delete"'
+SHOWN = 10  # keys whose values differ
 
 
 def cluster(stack: ExitStack, partitions: int, prefix: str = "") -> KafkaConfig:
@@ -205,19 +208,23 @@ def compared(
     engine.settle()
     consumer.close()
     watermark = engine.watermark
-    mine = [digest(store, watermark, deleted) for store in stores]
+    columns: Counter[str] = Counter()
+    equal = True
+    for number, (mine, path) in enumerate(zip(stores, newest_stores(folders, partitions), strict=True)):
+        theirs = RocksStore(path, StoreConfig())
+        here, there = (digest(store, watermark, deleted) for store in (mine, theirs))
+        for name in here:
+            columns[name] += here[name][0]
+            if here[name] == there[name]:
+                continue
+            equal = False
+            print(f"partition {number}, {name}: {here[name]} here, {there[name]} there", file=sys.stderr)
+            others = differing(mine, theirs, Column(name), watermark, deleted)
+            for key, ours, other in islice(others, SHOWN):
+                print(f"  {key!r}: {ours!r} here, {other!r} there", file=sys.stderr)
+        theirs.close()
     engine.close()
-    theirs = []
-    for path in newest_stores(folders, partitions):
-        store = RocksStore(path, StoreConfig())
-        theirs.append(digest(store, watermark, deleted))
-        store.close()
-    columns = {name: sum(one[name][0] for one in mine) for name in mine[0]}
-    for number, (one, other) in enumerate(zip(mine, theirs, strict=True)):
-        for name in one:
-            if one[name] != other[name]:
-                print(f"partition {number}, {name}: {one[name]} here, {other[name]} there", file=sys.stderr)
-    return mine == theirs, columns
+    return equal, dict(columns)
 
 
 def busy(workers: Sequence[Worker]) -> dict[str, float]:

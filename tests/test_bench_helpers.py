@@ -10,12 +10,14 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from bench import cold, leaks, memory, refresh, resistance, signals
+from bench import cold, leaks, memory, refresh, resistance, signals, state
 from bench.__main__ import NAMES
 
-from kithstream.streams.engine.partition import ROW_IN
+from kithstream.streams.engine.partition import FOLLOWEES, FOLLOWERS, ROW_IN, SIZES
 from kithstream.streams.events.signals import CONTROLS, SIGNALS
 from kithstream.streams.events.signals import NAMES as EVENTS
+from kithstream.streams.state import recent
+from kithstream.streams.state.memory import MemoryStore
 from kithstream.streams.state.protocol import Column
 from kithstream.streams.world import SimulationConfig, World
 
@@ -206,3 +208,29 @@ def test_the_world_s_pairs_live_in_different_partitions() -> None:
     assert all(route[one] != route[other] for one, other in (pair.sides for pair in pairs))
     followed = {event["target"] for event in events if event["signal"] == "follow"}
     assert followed >= {side for pair in pairs for side in pair.sides}
+
+
+# -- states compared -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("letter", [FOLLOWERS, FOLLOWEES, *(kind.value for kind in SIZES)])
+def test_states_are_equal_where_lists_differ_beyond_what_is_read(letter: bytes) -> None:
+    size, key = state.LISTS[letter], letter + b"ann"
+    entries = [(-time, f"u{time}") for time in range(size.capacity, 0, -1)]
+
+    def holding(entries: list[recent.Entry]) -> MemoryStore:
+        store = MemoryStore()
+        listed = recent.dump(recent.Recent(entries, complete=False))
+        store.write({Column.ROWS: {key: listed, letter + b"bob": recent.dump(recent.Recent())}})
+        return store
+
+    store, shorter = holding(entries), holding(entries[: size.read])
+    assert state.digest(store, 0) == state.digest(shorter, 0)
+    assert state.digest(store, 0)["rows"][0] == 1
+    assert not list(state.differing(store, shorter, Column.ROWS, 0))
+    other, nothing = holding([(-99, "u0"), *entries]), holding([])
+    assert state.digest(store, 0) != state.digest(other, 0)
+    assert [key for key, _, _ in state.differing(store, other, Column.ROWS, 0)] == [key]
+    ((_, here, there),) = state.differing(nothing, store, Column.ROWS, 0)
+    assert here is None
+    assert there

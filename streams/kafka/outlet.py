@@ -133,15 +133,17 @@ class Outlet:
         What changed in partitions that are held stays due, and so does what has aged while any is.
         """
         due, route = self.vectors, self._shards.route
-        dirty = sorted(account for account in due.dirty if not held or route[account] not in held)
-        due.dirty.difference_update(dirty)
-        aged = [] if held else due.ageing.due(due.tick, most_aged)
-        for first in range(0, len(dirty), SLICE):
+        changed = {account for account in due.dirty if not held or route[account] not in held}
+        due.dirty -= changed
+        old = [] if held else due.ageing.due(due.tick, most_aged)
+        dirty, aged = sorted(changed), [account for account in old if account not in changed]
+        full = len(dirty) // SLICE * SLICE
+        for first in range(0, full, SLICE):
             due.encode(dirty[first : first + SLICE])
-        due.encode((), aged)
+        due.encode(dirty[full:], aged)  # together: a batch of few costs much of one of many
         if self._facts:
             self._others([account for account in (*dirty, *aged) if account not in due.ageing])
-        more = len(aged) == most_aged
+        more = len(old) == most_aged
         if not more and not held:
             self.drained = due.tick
         return [*dirty, *aged], more

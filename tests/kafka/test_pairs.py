@@ -51,6 +51,7 @@ from kithstream.streams.state.store import RocksStore
 
 PARTITIONS = 2
 SLOW = settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+decode = msgspec.msgpack.Decoder(Vector).decode
 SMALL = StoreConfig(cache_bytes=1 << 20, write_buffer_bytes=1 << 20)
 
 
@@ -308,7 +309,7 @@ def test_nothing_is_told_where_nobody_ranks_pairs(tmp_path: Path, given_model: M
         town.outlet.encode(1000)
         ((key, value),) = (pair for part in town.outlet.take()[0].values() for pair in part)
         assert value is not None
-        told = msgspec.msgpack.decode(value, type=Vector)
+        told = decode(value)
         assert (key, set(told.followers)) == (b"bob", {"ann", "lurker"})  # of these reasons are made
         assert (told.followees, told.following, told.marks) == ([], 0, b"")
 
@@ -346,3 +347,20 @@ def test_a_partition_is_told_anew_where_pairs_come_to_be_ranked(
         assert told(pairs=True) == {b"ann", b"bob", b"lurker"}
         assert told(pairs=True) == {b"whole"}
         assert told(pairs=False) == {b"whole"}
+
+
+def test_what_changed_and_has_aged_goes_out_once(tmp_path: Path, given_model: ModelConfig) -> None:
+    """Beside others that only aged, which more of wait where as many were taken as may be."""
+    with opened(tmp_path, configured(given_model)) as town:
+        town.fold([follow("ann", name) for name in ("bob", "cid", "dan")])
+        town.flush()
+        town.now += 2 * TICK
+        town.outlet.vectors.advance(town.now)
+        town.fold([follow("eve", "bob")])
+        accounts, more = town.outlet.encode(3)
+        assert sorted(accounts) == ["bob", "cid", "dan", "eve"]
+        assert more
+        out, _ = town.outlet.take()
+        vectors = [key for part in out.values() for key, value in part if value and decode(value).vector]
+        assert sorted(vectors) == [b"bob", b"cid", b"dan"]
+        assert town.outlet.encode(3) == ([], False)
