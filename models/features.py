@@ -78,6 +78,10 @@ class Rows(NamedTuple):
     communities: NDArray[np.int32]  # (n, COMMUNITIES) communities of its audience, largest first, -1 pads
     community_weights: NDArray[np.float32]  # (n, COMMUNITIES) cosine with each community, 0 pads
 
+    def one(self, at: int) -> Rows:
+        """The row of one account; `as_of` stays that of all."""
+        return Rows._make(field if isinstance(field, int) else field[at : at + 1] for field in self)
+
 
 def blank(n: int) -> dict[str, NDArray[np.generic] | list[list[str]]]:
     """Return the optional fields of `Rows` for n accounts of which nothing of the kind is known."""

@@ -7,10 +7,11 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from kithstream.index.live import LiveIndex
 from kithstream.models.ages import TICK
@@ -25,8 +26,9 @@ from kithstream.streams.kafka.tail import Tail
 from kithstream.streams.serve import tokens
 from kithstream.streams.serve.answers import Answer, Question
 from kithstream.streams.serve.exclusions import Exclusions
-from kithstream.streams.serve.ranking import Ranker
+from kithstream.streams.serve.ranking import Ask, Asking, Ranker
 from kithstream.streams.serve.served import Served
+from kithstream.streams.serve.together import Together
 from kithstream.streams.serve.whole import Whole
 from kithstream.streams.state.reader import Reader
 from kithstream.streams.state.store import RocksReplica
@@ -53,6 +55,23 @@ class View:
         self.index = index
         self.tail = tail
         self.ranker = ranker
+
+
+class _Came(NamedTuple):
+    """A question that waits for the lock."""
+
+    question: Question
+    view: View
+    ends: Mapping[int, int]  # of its token
+    arrived: float  # monotonic
+
+
+class _Read(NamedTuple):
+    """What the state said of the one that asks, and which state that was."""
+
+    asking: Asking
+    as_of: int
+    token: dict[int, int]
 
 
 class Reading:
@@ -89,6 +108,7 @@ class Reading:
         self._reader = Reader(self, 1)
         self._exclusions = Exclusions(self, 1, used_to_follow=ranking.used_to_follow)
         self._view: View | None = None
+        self._together = Together(lambda: self.lock, self._read_each)
 
     # -- lineages --------------------------------------------------------------------------------------------
 
@@ -154,15 +174,8 @@ class Reading:
         """
         account, view = question.account, self.current
         ends = tokens.read(question.after, self.route.partitions)
-        restarts, arrived = view.tail.restarts, time.monotonic()
-        with self.lock:
-            replica, as_of = self._read(self.route[account], arrived)
-            if not self._includes(view, replica, ends, question.level):
-                raise NotYet("the state does not include the token")
-            self._reader.forget([account])
-            self._exclusions.drop(account)
-            token = self._token(view, replica)
-            asking = view.ranker.read(account, as_of, fully=question.explain == "full")
+        restarts = view.tail.restarts
+        asking, as_of, token = self._together.ask(_Came(question, view, ends, time.monotonic()))
         gone = partial(self._deleted, self.route[account])
         ranked = view.ranker.rank(question, asking, as_of, as_of // TICK, view.tail.glances, gone)
         if view.tail.restarts != restarts:
@@ -178,6 +191,30 @@ class Reading:
             plan=ranked.plan,
             short=ranked.short,
         )
+
+    def _read_each(self, came: Sequence[_Came]) -> list[_Read | Exception]:
+        """What the state says of those that ask, for each that it has an answer for; else why not."""
+        found: dict[int, _Read | Exception] = {}
+        arrived = max(one.arrived for one in came)
+        by_view: dict[View, dict[int, tuple[Ask, dict[int, int]]]] = {}
+        for at, (question, view, ends, _) in enumerate(came):
+            account = question.account
+            try:
+                replica, as_of = self._read(self.route[account], arrived)
+                if not self._includes(view, replica, ends, question.level):
+                    raise NotYet("the state does not include the token")
+            except (NotYet, Unavailable) as refused:
+                found[at] = refused
+                continue
+            self._reader.forget([account])
+            self._exclusions.drop(account)
+            ask = Ask(account, as_of, question.explain == "full")
+            by_view.setdefault(view, {})[at] = ask, self._token(view, replica)
+        for view, some in by_view.items():
+            asking = view.ranker.read_each([ask for ask, _ in some.values()])
+            for (at, (ask, token)), one in zip(some.items(), asking, strict=True):
+                found[at] = one if isinstance(one, Exception) else _Read(one, ask.as_of, token)
+        return [found[at] for at in range(len(came))]
 
     def includes(self, question: Question) -> bool:
         """True if a question need not wait, as far as is known without looking; there is no use in waiting either

@@ -24,9 +24,10 @@ from kithstream.streams.serve.answers import Question
 from kithstream.streams.serve.exclusions import Exclusions
 from kithstream.streams.serve.facts import Facts
 from kithstream.streams.serve.lessons import Lessons
-from kithstream.streams.serve.ranking import NO_CANDIDATE, Ranked, Ranker
+from kithstream.streams.serve.ranking import NO_CANDIDATE, Ask, Asking, Ranked, Ranker
 from kithstream.streams.serve.ranking import Encoded as Asker
 from kithstream.streams.serve.served import Served
+from kithstream.streams.serve.together import Together
 from kithstream.streams.serve.vectors import PART, Encoded, Vectors, every_account
 from kithstream.streams.serve.whole import Whole, neighbours
 from kithstream.streams.serve.why import Allowed, Standing
@@ -72,7 +73,7 @@ class Candidates:
         self.model = model
         self.trainer = trainer
         self.index = index
-        # Over stores, caches, model: held for a batch, or for one question's rows.
+        # Over stores, caches, model: held for a batch, or for the rows of those that ask.
         self.lock = lock or threading.Lock()
         self._waiting: set[int] = set()  # threads with a question
         self.exclusions = Exclusions(engine, engine.config.row_cache, used_to_follow=ranking.used_to_follow)
@@ -87,6 +88,7 @@ class Candidates:
         self._ranker = Ranker(
             engine, self._reader, self.exclusions, model, index, ranking, self.whole, served
         )
+        self._together = Together(self.reading, self._read_each)
         self._changes: list[Change] = []  # since the first of the captured
         self._captured: list[Captured] = []
         self._learned = 0  # follows trained on, not told yet
@@ -132,7 +134,7 @@ class Candidates:
                 model.tower, model.ids.tables, type(features)._make(part[chosen] for part in features)
             )
             for place, at in enumerate(chosen):
-                one = Asker(_one(captured.rows, at), vectors[place : place + 1], model.step)
+                one = Asker(captured.rows.one(at), vectors[place : place + 1], model.step)
                 looked[at] = self._ranker.example(one, follows[at].target, follows[at].time)
         return looked
 
@@ -275,11 +277,14 @@ class Candidates:
 
     def rank(self, question: Question, as_of: int) -> Ranked:
         """Rank candidates for a question; the caller has checked its fields and its token."""
-        with self.reading():
-            asking = self._ranker.read(question.account, as_of, fully=question.explain == "full")
-            tick = self.tick
+        asking, tick = self._together.ask(Ask(question.account, as_of, question.explain == "full"))
         gone = partial(self._deleted, question.account)
         return self._ranker.rank(question, asking, as_of, tick, self._glances, gone)
+
+    def _read_each(self, asked: Sequence[Ask]) -> list[tuple[Asking, int] | Exception]:
+        """What is known of those that ask, with the tick of the newest vectors."""
+        found = self._ranker.read_each(asked)
+        return [one if isinstance(one, Exception) else (one, self.tick) for one in found]
 
     def why(self, account: str, candidate: str, as_of: int, most: int) -> Why:
         """Return where a candidate stands for an account, and at most so many of its deeds that carry it."""
@@ -306,11 +311,6 @@ class Candidates:
         """Return an account's rows as the towers read them."""
         with self.reading():
             return self._reader.read([account], as_of, unreciprocated=True)
-
-
-def _one(rows: Rows, at: int) -> Rows:
-    """The rows of one account; `as_of` stays that of all."""
-    return Rows._make(field if isinstance(field, int) else field[at : at + 1] for field in rows)
 
 
 class _IndexSink:
