@@ -22,7 +22,7 @@ from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.looking import Told
 from kithstream.streams.serve.facts import Neighbours
 from kithstream.streams.serve.marks import marks, pack
-from kithstream.streams.serve.vectors import Vectors, newest
+from kithstream.streams.serve.vectors import Vectors, beside, newest
 from kithstream.streams.serve.whole import neighbours
 from kithstream.streams.state.ledger import DAY
 from kithstream.streams.state.protocol import Column
@@ -130,11 +130,14 @@ class Outlet:
     def encode(self, most_aged: int, held: Collection[int] = ()) -> tuple[list[str], bool]:
         """Encode what is due; return those accounts, and whether more have aged than were taken.
 
-        What changed in partitions that are held stays due, and so does what has aged while any is.
+        What changed in partitions that are held stays due, and so does what has aged while any is. Beside what changed
+        it is no more of what has aged.
         """
         due, route = self.vectors, self._shards.route
         changed = {account for account in due.dirty if not held or route[account] not in held}
         due.dirty -= changed
+        if changed:
+            most_aged = beside(len(changed), most_aged)
         old = [] if held else due.ageing.due(due.tick, most_aged)
         dirty, aged = sorted(changed), [account for account in old if account not in changed]
         full = len(dirty) // SLICE * SLICE

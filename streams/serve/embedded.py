@@ -58,7 +58,7 @@ from kithstream.streams.serve.lineages import Lineages, Wanted
 from kithstream.streams.serve.opening import Opened, load_model, open_model, take_snapshot
 from kithstream.streams.serve.served import Served
 from kithstream.streams.serve.snapshots import Recovery, Snapshots, Taken, resume
-from kithstream.streams.serve.vectors import every_account, live_index
+from kithstream.streams.serve.vectors import beside, every_account, live_index
 from kithstream.streams.serve.why import CONSIDERED
 from kithstream.streams.sources import graph
 from kithstream.streams.state.ledger import HOUR
@@ -67,7 +67,6 @@ from kithstream.streams.state.store import RocksStore
 _log = logging.getLogger(__name__)
 
 LOOKING: Final = 1.0  # seconds between two looks for another model to serve
-BESIDE: Final = 16  # aged vectors that a round encodes at most beside fewer changed ones
 FILLED: Final = 1024  # accounts that a round encodes for it
 ALL: Final = 1 << 30  # no bound on what is encoded again: where nobody waits for an answer
 
@@ -228,7 +227,7 @@ class Embedded:
         with chain.lock:
             most_aged = self.config.model.aged_rows if aged is None else aged
             if gather and records:  # ageing goes on, at no more than what the events take
-                most_aged = min(most_aged, max(len(chain.vectors.dirty), BESIDE))
+                most_aged = beside(len(chain.vectors.dirty), most_aged)
             encoded = chain.flush(self.as_of, most_aged)
             self._keeping.unsaved += encoded.upserted + encoded.deleted
             self._go_on_turning(left)

@@ -21,6 +21,7 @@ from kithstream.streams.state.reader import Reader
 
 _LISTING: Final = slice(0, 2)  # the groups follow and engage: a live in-signal of these makes a candidate
 PART: Final = 4096  # accounts encoded at a time where all of many are
+BESIDE: Final = 16  # aged vectors that are encoded at most beside fewer changed ones
 _FOREVER: Final = -1  # the half-life without decay
 
 
@@ -145,6 +146,15 @@ class Vectors:
             if standing is not None:
                 live[at] = standing
         return live
+
+
+def beside(changed: int, most_aged: int) -> int:
+    """Return how many vectors that only aged are encoded beside some that changed: while events come, no more of them.
+
+    >>> [beside(changed, 128) for changed in (1, 40, 500)]
+    [16, 40, 128]
+    """
+    return min(most_aged, max(changed, BESIDE))
 
 
 def newest(tick: int, ages: NDArray[np.float64]) -> list[int]:  # (n,) seconds

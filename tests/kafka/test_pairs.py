@@ -47,6 +47,7 @@ from kithstream.streams.serve.embedded import Embedded
 from kithstream.streams.serve.facts import Facts
 from kithstream.streams.serve.nominators import Around
 from kithstream.streams.serve.ranking import Encoded
+from kithstream.streams.serve.vectors import BESIDE
 from kithstream.streams.state.store import RocksStore
 
 PARTITIONS = 2
@@ -364,3 +365,19 @@ def test_what_changed_and_has_aged_goes_out_once(tmp_path: Path, given_model: Mo
         vectors = [key for part in out.values() for key, value in part if value and decode(value).vector]
         assert sorted(vectors) == [b"bob", b"cid", b"dan"]
         assert town.outlet.encode(3) == ([], False)
+
+
+def test_no_more_of_what_aged_goes_out_than_of_what_changed(tmp_path: Path, given_model: ModelConfig) -> None:
+    """But for a few; what is left goes when nothing changes."""
+    many = [f"u{number}" for number in range(2 * BESIDE)]
+    with opened(tmp_path, configured(given_model)) as town:
+        town.fold([follow("ann", name) for name in many])
+        town.flush()
+        town.now += 2 * TICK
+        town.outlet.vectors.advance(town.now)
+        town.fold([follow("eve", "bob")])
+        accounts, more = town.outlet.encode(1000)
+        assert {"bob", "eve"} < set(accounts)
+        assert (len(accounts), more) == (2 + BESIDE, True)
+        left, more = town.outlet.encode(1000)
+        assert (set(left), more) == ({*many} - {*accounts}, False)
