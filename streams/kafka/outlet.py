@@ -131,7 +131,7 @@ class Outlet:
         """Encode what is due; return those accounts, and whether more have aged than were taken.
 
         What changed in partitions that are held stays due, and so does what has aged while any is. Beside what changed
-        it is no more of what has aged.
+        it is no more of what has aged than of that, but for a few.
         """
         due, route = self.vectors, self._shards.route
         changed = {account for account in due.dirty if not held or route[account] not in held}

@@ -88,16 +88,16 @@ def test_those_that_wait_are_answered_by_one_call() -> None:
 
 
 def test_one_that_comes_while_others_are_answered_is_in_the_next_call() -> None:
-    begun, go = threading.Event(), threading.Event()
+    entered, go = threading.Event(), threading.Event()
 
     def work(asked: Sequence[int]) -> list[str | Exception]:
-        begun.set()
+        entered.set()
         assert go.wait(PATIENCE)
         return told(asked)
 
     room = Room(work)
     first = room.ask(1)
-    assert begun.wait(PATIENCE)
+    assert entered.wait(PATIENCE)
     second = room.ask(2)
     until(lambda: room.together.waiting == 1)
     go.set()
