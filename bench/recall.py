@@ -11,6 +11,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,7 @@ from bench.machine import machine
 from kithstream.index.config import IndexConfig
 from kithstream.index.exact import ExactIndex
 from kithstream.index.live import LiveIndex
-from kithstream.index.protocol import Hits
+from kithstream.index.protocol import Hits, Queryable
 from kithstream.streams.clock import StreamClock
 from kithstream.streams.config import Config, EngineConfig, IndexSection, ModelConfig
 from kithstream.streams.replay import feed
@@ -48,8 +49,8 @@ def main() -> None:
         if given.vectors is not None:
             np.savez(given.vectors, vectors=vectors, ticks=ticks, queries=queries, bound=bound)
     print(json.dumps({"bench": "recall", "machine": machine(), "rows": len(vectors), "seed": given.seed}))
-    for ef in (None, *given.ef):
-        print(json.dumps(measure(vectors, ticks, queries, bound, ef)), flush=True)
+    for told in measure(vectors, ticks, queries, bound, (None, *given.ef)):
+        print(json.dumps(told), flush=True)
 
 
 def replayed(given: argparse.Namespace) -> tuple[NDArray, NDArray, NDArray, float]:
@@ -80,47 +81,61 @@ def replayed(given: argparse.Namespace) -> tuple[NDArray, NDArray, NDArray, floa
 
 
 def measure(
-    vectors: NDArray, ticks: NDArray, queries: NDArray, bound: float, ef: int | None
-) -> dict[str, object]:
-    """Recall and latency of one breadth of search, or of an index as a server has it, which may scan (None)."""
-    config = IndexConfig(dim=vectors.shape[1], bound=bound, ef=IndexSection().ef, rebuild_process=False)
-    if ef is not None:  # the graph must answer
-        config = msgspec.structs.replace(config, ef=ef, exact_rows=1000, rows_per_fetch=0)
-    live, exact = LiveIndex(config), ExactIndex(config.dim)
-    names = [f"{n}" for n in range(len(vectors))]
-    exact.upsert(names, vectors)
+    vectors: NDArray, ticks: NDArray, queries: NDArray, bound: float, efs: Sequence[int | None]
+) -> Iterator[dict[str, object]]:
+    """Recall and latency at breadths of search, and of an index as a server has it, which may scan (None).
+
+    All breadths ask one graph, the server's own where the rows are so many that it has one.
+    """
+    served = IndexConfig(dim=vectors.shape[1], bound=bound, ef=IndexSection().ef, rebuild_process=False)
+    alone = msgspec.structs.replace(served, exact_rows=1000, rows_per_fetch=0)  # the graph must answer
+    exact = ExactIndex(served.dim)
+    exact.upsert([f"{n}" for n in range(len(vectors))], vectors)
+    wanted, exact_ms = _answers(exact, queries)
+    live, built = _indexed(served, vectors, ticks)
+    for ef in efs:
+        if ef is not None and not live.stats().cold:
+            live, built = _indexed(alone, vectors, ticks)
+        live.config = served if ef is None else msgspec.structs.replace(alone, ef=ef)
+        answers, live_ms = _answers(live, queries)
+        shares = {
+            k: [len(set(a.ids[:k]) & set(b.ids[:k])) / k for a, b in zip(answers, wanted, strict=True)]
+            for k in (200, 20)
+        }
+        stats = live.stats()
+        yield {
+            "ef": ef,
+            **{f"recall_at_{k}": round(float(np.mean(values)), 4) for k, values in shares.items()},
+            "live_ms": live_ms,
+            "exact_ms": exact_ms,
+            "build_seconds": round(built, 1),
+            "plan": answers[-1].plan,
+            "hot": stats.hot,
+            "cold": stats.cold,
+        }
+
+
+def _indexed(config: IndexConfig, vectors: NDArray, ticks: NDArray) -> tuple[LiveIndex, float]:
+    """An index of these rows, those that changed last hot, and the seconds that it took."""
+    live = LiveIndex(config)
     began = time.perf_counter()
     order = np.argsort(ticks, kind="stable")
     cold = max(len(order) - config.hot_stays, 0)
     for part in (order[:cold], order[cold:]):
-        live.upsert([names[n] for n in part], vectors[part])
+        live.upsert([f"{n}" for n in part], vectors[part])
         if not live.stats().cold:
             live.merge()  # builds the graph of those that changed longest ago; the rest stay hot
-    built = time.perf_counter() - began
-    found: dict[int, list[float]] = {200: [], 20: []}
-    took: dict[str, list[float]] = {"live": [], "exact": []}
-    answers: dict[str, list[Hits]] = {"live": [], "exact": []}
-    for name, index in (("live", live), ("exact", exact)):
-        for query in queries:
-            began = time.perf_counter()
-            answers[name].append(index.query(query, 200))
-            took[name].append(time.perf_counter() - began)
-    for hits, want in zip(*answers.values(), strict=True):
-        for k in found:
-            found[k].append(len(set(hits.ids[:k]) & set(want.ids[:k])) / k)
-    stats = live.stats()
-    return {
-        "ef": ef,
-        **{f"recall_at_{k}": round(float(np.mean(values)), 4) for k, values in found.items()},
-        **{
-            f"{name}_ms": [round(float(x) * 1e3, 3) for x in np.percentile(values, [50, 99])]
-            for name, values in took.items()
-        },
-        "build_seconds": round(built, 1),
-        "plan": answers["live"][-1].plan,
-        "hot": stats.hot,
-        "cold": stats.cold,
-    }
+    return live, time.perf_counter() - began
+
+
+def _answers(index: Queryable, queries: NDArray) -> tuple[list[Hits], list[float]]:
+    """The best 200 for each query, and the milliseconds that an answer took: median and 99th percentile."""
+    answers, took = [], []
+    for query in queries:
+        began = time.perf_counter()
+        answers.append(index.query(query, 200))
+        took.append(time.perf_counter() - began)
+    return answers, [round(float(x) * 1e3, 3) for x in np.percentile(took, [50, 99])]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from bench.suite.given import MIX, Given, percentiles, windows
 from kithstream.streams.clock import StreamClock
-from kithstream.streams.config import Config, EngineConfig
+from kithstream.streams.config import Config, EngineConfig, IndexSection
 from kithstream.streams.events.record import Record
 from kithstream.streams.pace import run
 from kithstream.streams.serve import tokens
@@ -27,13 +27,17 @@ WINDOWS: Final = 5
 
 
 @contextmanager
-def filled(accounts: int, events: int, seed: int) -> Iterator[tuple[Embedded, StreamClock, Iterator[Record]]]:
+def filled(
+    accounts: int, events: int, seed: int, index: IndexSection | None = None
+) -> Iterator[tuple[Embedded, StreamClock, Iterator[Record]]]:
     """A runtime that has folded a world's first events, its clock, and the events that come next."""
     clock = StreamClock()
     coming = chain.from_iterable(simulate(SimulationConfig(seed=seed, accounts=accounts)))
     with (
         tempfile.TemporaryDirectory(prefix="kithstream-bench-") as folder,
-        Embedded(Path(folder), Config(engine=EngineConfig()), clock=clock) as live,
+        Embedded(
+            Path(folder), Config(engine=EngineConfig(), index=index or IndexSection()), clock=clock
+        ) as live,
     ):
         while events > 0:
             part = list(islice(coming, min(events, 5000)))
