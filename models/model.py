@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -118,19 +119,29 @@ class Model:
         )
 
     def arrays(self) -> dict[str, Array]:
-        rows = len(self.ids.names)
-        names, ends = _pack(self.ids.names)
-        return {
+        """The arrays that `save` writes."""
+        return self.capture()()
+
+    def capture(self) -> Callable[[], dict[str, Array]]:
+        """Copies the model as it is; what it returns makes `arrays` of the copy, later and in any thread."""
+        names = list(self.ids.names)
+        rows = len(names)
+        copied = {
             **{f"tower.{name}": p.detach().numpy() for name, p in self.tower.named_parameters()},
-            "ids.names": names,
-            "ids.ends": ends,
-            "ids.free": np.array(self.ids.free, np.int64),
             "ids.target": self.ids.target[:rows],
             "ids.source": self.ids.source[:rows],
             "ids.squares": self.ids.squares[:rows],
             "ids.used": self.ids.used[:rows],
             **self.ranker.arrays(),
         }
+        copied = {name: values.copy() for name, values in copied.items()}
+        free = list(self.ids.free)
+
+        def arrays() -> dict[str, Array]:
+            packed, ends = _pack(names)
+            return {"ids.names": packed, "ids.ends": ends, "ids.free": np.array(free, np.int64), **copied}
+
+        return arrays
 
     def fits(self, delta: Delta) -> None:
         """Refuses a delta whose numbers are not those of this model; where it starts does not matter."""
@@ -195,8 +206,7 @@ class Model:
         return consumer_features(rows, self.ids)
 
 
-def _pack(names: object) -> tuple[Array, Array]:
-    assert isinstance(names, list)
+def _pack(names: Sequence[str | None]) -> tuple[Array, Array]:
     encoded = [b"" if name is None else name.encode() for name in names]
     ends = np.cumsum([len(e) for e in encoded], dtype=np.int64)
     return np.frombuffer(b"".join(encoded), np.uint8), ends

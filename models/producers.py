@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -97,8 +98,21 @@ class ProducerTable:
 
     def arrays(self) -> dict[str, Array]:
         """Content by name, for a checkpoint."""
-        values = {f"producers.{name}": table[self.rows] for name, table in self.tables.items()}
-        return {"producers.rows": self.rows, **values}
+        return self.capture()()
+
+    def capture(self) -> Callable[[], dict[str, Array]]:
+        """Copies the content as it is; what it returns makes `arrays` of the copy, later and in any thread."""
+        rows = self.rows.copy()
+        used = int(rows.max(initial=-1)) + 1
+        copied = {
+            name: table[:used].copy() for name, table in self.tables.items()
+        }  # faster than the rows alone
+
+        def arrays() -> dict[str, Array]:
+            values = {f"producers.{name}": table[rows] for name, table in copied.items()}
+            return {"producers.rows": rows, **values}
+
+        return arrays
 
     def restore(self, saved: Checkpoint, below: int) -> None:
         """Replaces the content by that of a checkpoint, beside id vectors of so many rows; raises DamageError."""

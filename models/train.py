@@ -8,7 +8,7 @@ training sees what serving sees. A model is a function of the order of examples,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -194,18 +194,18 @@ class OnlineTrainer:
 
         `beside` goes into the same file: what has to be as old as the model.
         """
-        checkpoint.write(Path(path), self.model.header(), {**(beside or {}), **self.arrays()})
+        checkpoint.write(Path(path), self.model.header(), {**(beside or {}), **self.capture()()})
 
-    def arrays(self) -> dict[str, checkpoint.Array]:
-        """The arrays that `save` writes; those of tables are views, which the next step changes."""
-        return {
-            **self.model.arrays(),
-            **self.producers.arrays(),
-            **{f"squares.{name}": s.numpy() for name, s in self.squares.items()},
+    def capture(self) -> Callable[[], dict[str, checkpoint.Array]]:
+        """Copies what `save` writes as it is; what it returns makes arrays of the copy, later and in any thread."""
+        model, producers = self.model.capture(), self.producers.capture()
+        copied = {
+            **{f"squares.{name}": s.numpy().copy() for name, s in self.squares.items()},
             "recent.targets": self.negatives.targets.ordered(),
             "recent.sources": self.negatives.sources.ordered(),
             "rng": np.frombuffer(json.dumps(self.rng.bit_generator.state).encode(), np.uint8),
         }
+        return lambda: {**model(), **producers(), **copied}
 
     @staticmethod
     def saved(path: Path | str) -> bool:

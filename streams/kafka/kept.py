@@ -18,14 +18,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import numpy as np
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from kithstream.index.config import IndexConfig
 from kithstream.index.errors import SnapshotRefused
 from kithstream.index.live import LiveIndex
 from kithstream.models import checkpoint
-from kithstream.models.checkpoint import Array
 from kithstream.models.features import SCHEMA
 from kithstream.models.model import Model
 from kithstream.streams.config import KafkaConfig
@@ -114,16 +112,16 @@ class Kept:
             "positions": json.dumps(positions),
             "saved": now,
         }
-        header, dump, arrays = self._model.header(), tail.copied(), dict[str, Array]()
+        header, dump, facts = self._model.header(), tail.copied(), None
         if tail.facts is not None:
             with tail.facts.lock:
-                arrays = {name: np.array(values) for name, values in tail.facts.arrays().items()}
+                facts = tail.facts.capture()
         capture = live.capture()
 
         def beside(folder: Path) -> None:
             (folder / TAIL).write_bytes(dump())
-            if arrays:
-                checkpoint.write(folder / _FACTS, header, arrays)
+            if facts is not None:
+                checkpoint.write(folder / _FACTS, header, facts())
 
         def write() -> None:
             capture.write(self.folder, told, keep=1, beside=beside)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import heappop, heappush
 from typing import Final
 
@@ -48,9 +48,15 @@ class Ageing:
             self._changed[account] = changed
             self._schedule(account, due)
 
-    def copy(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Return by account the tick of the last change, and the tick at which it is due: what `restore` takes."""
-        return dict(self._changed), dict(self._due)
+    def capture(self) -> Callable[[], tuple[dict[str, int], dict[str, int]]]:
+        """Copy what `restore` takes; return what tells by account the tick of the last change, and when it is due."""
+        # Lists: a dictionary that much was deleted from is copied entry by entry.
+        changed, due = list(self._changed), list(self._due)
+        ticks, due_ticks = list(self._changed.values()), list(self._due.values())
+        return lambda: (
+            dict(zip(changed, ticks, strict=True)),
+            dict(zip(due, due_ticks, strict=True)),
+        )
 
     def adopt(self, accounts: Iterable[str], tick: int) -> None:
         """Let accounts be due at once; those that are new were encoded by somebody else, at a time unknown."""

@@ -7,7 +7,7 @@ About 550 bytes and a name for every account that is known; the number of one th
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
@@ -205,13 +205,22 @@ class Facts:
 
     def arrays(self) -> dict[str, Array]:
         """Content by name, for a checkpoint."""
-        used = len(self.names)
-        encoded = [name.encode() for name in self.names]
-        return {
-            "facts.names": np.frombuffer(b"".join(encoded), np.uint8),
-            "facts.ends": np.cumsum([len(name) for name in encoded]),
-            **{f"facts.{name[1:]}": getattr(self, name)[:used] for name in _TABLES},
-        }
+        return self.capture()()
+
+    def capture(self) -> Callable[[], dict[str, Array]]:
+        """Copy the content as it is; return what makes `arrays` of the copy, later and in any thread."""
+        names = list(self.names)
+        copied = {f"facts.{name[1:]}": getattr(self, name)[: len(names)].copy() for name in _TABLES}
+
+        def arrays() -> dict[str, Array]:
+            encoded = [name.encode() for name in names]
+            return {
+                "facts.names": np.frombuffer(b"".join(encoded), np.uint8),
+                "facts.ends": np.cumsum([len(name) for name in encoded]),
+                **copied,
+            }
+
+        return arrays
 
     def restore(self, saved: Checkpoint) -> None:
         """Take over the content of a checkpoint; for facts without any. Raises CheckpointError."""

@@ -183,13 +183,13 @@ class Snapshots:
             "tick": chain.tick,
             "applied": json.dumps([partition.applied for partition in self._engine.partitions]),
         }
-        header, arrays, ageing = chain.model.header(), facts_of(chain), chain.vectors.ageing.copy()
+        header, arrays, ageing = chain.model.header(), facts_of(chain), chain.vectors.ageing.capture()
         begun = [partition.changed.begin() for partition in self._engine.partitions]
         capture: Capture = chain.index.capture()
 
         def write() -> str:
             def beside(folder: Path) -> None:
-                checkpoint.write(folder / DERIVED, header, {**arrays, **_ageing(*ageing)})
+                checkpoint.write(folder / DERIVED, header, {**arrays(), **_ageing(*ageing())})
 
             try:
                 if save_model is not None:  # first: no snapshot is named whose model is not on the disk
@@ -243,10 +243,9 @@ def copied(chain: Candidates, trail: Trail) -> Callable[[Path], None]:
     """Learn from what waits, and copy a chain's model, with what its trainer needs to go on; return what writes it."""
     chain.learn()
     model = chain.model
-    arrays = model.arrays() if chain.trainer is None else chain.trainer.arrays()
-    header, owned = model.header(), {name: np.array(values) for name, values in arrays.items()}
-    owned[TRAIL] = np.frombuffer(json.dumps(trail).encode(), np.uint8)
-    return lambda path: checkpoint.write(path, header, owned)
+    header, arrays = model.header(), (chain.trainer or model).capture()
+    words = np.frombuffer(json.dumps(trail).encode(), np.uint8)
+    return lambda path: checkpoint.write(path, header, {**arrays(), TRAIL: words})
 
 
 def trail_of(path: Path) -> Trail:
@@ -255,12 +254,12 @@ def trail_of(path: Path) -> Trail:
     return () if found is None else tuple(json.loads(found.tobytes()))
 
 
-def facts_of(chain: Candidates) -> dict[str, Array]:
-    """Copy the facts of a chain."""
+def facts_of(chain: Candidates) -> Callable[[], dict[str, Array]]:
+    """Copy the facts of a chain; return what makes arrays of them."""
     if chain.whole is None:
-        return {}
+        return dict
     with chain.whole.facts.lock:
-        return {name: np.array(values) for name, values in chain.whole.facts.arrays().items()}
+        return chain.whole.facts.capture()
 
 
 def _ageing(changed: dict[str, int], due: dict[str, int]) -> dict[str, Array]:

@@ -122,6 +122,22 @@ def test_save_and_load_in_the_middle_change_nothing(
     assert second.model.step == whole.model.step == 12
 
 
+def test_what_was_captured_is_of_its_moment() -> None:
+    """It is written beside folding, which learns, forgets and gives rows to others meanwhile."""
+    one, twin = trainer(), trainer()
+    run(one, batches(6))
+    run(twin, batches(6))
+    captured = one.capture()
+    run(one, batches(12)[6:])
+    some = [name for name in one.model.ids.names if name is not None][:20]
+    one.forget(some)
+    one.model.ids.rows_of(["somebody", "else"])
+    assert_equal(captured(), twin.capture()())
+    changed = one.capture()()
+    same = {name for name, values in captured().items() if np.array_equal(values, changed[name])}
+    assert not same & {"ids.names", "ids.free", "ids.target", "producers.rows", "squares.attention", "rng"}
+
+
 def test_the_loss_equals_its_formula() -> None:
     """Example by example from served vectors: a target that waits to be followed back is sure to be there."""
     learner = trainer()

@@ -30,7 +30,7 @@ from kithstream.streams.load import Progress
 from kithstream.streams.metrics import fresh
 from kithstream.streams.serve.embedded import Embedded
 from kithstream.streams.serve.embedded import restore as restore_checkpoint
-from kithstream.streams.serve.snapshots import DERIVED, FOLDER
+from kithstream.streams.serve.snapshots import DERIVED, FOLDER, facts_of
 from kithstream.streams.state.reader import Reader
 
 ENGINE = EngineConfig(job_edges=3)
@@ -161,7 +161,37 @@ def test_only_what_changed_is_encoded(tmp_path: Path) -> None:
             assert again.recovery.encoded < len(again.chain.index)
             is_exact(again)
             assert vectors(again) == vectors(live)
-            assert again.chain.vectors.ageing.copy() == live.chain.vectors.ageing.copy()
+            assert again.chain.vectors.ageing.capture()() == live.chain.vectors.ageing.capture()()
+
+
+def test_a_snapshot_is_of_the_moment_that_it_was_begun(tmp_path: Path) -> None:
+    """It is written beside folding: what happens meanwhile is marked, and not in it."""
+    with Embedded(tmp_path / "live", FROZEN, clock=Clock()) as live:
+        live.publish(CROWD)
+        live.catch_up()
+        live.save()
+        chain, keeping = live.chain, live._keeping
+        assert chain.whole is not None
+        facts = {name: np.array(values) for name, values in chain.whole.facts.arrays().items()}
+        captured, aged = facts_of(chain), chain.vectors.ageing.capture()
+        ageing = aged()
+        saving, _ = keeping.snapshots.begin(chain, keeping.trails[chain.model.lineage], live.path / MODEL)
+        live.publish([follow("late", "ann", START + 7 * DAY), follow("ann", "late", START + 7 * DAY)])
+        live.publish([Event("gone", "account_delete", ACCOUNTS[1], START + 7 * DAY)])
+        live.catch_up()
+        saving.run()
+        keeping.snapshots.finish(saving)
+        for name, values in captured().items():
+            np.testing.assert_array_equal(values, facts[name], err_msg=name)
+        assert aged() == ageing != chain.vectors.ageing.capture()()
+        now = chain.whole.facts.arrays()
+        same = {name for name in facts if np.array_equal(facts[name], now[name][: len(facts[name])])}
+        assert not same & {"facts.names", "facts.ends", "facts.keys", "facts.listed", "facts.followers"}
+        with killed(live, tmp_path / "again", FROZEN) as again:
+            assert again.recovery.snapshot == saving.name
+            is_exact(again)
+            assert vectors(again) == vectors(live)
+            assert told(again) == told(live)
 
 
 def test_what_is_settled_outside_of_a_round_is_in_the_snapshot_that_drops_its_marks(tmp_path: Path) -> None:
