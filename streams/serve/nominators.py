@@ -62,7 +62,7 @@ class Popular:
 
     def nominate(self, around: Around, k: int) -> Sequence[str]:
         tops = [top for language in sorted(around.languages) for top in self._facts.most(language)]
-        lists = [top.best(k, around.hidden) for top in (*tops, *self._facts.popular)]
+        lists = [top.shown(around.hidden) for top in (*tops, *self._facts.popular)]
         return _first(_in_turn(lists, k), k)
 
 
@@ -109,7 +109,7 @@ class Communities:
         tops = [
             self._facts.community[number] for number, _ in around.interests if number in self._facts.community
         ]
-        return _first(_in_turn((top.best(k, around.hidden) for top in tops), k), k)
+        return _first(_in_turn((top.shown(around.hidden) for top in tops), k), k)
 
 
 def made(names: Iterable[str], facts: Facts) -> dict[str, Nominator]:
@@ -139,7 +139,7 @@ def _shown(names: Iterable[str], hidden: Collection[str]) -> Iterator[str]:
 
 def _in_turn(lists: Iterable[Iterable[str]], k: int) -> Iterator[str]:
     """The first of each, the second of each, and so on, of the first `k` of each."""
-    turns = zip_longest(*(list(islice(one, k)) for one in lists))
+    turns = zip_longest(*(islice(one, k) for one in lists))
     return (name for turn in turns for name in turn if name is not None)
 
 

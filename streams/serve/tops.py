@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from typing import Final
 
@@ -50,14 +50,17 @@ class Top:
 
     def best(self, k: int, hidden: Collection[str] = ()) -> list[str]:
         """The first `k` that are not hidden, best first, of the first `kept`."""
+        return list(islice(self.shown(hidden), k))
+
+    def shown(self, hidden: Collection[str] = ()) -> Iterator[str]:
+        """The first `kept` without those that are hidden, best first, one by one; to be used before the next `put`."""
         if self._border is not None and len(self._near) < self.kept:
             self._near = {name: key for name, key in self.everyone() if key > NEVER}
             self._order = sorted((-key, name) for name, key in self._near.items())
             self._border = None
             if len(self._near) > 4 * self.kept:
                 self._narrow()
-        shown = (name for _, name in islice(self._order, self.kept) if name not in hidden)
-        return list(islice(shown, k))
+        return (name for _, name in islice(self._order, self.kept) if name not in hidden)
 
     def _narrow(self) -> None:
         del self._order[2 * self.kept :]
