@@ -123,7 +123,13 @@ def _graph(rng: np.random.Generator, rows: int, given: argparse.Namespace) -> li
     sample = corpus(rng, rows, DIM)
     vectors = sample(rows)
     config = IndexConfig(
-        dim=DIM, capacity=rows, exact_rows=100, rows_per_fetch=0, cool_to=0.0, rebuild_process=False
+        dim=DIM,
+        capacity=rows,
+        exact_rows=100,
+        rows_per_fetch=0,
+        recall_wanted=0.0,
+        cool_to=0.0,
+        rebuild_process=False,
     )
     names = [f"account-{number}" for number in range(rows)]
     by, sizes = f"hnswlib {version('hnswlib')}", {"rows": rows, "dim": DIM}
@@ -217,7 +223,9 @@ def _writes(
 def _build(sample: Callable[[int], Floats], given: argparse.Namespace) -> Distance:
     """Rows merged into a graph that is not there yet."""
     rows = min(given.build_rows, given.graph_rows)
-    config = IndexConfig(dim=DIM, capacity=rows, exact_rows=100, bands=1, cool_to=0.0, rebuild_process=False)
+    config = IndexConfig(
+        dim=DIM, capacity=rows, exact_rows=100, recall_wanted=0.0, bands=1, cool_to=0.0, rebuild_process=False
+    )
     names = [f"account-{number}" for number in range(rows)]
     vectors = sample(rows)
 

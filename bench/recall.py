@@ -88,7 +88,8 @@ def measure(
     All breadths ask one graph, the server's own where the rows are so many that it has one.
     """
     served = IndexConfig(dim=vectors.shape[1], bound=bound, ef=IndexSection().ef, rebuild_process=False)
-    alone = msgspec.structs.replace(served, exact_rows=1000, rows_per_fetch=0)  # the graph must answer
+    # The graph must answer, no more broadly than it is told.
+    alone = msgspec.structs.replace(served, exact_rows=1000, rows_per_fetch=0, recall_wanted=0.0)
     exact = ExactIndex(served.dim)
     exact.upsert([f"{n}" for n in range(len(vectors))], vectors)
     wanted, exact_ms = _answers(exact, queries)

@@ -169,7 +169,13 @@ def encoded_and_applied(accounts: int, held: int, seed: int) -> dict[str, float]
     before = trimmed()
     # As an index of millions: answered by graphs, whose costs grow with the logarithm of their size.
     graphs = IndexConfig(
-        dim=model.dim, bound=model.norm_bound, exact_rows=1000, coded_from=0, rebuild_process=False
+        dim=model.dim,
+        bound=model.norm_bound,
+        exact_rows=1000,
+        coded_from=0,
+        rows_per_fetch=30,
+        recall_wanted=0.0,
+        rebuild_process=False,
     )
     index = LiveIndex(graphs)
     tail = Tail(index, 3, Facts())

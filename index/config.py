@@ -35,6 +35,8 @@ class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dead_share        share of dead vectors in the graph that asks for a rebuild
     moved_share       share of vectors written again since the build that asks for a rebuild
     above_share       share of hot_capacity that is above the bound, which asks for a rebuild
+    recall_wanted     share of exact answers that a graph is to find: while comparisons show less it is asked for
+                      more neighbours; 0: never for more
     recall_floor      shadow recall in a `check` below which it asks for a rebuild
     degree_floor      mean degree over the degree when built below which a `check` asks for a rebuild
     rebuild_process   whether the merger builds a graph in another process: slower by two copies, but readers
@@ -44,15 +46,15 @@ class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     dim: int
     capacity: int = 1024
-    exact_rows: int = 60_000
-    rows_per_fetch: int = 30
+    exact_rows: int = 250_000
+    rows_per_fetch: int = 100
     coded_from: int = 16_384
     hot_capacity: int = 32_768
     cool_above: float = 0.75
     cool_to: float = 0.5
     links: int = 16
     ef_construction: int = 200
-    ef: int = 256
+    ef: int = 1000
     overfetch: float = 10.0
     bands: int = 6
     band_ratio: float = 1.5
@@ -63,6 +65,7 @@ class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dead_share: float = 0.25
     moved_share: float = 0.25
     above_share: float = 0.125
+    recall_wanted: float = 0.99
     recall_floor: float = 0.98
     degree_floor: float = 0.8
     rebuild_process: bool = True

@@ -409,8 +409,20 @@ class ExactIndex(Reading):
         """The k best by dot product; see `Queryable`."""
         return self.scan(vector, k, exclude=exclude, allow=allow, labels=labels)
 
+    def compare(
+        self,
+        vector: Floats,
+        k: int,
+        *,
+        exclude: Collection[str] = (),
+        allow: Collection[str] | None = None,
+        labels: Collection[int] | None = None,
+    ) -> float | None:
+        """The share of a scan's ids that `query` finds; see `Queryable`."""
+        return 1.0 if self.scan(vector, k, exclude=exclude, allow=allow, labels=labels).ids else None
+
     def stats(self) -> IndexStats:
         """Counts, for metrics and tests."""
         table = self._table
         size = sum(array.nbytes for array in table.view)
-        return IndexStats(table.alive, 0, 0, 0, table.revision, size, 0.0, 0, 0, 0.0, 0, 0.0, 0, 0, 0, 0)
+        return IndexStats(table.alive, 0, 0, 0, table.revision, size, 0.0, 0, 0, 0.0, 0, 0.0, 0, 0, 0, 0, 1.0)

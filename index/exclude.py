@@ -71,6 +71,12 @@ class Rules(NamedTuple):
     ef: int
     overfetch: float
 
+    def broader(self, times: float) -> Rules:
+        """The same with so many times the neighbours asked for."""
+        if times == 1.0:
+            return self
+        return self._replace(ef=int(self.ef * times), overfetch=self.overfetch * times)
+
 
 class Plan(NamedTuple):
     """How to find the answer; `fetch` neighbours are asked of the graph."""

@@ -21,6 +21,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from kithstream.index import snapshot
+from kithstream.index.breadth import COMPARED, DEPTH, Breadth
 from kithstream.index.config import IndexConfig
 from kithstream.index.errors import MergerStopped, SnapshotRefused
 from kithstream.index.exact import (
@@ -158,6 +159,7 @@ class LiveIndex(Reading):
         self._built_degree = 0.0
         self._found_by_check: tuple[str, ...] = ()
         self._broken = False  # a graph was left half written
+        self._breadth = Breadth(config.recall_wanted)
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -198,6 +200,29 @@ class LiveIndex(Reading):
         request = Request.of(vector, k, self.config.dim, exclude, allow, labels)
         return answer(self._table, request, self._find)
 
+    def compare(
+        self,
+        vector: Floats,
+        k: int,
+        *,
+        exclude: Collection[str] = (),
+        allow: Collection[str] | None = None,
+        labels: Collection[int] | None = None,
+    ) -> float | None:
+        """The share of a scan's ids that `query` finds; see `Queryable`.
+
+        Where the graph answered and finds too few of them, time after time, it is searched more broadly.
+        """
+        times = self._breadth.times
+        hits = self.query(vector, k, exclude=exclude, allow=allow, labels=labels)
+        true = self.scan(vector, k, exclude=exclude, allow=allow, labels=labels).ids
+        if not true:
+            return None
+        share = len(set(hits.ids) & set(true)) / len(true)
+        if hits.plan == "graph":
+            self._breadth.found(share, times)
+        return share
+
     def stats(self) -> IndexStats:
         """Counts, for metrics and tests."""
         table, hot = self._table, self._hot
@@ -225,6 +250,7 @@ class LiveIndex(Reading):
                 written=self._written,
                 skipped=self._skipped,
                 waited=self._waited,
+                breadth=self._breadth.times,
             )
 
     def merge(self, rows: int | None = None) -> Merged:
@@ -262,12 +288,13 @@ class LiveIndex(Reading):
                     )
                     with self._merging:
                         rebuilt = self._install(job, Path(directory))
-                self._rebuilding_seconds += time.perf_counter() - began
-                return rebuilt
             except BaseException:
                 with self._merging:
                     self._abandon()
                 raise
+            self._broaden()
+            self._rebuilding_seconds += time.perf_counter() - began
+            return rebuilt
 
     def reasons(self) -> tuple[str, ...]:
         """Why a rebuild is due; empty when it is not."""
@@ -308,8 +335,9 @@ class LiveIndex(Reading):
         if queries is None:
             alive = np.flatnonzero(table.view.alive[: table.used])
             queries = table.view.vectors[rng.choice(alive, min(sample, len(alive)), replace=False)]
-        recalls = [self._recall(query, k) for query in queries[:sample] if query.any()]
-        recall = float(np.mean(recalls)) if recalls else 1.0
+        recalls = [self.compare(query, k) for query in queries[:sample] if query.any()]
+        known = [recall for recall in recalls if recall is not None]
+        recall = float(np.mean(known)) if known else 1.0
         found = {
             "labels": not sound,
             "recall": recall < self.config.recall_floor,
@@ -368,6 +396,7 @@ class LiveIndex(Reading):
             raise ValueError(f"hot_capacity is {config.hot_capacity}, hot.npy has {len(image.hot)} rows")
         index = cls(config)
         index._load(image, path)
+        index._broaden()
         return index, metadata
 
     def start(self) -> Self:
@@ -412,7 +441,7 @@ class LiveIndex(Reading):
         return scan(self._table, request) if found is None else found
 
     def _search(self, graph: Graph, request: Request) -> Found | None:
-        table, hot, rules = self._table, self._hot, self.config.rules
+        table, hot, rules = self._table, self._hot, self.config.rules.broader(self._breadth.times)
         excluded = table.slots_of(request.exclude)
         excluded_rows = hot.rows_of(excluded)
         counts = self._counts(graph, request, len(excluded) - len(excluded_rows))
@@ -481,10 +510,20 @@ class LiveIndex(Reading):
             allowed &= wanted(view.labels[slots], request.labels)
         return slots[allowed]
 
-    def _recall(self, query: Floats, k: int) -> float:
-        request = Request.of(query, k, self.config.dim, (), None, None)
-        exact = answer(self._table, request, lambda asked: scan(self._table, asked))
-        return len(set(exact.ids) & set(self.query(query, k).ids)) / max(1, len(exact.ids))
+    def _broaden(self) -> None:
+        """Search a graph that was made or loaded as broadly as some of the stored vectors want it; others will tell."""
+        self._breadth.reset()
+        if self._served.graph is None or not self.config.recall_wanted:
+            return
+        table, times = self._table, 0.0
+        alive = np.flatnonzero(table.view.alive[: table.used])
+        rng = np.random.default_rng(self.config.seed)
+        queries = table.view.vectors[rng.choice(alive, min(COMPARED, len(alive)), replace=False)]
+        while times != self._breadth.times:
+            times = self._breadth.times
+            for query in queries:
+                if query.any():
+                    self.compare(query, DEPTH)
 
     # Writing
 

@@ -42,6 +42,7 @@ class IndexStats(NamedTuple):
     written: int  # rows written into the graphs by merges
     skipped: int  # rows that cooled without a graph write, since they had hardly moved
     waited: int  # upserts that found the hot tier full and merged it themselves
+    breadth: float  # times the neighbours that the settings ask of the graph, for the sake of recall
 
 
 class Queryable(Protocol):
@@ -69,6 +70,18 @@ class Queryable(Protocol):
         labels: Collection[int] | None = None,
     ) -> Hits:
         """`query` by a pass over all rows, whatever that costs: the same ids however the index was merged."""
+        ...
+
+    def compare(
+        self,
+        vector: Floats,
+        k: int,
+        *,
+        exclude: Collection[str] = (),
+        allow: Collection[str] | None = None,
+        labels: Collection[int] | None = None,
+    ) -> float | None:
+        """The share of a scan's ids that `query` finds, None if there are none. A live index learns from it."""
         ...
 
     def scores(self, vector: Floats, ids: Sequence[str]) -> Floats:

@@ -108,7 +108,7 @@ class IndexSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The live index; `index.config.IndexConfig` has the rest."""
 
     hot_capacity: int = 32_768  # accounts held in the exact segment
-    exact_rows: int = 60_000  # vectors up to which an answer is an exact scan; four times as many by codes
+    exact_rows: int = 250_000  # vectors up to which an answer is an exact scan; four times as many by codes
     ef: int = 1000  # neighbours asked of the graph at least
     background: bool = True  # merge in a thread of its own
     snapshot_seconds: float = (

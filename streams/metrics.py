@@ -24,8 +24,9 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from kithstream.index.breadth import DEPTH
 from kithstream.streams.events.stamp import wall_clock
-from kithstream.streams.serve.served import DEPTH, LISTS, RECALLS, TOP
+from kithstream.streams.serve.served import LISTS, RECALLS, TOP
 
 if TYPE_CHECKING:
     from kithstream.index.protocol import IndexStats
@@ -360,6 +361,11 @@ def _of_index(stats: IndexStats) -> Iterator[Metric]:
         rows.add_metric([tier], getattr(stats, tier))
     yield rows
     yield GaugeMetricFamily("kithstream_index_bytes", "Memory of arrays and graphs.", stats.bytes)
+    yield GaugeMetricFamily(
+        "kithstream_index_breadth_ratio",
+        "Neighbours asked of the graphs for the sake of recall, over those of the settings.",
+        stats.breadth,
+    )
     yield CounterMetricFamily(
         "kithstream_index_merges", "Merges of cooled rows into the graphs.", stats.merges
     )

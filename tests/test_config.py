@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from kithstream.streams.config import Config, load
+from kithstream.index.config import IndexConfig
+from kithstream.models.model import Model
+from kithstream.streams.config import Config, IndexSection, load
+from kithstream.streams.serve.vectors import index_config
 
 
 def test_each_source_overrides_the_one_before(tmp_path: Path) -> None:
@@ -37,3 +40,8 @@ def test_an_unknown_nominator_is_refused_with_its_place(tmp_path: Path) -> None:
     file.write_text('[ranking]\nnominators = ["popular", "friends"]\n')
     with pytest.raises(ValueError, match=r"'friends' - at `\$\.ranking\.nominators\[1\]`"):
         load(file, environment={})
+
+
+def test_an_index_of_its_own_is_as_a_server_has_it() -> None:
+    model = Model.day_zero(0)
+    assert index_config(model, IndexSection()) == IndexConfig(dim=model.dim, bound=model.norm_bound)

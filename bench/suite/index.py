@@ -67,9 +67,9 @@ class Filled:
         return float(np.mean(shares))
 
 
-GRAPH: Final = {"exact_rows": 1000}  # what lets corpora of these sizes have a graph
+GRAPH: Final[dict[str, Any]] = {"exact_rows": 1000}  # what lets corpora of these sizes have a graph
 # And has it answer, where a scan would be as quick, nearly everything.
-ALONE: Final = GRAPH | {"rows_per_fetch": 0, "hot_capacity": 2000}
+ALONE: Final[dict[str, Any]] = GRAPH | {"rows_per_fetch": 0, "recall_wanted": 0.0, "hot_capacity": 2000}
 
 
 def upsert(given: Given) -> None:
@@ -112,7 +112,7 @@ def upsert(given: Given) -> None:
 def churn(given: Given) -> None:
     """Every vector moves once, three, ten times, a little or far: recall after each, and once rebuilt."""
     asked = given.size(300, 30)
-    cases: list[tuple[str, int, dict[str, int]]] = [
+    cases: list[tuple[str, int, dict[str, Any]]] = [
         ("as served", given.size(100_000, 3000), {}),
         ("by the graph", given.size(10_000, 3000), ALONE),
     ]

@@ -12,6 +12,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kithstream.index.breadth import DEPTH
 from kithstream.index.protocol import Hits, Queryable
 from kithstream.models.exposure import prpc
 from kithstream.streams.serve.facts import Facts
@@ -19,7 +20,6 @@ from kithstream.streams.serve.why import Allowed
 
 LISTS: Final = 2000  # newest answers that exposure is counted in
 TOP: Final = 10  # first candidates of each that count
-DEPTH: Final = 200  # candidates that are compared with a scan's
 RECALLS: Final = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)  # bounds of the histogram below 1
 
 RankedBy = Literal["towers", "whole", "popularity"]
@@ -113,15 +113,14 @@ class Served:
             return  # the one before it is not done: the machine has no time for two
         try:
             exclude, allow, labels = limits
-            found = index.query(vector, DEPTH, exclude=exclude, allow=allow, labels=labels).ids
-            true = index.scan(vector, DEPTH, exclude=exclude, allow=allow, labels=labels).ids
+            recall = index.compare(vector, DEPTH, exclude=exclude, allow=allow, labels=labels)
         except Exception:  # an index that was closed meanwhile; nobody waits for this
             _log.debug("no comparison with a scan", exc_info=True)
             return
         finally:
             self._comparing.release()
-        if true:
-            self.compared(len(set(found) & set(true)) / len(true))
+        if recall is not None:
+            self.compared(recall)
 
 
 def _unheard(_: float) -> None:

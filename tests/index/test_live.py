@@ -190,7 +190,9 @@ def test_a_check_sees_lost_recall(cooled, rng):
     slots = np.arange(200)
     for graph in (index._served.graph, index._idle):
         graph.add(rng.normal(size=(200, 8)).astype(np.float32), slots)  # not where the vectors are
-    narrow = LiveIndex(IndexConfig(dim=8, exact_rows=0, rows_per_fetch=0, ef=10, overfetch=1.0))
+    narrow = LiveIndex(
+        IndexConfig(dim=8, exact_rows=0, rows_per_fetch=0, recall_wanted=0.0, ef=10, overfetch=1.0)
+    )
     narrow.upsert(names(200), np.array([index.vector(name) for name in names(200)]))
     narrow.rebuild(process=False)
     narrow._served, narrow._idle = index._served, index._idle
@@ -381,7 +383,7 @@ class Interrupted(LiveIndex):
 
 @pytest.fixture
 def interrupted(config, rng):
-    index, oracle = Interrupted(config(8, hot_capacity=64)), ExactIndex(8)
+    index, oracle = Interrupted(config(8, hot_capacity=64, recall_wanted=0.0)), ExactIndex(8)
     vectors = rng.normal(size=(200, 8)).astype(np.float32)
     for each in (index, oracle):
         each.upsert(names(200), vectors)

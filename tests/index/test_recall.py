@@ -27,7 +27,9 @@ def unequal_norms(rng):
 @pytest.mark.parametrize("corpus", [clustered, unequal_norms])
 def test_recall_against_the_scan_in_every_stage(corpus, rng):
     rows, queries = (array.astype(np.float32) for array in corpus(rng))
-    config = IndexConfig(dim=DIM, exact_rows=0, rows_per_fetch=0, hot_capacity=1024, rebuild_process=False)
+    config = IndexConfig(
+        dim=DIM, exact_rows=0, rows_per_fetch=0, recall_wanted=0.0, hot_capacity=1024, rebuild_process=False
+    )
     index, oracle = LiveIndex(config), ExactIndex(DIM)
     names = [f"{number}" for number in range(N)]
     for each in (index, oracle):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from kithstream.index.breadth import DEPTH
 from kithstream.index.config import IndexConfig
 from kithstream.index.live import LiveIndex
 from kithstream.index.protocol import Hits
@@ -17,7 +18,7 @@ from kithstream.streams.config import Config, IndexSection, ModelConfig
 from kithstream.streams.events.wire import Event
 from kithstream.streams.metrics import Metrics
 from kithstream.streams.serve.embedded import Embedded
-from kithstream.streams.serve.served import DEPTH, Served
+from kithstream.streams.serve.served import Served
 from kithstream.streams.serve.why import Allowed
 
 NOW = 1_790_000_000_000_000
@@ -69,7 +70,9 @@ def test_popularity_correlation_is_that_of_the_lists_that_were_shown(live: Embed
 
 def bad_graph() -> tuple[LiveIndex, np.ndarray[tuple[int, int], np.dtype[np.float32]]]:
     """An index whose graph is asked for so few neighbours that it misses some."""
-    index = LiveIndex(IndexConfig(dim=64, exact_rows=0, rows_per_fetch=0, ef=10, overfetch=1.0))
+    index = LiveIndex(
+        IndexConfig(dim=64, exact_rows=0, rows_per_fetch=0, recall_wanted=0.0, ef=10, overfetch=1.0)
+    )
     vectors = np.random.default_rng(0).normal(size=(4000, 64)).astype(np.float32)
     index.upsert([str(n) for n in range(len(vectors))], vectors)
     index.merge(len(vectors))
