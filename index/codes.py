@@ -29,6 +29,7 @@ from kithstream.index.score import LARGEST_NORM, Bools, Doubles, Floats, Slots
 
 QUICKER: Final = 4  # times, about: a scan of codes than one of floats
 PENDING: Final = 256  # rows that are not coded yet at most, but for those of one write
+RECODED: Final = 512  # rows that get the codes of a new centre at one write
 _LARGEST: Final = 127
 _CHUNK: Final = 16_384  # rows coded at a time
 _CENTRED: Final = 1 << 17  # rows; more are not coded again for a new centre
@@ -50,6 +51,9 @@ class Codes:
         self._centre = np.zeros(dim)
         self._fitted = 0  # rows that it is the centre of
         self._pending: list[int] = []
+        self._next: Self | None = (
+            None  # of a new centre, until they have coded all rows; begun anew when this grows
+        )
 
     @property
     def nbytes(self) -> int:
@@ -71,33 +75,56 @@ class Codes:
     def written(self, slots: Sequence[int], vectors: Floats) -> Self:
         """Rows of `vectors` (capacity, dim) have changed; called between announcing them and their visibility.
 
-        Returns what is to be read from now on: others with a new centre, once there are twice as many rows.
+        Returns what is to be read from now on: others with a new centre, after there were twice as many rows. Those are
+        coded anew some at each write, so that none waits for all.
         """
+        self._expect(slots)
+        if len(self._pending) >= PENDING:
+            self._code_pending(len(self._pending), vectors)
+            if self._next is None:
+                self._next = self._begun(vectors)
+        elif self._next is None:
+            return self
+        coming = self._next
+        if coming is None:
+            return self
+        coming._expect(slots)
+        coming._code_pending(len(slots) + RECODED, vectors)
+        return self if len(coming._pending) >= PENDING else coming
+
+    def _expect(self, slots: Sequence[int]) -> None:
         if len(slots) == 1:
             self.slips[slots[0]] = _UNCODED
         else:
             self.slips[slots] = _UNCODED
         self._pending += slots
-        if len(self._pending) < PENDING:
-            return self
-        self.code(np.unique(self._pending), vectors)
-        self._pending = []
+
+    def _code_pending(self, most: int, vectors: Floats) -> None:
+        self.code(np.unique(self._pending[-most:]), vectors)
+        del self._pending[-most:]
+
+    def _begun(self, vectors: Floats) -> Self | None:
+        """Others that have coded nothing yet, if there are twice as many rows as when these were begun."""
         if 2 * self._fitted > _CENTRED:
-            return self
+            return None
         held = np.flatnonzero(self.slips < _UNCODED)
         if not 2 * self._fitted <= len(held) <= _CENTRED:
-            return self
+            return None
         other = type(self)(*self.codes.shape)
-        other.fit(held, vectors)
+        other._centre_on(held, vectors)
+        other._pending = held.tolist()
         return other
 
     def fit(self, slots: Slots, vectors: Floats) -> None:
         """Take the mean of rows for the centre, and code them; before anybody reads."""
         if len(slots):
-            sample = slots[:: 1 + len(slots) // _CHUNK]
-            self._centre = vectors[sample].mean(axis=0, dtype=np.float64)
-            self._fitted = len(slots)
+            self._centre_on(slots, vectors)
             self.code(slots, vectors)
+
+    def _centre_on(self, slots: Slots, vectors: Floats) -> None:
+        sample = slots[:: 1 + len(slots) // _CHUNK]
+        self._centre = vectors[sample].mean(axis=0, dtype=np.float64)
+        self._fitted = len(slots)
 
     def code(self, slots: Slots, vectors: Floats) -> None:
         """Code rows. Their slips are written last: who reads the slip first reads the code that it is of."""

@@ -36,9 +36,10 @@ def drawn(shape: str, n: int, dim: int, rng: np.random.Generator) -> np.ndarray:
 
 @pytest.fixture
 def always(monkeypatch):
-    """Codes on any machine, for any number of nominees, and of every row that was told."""
+    """Codes on any machine, for any number of nominees, of every row that was told; for a new centre few at a time."""
     monkeypatch.setattr(table, "quicker", lambda dim: True)
     monkeypatch.setattr(exact, "WORTH", 1)
+    monkeypatch.setattr(codes, "RECODED", 40)
 
 
 def nominated(held, query, norm, k, allowed, error):
@@ -219,6 +220,26 @@ def test_the_centre_follows_the_rows_and_readers_keep_theirs(rng):
     assert held is not before
     assert (before.slips > 1.0).all()
     assert (held.slips[: 8 * PENDING] < 0.2).all()  # of rows 40 long, some 4 from their centre
+
+
+@pytest.mark.usefixtures("always")
+def test_no_write_waits_until_all_rows_are_coded_anew(rng, monkeypatch):
+    index, twin = LiveIndex(IndexConfig(dim=8, capacity=4, coded_from=1)), ExactIndex(8)
+    real, sizes, seen = Codes.code, [], {}
+    monkeypatch.setattr(Codes, "code", lambda *given: sizes.append(len(given[1])) or real(*given))
+    for number in range(
+        20 * PENDING
+    ):  # each with one of those before it, further and further from the centre
+        names = [f"{number}", f"{int(rng.integers(number + 1))}"]
+        rows = (rng.normal(size=(2, 8)) + 0.001 * number).astype(np.float32)
+        for one in (index, twin):
+            one.upsert(names, rows)
+        seen[id(index._table.codes)] = index._table.codes
+        if number % 97 == 0:
+            query = rng.normal(size=8).astype(np.float32)
+            assert index.query(query, 20).ids == twin.query(query, 20).ids
+    assert len(seen) > 4
+    assert max(sizes) <= PENDING + codes.RECODED
 
 
 def test_a_scan_of_codes_costs_a_quarter(rng, monkeypatch):
