@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Final, Self
 
 # Of several reasons the one that says most: a broker may hang up on a wrong password before it has said so.
-_TELLING: Final = ("SaslAuthentication", "CERTIFICATE_VERIFY_FAILED", "SSL")
+_TELLING: Final = ("SaslAuthentication", "CERTIFICATE_VERIFY_FAILED", "SSL", "disconnected")
 _WAITED: Final = ("KafkaTimeoutError", "RequestTimedOutError")  # the end of waiting, not its reason
 
 
@@ -26,11 +26,9 @@ class Refusals(logging.Handler):
 
     def why(self, security: str, otherwise: object) -> str:
         """The reason that was told over a protocol, or another that is known where none was."""
-        for word in _TELLING:
-            for text in reversed(self._found):
-                if word in text:
-                    return text
-        why = self._found[-1] if self._found else str(otherwise)
+        newest = self._found[::-1]
+        telling = (text for word in _TELLING for text in newest if word in text)
+        why = next(telling, newest[0] if newest else str(otherwise))
         if security.startswith("SASL") and "disconnected" in why:
             why += "; a broker that refuses the password may hang up without saying so"
         return why
