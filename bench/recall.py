@@ -85,19 +85,21 @@ def measure(
 ) -> Iterator[dict[str, object]]:
     """Recall and latency at breadths of search, and of an index as a server has it, which may scan (None).
 
-    All breadths ask one graph, the server's own where the rows are so many that it has one.
+    All breadths ask one graph, no more broadly than they say.
     """
-    served = IndexConfig(dim=vectors.shape[1], bound=bound, ef=IndexSection().ef, rebuild_process=False)
-    # The graph must answer, no more broadly than it is told.
+    served = IndexConfig(dim=vectors.shape[1], bound=bound, rebuild_process=False)
+    # The graph must answer.
     alone = msgspec.structs.replace(served, exact_rows=1000, rows_per_fetch=0, recall_wanted=0.0)
     exact = ExactIndex(served.dim)
     exact.upsert([f"{n}" for n in range(len(vectors))], vectors)
     wanted, exact_ms = _answers(exact, queries)
-    live, built = _indexed(served, vectors, ticks)
+    graph: tuple[LiveIndex, float] | None = None
     for ef in efs:
-        if ef is not None and not live.stats().cold:
-            live, built = _indexed(alone, vectors, ticks)
-        live.config = served if ef is None else msgspec.structs.replace(alone, ef=ef)
+        if ef is None:
+            live, built = _indexed(served, vectors, ticks)
+        else:
+            live, built = graph = graph or _indexed(alone, vectors, ticks)
+            live.config = msgspec.structs.replace(alone, ef=ef)
         answers, live_ms = _answers(live, queries)
         shares = {
             k: [len(set(a.ids[:k]) & set(b.ids[:k])) / k for a, b in zip(answers, wanted, strict=True)]

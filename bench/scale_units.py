@@ -167,7 +167,7 @@ def encoded_and_applied(accounts: int, held: int, seed: int) -> dict[str, float]
         return place, b"copy-%09d" % number, pack(vector)
 
     before = trimmed()
-    # As an index of millions: answered by graphs, whose costs grow with the logarithm of their size.
+    # As an index of millions: answered by graphs; docs/scale.md says what of that does not hold for larger ones.
     graphs = IndexConfig(
         dim=model.dim,
         bound=model.norm_bound,

@@ -51,9 +51,8 @@ class Codes:
         self._centre = np.zeros(dim)
         self._fitted = 0  # rows that it is the centre of
         self._pending: list[int] = []
-        self._next: Self | None = (
-            None  # of a new centre, until they have coded all rows; begun anew when this grows
-        )
+        # Of a new centre, until they have coded all rows; begun anew when this grows.
+        self._next: Self | None = None
 
     @property
     def nbytes(self) -> int:
@@ -83,8 +82,6 @@ class Codes:
             self._code_pending(len(self._pending), vectors)
             if self._next is None:
                 self._next = self._begun(vectors)
-        elif self._next is None:
-            return self
         coming = self._next
         if coming is None:
             return self

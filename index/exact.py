@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kithstream.index.breadth import Breadth
 from kithstream.index.exclude import Request
 from kithstream.index.protocol import Hits, IndexStats
 from kithstream.index.ranks import Asked, Ranks, ranks_of
@@ -304,8 +305,9 @@ class Batch(NamedTuple):
 class Reading:
     """What every index answers from its table alone."""
 
-    def __init__(self, table: VectorTable) -> None:
+    def __init__(self, table: VectorTable, recall_wanted: float = 0.0) -> None:
         self._table = table
+        self._breadth = Breadth(recall_wanted)
 
     def scan(
         self,
@@ -319,6 +321,41 @@ class Reading:
         """`query` by the exact plan; see `Queryable`."""
         request = Request.of(vector, k, self._table.dim, exclude, allow, labels)
         return answer(self._table, request, self._scanned)
+
+    def query(
+        self,
+        vector: Floats,
+        k: int,
+        *,
+        exclude: Collection[str] = (),
+        allow: Collection[str] | None = None,
+        labels: Collection[int] | None = None,
+    ) -> Hits:
+        """The k best by dot product; see `Queryable`."""
+        return self.scan(vector, k, exclude=exclude, allow=allow, labels=labels)
+
+    def compare(
+        self,
+        vector: Floats,
+        k: int,
+        *,
+        exclude: Collection[str] = (),
+        allow: Collection[str] | None = None,
+        labels: Collection[int] | None = None,
+    ) -> float | None:
+        """The share of a scan's ids that `query` finds; see `Queryable`.
+
+        Where a graph answered and finds too few of them, time after time, it is searched more broadly.
+        """
+        times = self._breadth.times
+        hits = self.query(vector, k, exclude=exclude, allow=allow, labels=labels)
+        true = self.scan(vector, k, exclude=exclude, allow=allow, labels=labels).ids
+        if not true:
+            return None
+        share = len(set(hits.ids) & set(true)) / len(true)
+        if hits.plan == "graph":
+            self._breadth.found(share, times)
+        return share
 
     def _scanned(self, request: Request) -> Found:
         if request.allow is not None:
@@ -396,30 +433,6 @@ class ExactIndex(Reading):
             table.announce(slots)
             table.bury(slots)
             return table.settle()
-
-    def query(
-        self,
-        vector: Floats,
-        k: int,
-        *,
-        exclude: Collection[str] = (),
-        allow: Collection[str] | None = None,
-        labels: Collection[int] | None = None,
-    ) -> Hits:
-        """The k best by dot product; see `Queryable`."""
-        return self.scan(vector, k, exclude=exclude, allow=allow, labels=labels)
-
-    def compare(
-        self,
-        vector: Floats,
-        k: int,
-        *,
-        exclude: Collection[str] = (),
-        allow: Collection[str] | None = None,
-        labels: Collection[int] | None = None,
-    ) -> float | None:
-        """The share of a scan's ids that `query` finds; see `Queryable`."""
-        return 1.0 if self.scan(vector, k, exclude=exclude, allow=allow, labels=labels).ids else None
 
     def stats(self) -> IndexStats:
         """Counts, for metrics and tests."""

@@ -21,7 +21,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from kithstream.index import snapshot
-from kithstream.index.breadth import COMPARED, DEPTH, Breadth
+from kithstream.index.breadth import COMPARED, DEPTH
 from kithstream.index.config import IndexConfig
 from kithstream.index.errors import MergerStopped, SnapshotRefused
 from kithstream.index.exact import (
@@ -141,7 +141,9 @@ class LiveIndex(Reading):
     """
 
     def __init__(self, config: IndexConfig) -> None:
-        super().__init__(VectorTable(config.dim, config.capacity, coded_from=config.coded_from))
+        super().__init__(
+            VectorTable(config.dim, config.capacity, coded_from=config.coded_from), config.recall_wanted
+        )
         self.config = config
         self._hot = HotTier(config.dim, config.hot_capacity)
         self._tracking = False  # whether writes go to the hot tier: there is a graph, or one is being built
@@ -159,7 +161,6 @@ class LiveIndex(Reading):
         self._built_degree = 0.0
         self._found_by_check: tuple[str, ...] = ()
         self._broken = False  # a graph was left half written
-        self._breadth = Breadth(config.recall_wanted)
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -199,29 +200,6 @@ class LiveIndex(Reading):
         """The k best by dot product; see `Queryable`."""
         request = Request.of(vector, k, self.config.dim, exclude, allow, labels)
         return answer(self._table, request, self._find)
-
-    def compare(
-        self,
-        vector: Floats,
-        k: int,
-        *,
-        exclude: Collection[str] = (),
-        allow: Collection[str] | None = None,
-        labels: Collection[int] | None = None,
-    ) -> float | None:
-        """The share of a scan's ids that `query` finds; see `Queryable`.
-
-        Where the graph answered and finds too few of them, time after time, it is searched more broadly.
-        """
-        times = self._breadth.times
-        hits = self.query(vector, k, exclude=exclude, allow=allow, labels=labels)
-        true = self.scan(vector, k, exclude=exclude, allow=allow, labels=labels).ids
-        if not true:
-            return None
-        share = len(set(hits.ids) & set(true)) / len(true)
-        if hits.plan == "graph":
-            self._breadth.found(share, times)
-        return share
 
     def stats(self) -> IndexStats:
         """Counts, for metrics and tests."""
@@ -333,8 +311,7 @@ class LiveIndex(Reading):
                 idle.save(Path(directory))
                 degree = read_files(Path(directory), idle.shape).degree
         if queries is None:
-            alive = np.flatnonzero(table.view.alive[: table.used])
-            queries = table.view.vectors[rng.choice(alive, min(sample, len(alive)), replace=False)]
+            queries = self._stored(sample, rng)
         recalls = [self.compare(query, k) for query in queries[:sample] if query.any()]
         known = [recall for recall in recalls if recall is not None]
         recall = float(np.mean(known)) if known else 1.0
@@ -515,15 +492,19 @@ class LiveIndex(Reading):
         self._breadth.reset()
         if self._served.graph is None or not self.config.recall_wanted:
             return
-        table, times = self._table, 0.0
-        alive = np.flatnonzero(table.view.alive[: table.used])
-        rng = np.random.default_rng(self.config.seed)
-        queries = table.view.vectors[rng.choice(alive, min(COMPARED, len(alive)), replace=False)]
+        queries, times = self._stored(COMPARED, np.random.default_rng(self.config.seed)), 0.0
         while times != self._breadth.times:
             times = self._breadth.times
             for query in queries:
                 if query.any():
                     self.compare(query, DEPTH)
+
+    def _stored(self, sample: int, rng: np.random.Generator) -> Floats:
+        """Vectors of at most so many rows, as queries."""
+        view = self._table.view
+        alive = np.flatnonzero(view.alive[: self._table.used])
+        queries: Floats = view.vectors[rng.choice(alive, min(sample, len(alive)), replace=False)]
+        return queries
 
     # Writing
 

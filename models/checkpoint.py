@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -150,3 +150,10 @@ def _header(path: Path, metadata: Mapping[str, str], schema_hash: str) -> Header
     if not (FIXED + 2 <= dim <= MOST_DIM and 0 <= seed < 1 << 64 and header.step >= 0):
         raise DamageError(f"{path} has dim {dim}, seed {seed}, step {header.step}, which cannot be")
     return header
+
+
+def packed(names: Iterable[str | None]) -> tuple[Array, Array]:
+    """The bytes of names one after the other, and where each ends; None, as an empty one, has none."""
+    encoded = [(name or "").encode() for name in names]
+    ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+    return np.frombuffer(b"".join(encoded), np.uint8), ends

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -138,7 +138,7 @@ class Model:
         free = list(self.ids.free)
 
         def arrays() -> dict[str, Array]:
-            packed, ends = _pack(names)
+            packed, ends = checkpoint.packed(names)
             return {"ids.names": packed, "ids.ends": ends, "ids.free": np.array(free, np.int64), **copied}
 
         return arrays
@@ -204,12 +204,6 @@ class Model:
     def consumer_features(self, rows: Rows) -> ConsumerFeatures:
         """What an example is made of, without the vectors. Valid until id vectors expire."""
         return consumer_features(rows, self.ids)
-
-
-def _pack(names: Sequence[str | None]) -> tuple[Array, Array]:
-    encoded = [b"" if name is None else name.encode() for name in names]
-    ends = np.cumsum([len(e) for e in encoded], dtype=np.int64)
-    return np.frombuffer(b"".join(encoded), np.uint8), ends
 
 
 def _unpack(data: Array, ends: Array) -> list[str | None]:

@@ -104,9 +104,8 @@ class ProducerTable:
         """Copies the content as it is; what it returns makes `arrays` of the copy, later and in any thread."""
         rows = self.rows.copy()
         used = int(rows.max(initial=-1)) + 1
-        copied = {
-            name: table[:used].copy() for name, table in self.tables.items()
-        }  # faster than the rows alone
+        # All of them: choosing rows takes several times as long.
+        copied = {name: table[:used].copy() for name, table in self.tables.items()}
 
         def arrays() -> dict[str, Array]:
             values = {f"producers.{name}": table[rows] for name, table in copied.items()}

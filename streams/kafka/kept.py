@@ -112,10 +112,8 @@ class Kept:
             "positions": json.dumps(positions),
             "saved": now,
         }
-        header, dump, facts = self._model.header(), tail.copied(), None
-        if tail.facts is not None:
-            with tail.facts.lock:
-                facts = tail.facts.capture()
+        header, dump = self._model.header(), tail.copied()
+        facts = None if tail.facts is None else tail.facts.capture()
         capture = live.capture()
 
         def beside(folder: Path) -> None:

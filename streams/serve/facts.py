@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kithstream.models import checkpoint
 from kithstream.models.checkpoint import Array, Checkpoint
 from kithstream.models.features import HALF_LIVES, IN, Rows
 from kithstream.streams.serve.marks import COMMUNITIES, DAY, SCALE, Marks, marks
@@ -209,16 +210,13 @@ class Facts:
 
     def capture(self) -> Callable[[], dict[str, Array]]:
         """Copy the content as it is; return what makes `arrays` of the copy, later and in any thread."""
-        names = list(self.names)
-        copied = {f"facts.{name[1:]}": getattr(self, name)[: len(names)].copy() for name in _TABLES}
+        with self.lock:
+            names = list(self.names)
+            copied = {f"facts.{name[1:]}": getattr(self, name)[: len(names)].copy() for name in _TABLES}
 
         def arrays() -> dict[str, Array]:
-            encoded = [name.encode() for name in names]
-            return {
-                "facts.names": np.frombuffer(b"".join(encoded), np.uint8),
-                "facts.ends": np.cumsum([len(name) for name in encoded]),
-                **copied,
-            }
+            packed, ends = checkpoint.packed(names)
+            return {"facts.names": packed, "facts.ends": ends, **copied}
 
         return arrays
 

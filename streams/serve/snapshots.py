@@ -256,17 +256,14 @@ def trail_of(path: Path) -> Trail:
 
 def facts_of(chain: Candidates) -> Callable[[], dict[str, Array]]:
     """Copy the facts of a chain; return what makes arrays of them."""
-    if chain.whole is None:
-        return dict
-    with chain.whole.facts.lock:
-        return chain.whole.facts.capture()
+    return dict if chain.whole is None else chain.whole.facts.capture()
 
 
 def _ageing(changed: dict[str, int], due: dict[str, int]) -> dict[str, Array]:
-    names = [name.encode() for name in due]
+    names, ends = checkpoint.packed(due)
     return {
-        "ageing.names": np.frombuffer(b"".join(names), np.uint8),
-        "ageing.ends": np.cumsum([len(name) for name in names], dtype=np.int64),
+        "ageing.names": names,
+        "ageing.ends": ends,
         "ageing.changed": np.fromiter((changed[name] for name in due), np.int64, len(due)),
         "ageing.due": np.fromiter(due.values(), np.int64, len(due)),
     }

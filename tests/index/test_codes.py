@@ -227,9 +227,8 @@ def test_no_write_waits_until_all_rows_are_coded_anew(rng, monkeypatch):
     index, twin = LiveIndex(IndexConfig(dim=8, capacity=4, coded_from=1)), ExactIndex(8)
     real, sizes, seen = Codes.code, [], {}
     monkeypatch.setattr(Codes, "code", lambda *given: sizes.append(len(given[1])) or real(*given))
-    for number in range(
-        20 * PENDING
-    ):  # each with one of those before it, further and further from the centre
+    # Each with one of those before it, further and further from the centre.
+    for number in range(20 * PENDING):
         names = [f"{number}", f"{int(rng.integers(number + 1))}"]
         rows = (rng.normal(size=(2, 8)) + 0.001 * number).astype(np.float32)
         for one in (index, twin):
