@@ -7,9 +7,9 @@
 Ours and the limit are measured in turn in one run; a ratio is the median of the pairs' ratios, 1 is at the limit.
 
 - `fold`: reads and writes of a fold replayed into a bare RocksDB; its records decoded by msgspec alone.
-- `index`: the product of matrix and query that an exact scan is; hnswlib in place.
+- `index`: the product of matrix and query that an exact scan is, of floats and of codes; hnswlib in place.
 - `tower`: the producer tower's products of matrices.
-- `http`: the same uvicorn and starlette with an empty answer.
+- `http`: the same uvicorn and starlette with an empty answer, as quick as it can and at a rate.
 - `kafka`: the clients alone, sending and fetching; a question that is sent back at once.
 """
 
@@ -47,12 +47,15 @@ def main() -> None:
     parser.add_argument(
         "--rows", type=int, action="append", help="Of scans; repeatable, by default 37000, 100000, 290000."
     )
+    parser.add_argument(
+        "--coded-rows", type=int, action="append", help="Of scans of codes, by default 100000, 1000000."
+    )
     parser.add_argument("--graph-rows", type=int, default=100_000)
     parser.add_argument("--build-rows", type=int, default=10_000)
     parser.add_argument("--http-events", type=int, default=20_000)
     parser.add_argument("--http-requests", type=int, default=5000)
     parser.add_argument("--kafka-events", type=int, default=100_000)
-    parser.add_argument("--seconds", type=float, default=10.0, help="Of questions over the stream, a run.")
+    parser.add_argument("--seconds", type=float, default=10.0, help="Of questions at a rate, a run.")
     parser.add_argument("--runs", type=int, default=5, help="Pairs of each.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--append", action="store_true", help="Also append to docs/performance.jsonl.")
@@ -60,7 +63,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="One JSON line a measurement instead of a table.")
     given = parser.parse_args()
     rows = "".join(f" --rows {count}" for count in given.rows or ())
+    rows += "".join(f" --coded-rows {count}" for count in given.coded_rows or ())
     given.rows = given.rows or [37_000, 100_000, 290_000]
+    given.coded_rows = given.coded_rows or [100_000, 1_000_000]
     command = f"python -m bench.limits{rows}" + "".join(
         f" --{name.replace('_', '-')} {getattr(given, name)}"
         for name in (

@@ -1,7 +1,8 @@
 """What HTTP costs without us: the same uvicorn and starlette with an empty answer, and our layer without a question.
 
 Servers are processes of their own; a few connections ask as fast as they are answered, one request at a time on each.
-What is compared is requests a CPU second of the server, which the load beside it hardly moves.
+What is compared is requests a CPU second of the server, which the load beside it hardly moves; and, at a rate, when the
+last byte of an answer is there, counted from when its request was due.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import islice
 from statistics import median
-from urllib.parse import urlsplit
 
 import msgspec
 
 from bench.distance import Distance, pairs
 from bench.kafka import cpu_of, simulated
 from bench.served import Served
-from bench.server import Connections
+from bench.server import Connections, Load, loaded
 
 CONNECTIONS = 8
 K = 20
+RATE = 300  # requests a second of the open loop
+ACCOUNTS = 5000  # that ask
 
 
 def measure(given: argparse.Namespace) -> list[Distance]:
@@ -37,7 +39,7 @@ def measure(given: argparse.Namespace) -> list[Distance]:
             if status != 200:
                 raise RuntimeError(f"publishing was answered with {status}: {body}")
         ours.until_folded(len(events) * 9 // 10)  # a few are late, or of deleted accounts
-        own = urlsplit(ours.url).port or 0
+        own = ours.port
 
         def asked(port: int, pid: int, path: str) -> float:
             return requests(port, pid, path, given.http_requests)
@@ -47,6 +49,25 @@ def measure(given: argparse.Namespace) -> list[Distance]:
 
         layer = pairs(lambda _: asked(own, ours.pid, "/healthz"), empty, given.runs)
         whole = pairs(lambda _: asked(own, ours.pid, f"/v1/candidates/u{{}}?k={K}"), empty, given.runs)
+        p50: dict[int, list[float]] = {own: [], port: []}
+
+        def paced(at: int) -> float:
+            load = Load(
+                rate=0.0,
+                probes=0.0,
+                queries=RATE,
+                seconds=given.seconds,
+                accounts=ACCOUNTS,
+                k=K,
+                seed=given.seed,
+            )
+            told = loaded(at, load)["query"]
+            if told["odd"]:
+                raise RuntimeError(f"{told['odd']} of {told['count']} requests were answered with an error")
+            p50[at].append(told["p50_ms"])
+            return float(told["p99_ms"])
+
+        due = pairs(lambda _: paced(own), lambda _: paced(port), given.runs)
     by = f"uvicorn {version('uvicorn')}, starlette {version('starlette')}"
     sizes = {"connections": CONNECTIONS, "requests": given.http_requests}
 
@@ -68,6 +89,20 @@ def measure(given: argparse.Namespace) -> list[Distance]:
     return [
         distance("HTTP layer, /healthz", layer),
         distance(f"HTTP question, k = {K}, {given.http_events} events before", whole, "http_most"),
+        Distance(
+            "http",
+            "retrieval",
+            f"HTTP question at {RATE}/s, k = {K}, {given.http_events} events before",
+            by,
+            "an empty answer",
+            "p99_ms",
+            "cost",
+            *due,
+            sizes={"rate": RATE, "seconds": given.seconds},
+            beside={"p50_ms": median(p50[own])},
+            limit_beside={"p50_ms": median(p50[port])},
+            bar="http_300",
+        ),
     ]
 
 
@@ -81,7 +116,7 @@ def requests(port: int, pid: int, path: str, count: int) -> float:
 
         async def one() -> None:
             for number in left:
-                statuses.add((await connections.ask("GET", path.format(number % 5000)))[0])
+                statuses.add((await connections.ask("GET", path.format(number % ACCOUNTS)))[0])
 
         await asyncio.gather(*(one() for _ in range(CONNECTIONS)))
         for _, writer in connections._idle:
@@ -120,7 +155,7 @@ def serve() -> None:
     async def nothing(_: Request) -> Response:
         return Response(b"", media_type="application/json")
 
-    app = Starlette(routes=[Route("/", nothing)])
+    app = Starlette(routes=[Route(path, nothing) for path in ("/", "/v1/candidates/{account}")])
     with listen("127.0.0.1", 0) as listening:
         print(listening.getsockname()[1], flush=True)
         config = uvicorn.Config(

@@ -1,4 +1,4 @@
-"""What the index could cost at least: one matrix product for a scan, hnswlib in place for the rest.
+"""What the index could cost at least: one product of matrix and query for a scan, hnswlib in place for the rest.
 
 The vectors are `bench.index`'s: clustered, of unequal norms. hnswlib gets the coordinate appended that makes the
 nearest the largest dot product, one bound for all, the same links and breadths, and writes in place, so that nobody
@@ -19,6 +19,7 @@ import numpy as np
 
 from bench.distance import Distance, pairs
 from bench.index import K, corpus
+from kithstream.index.codes import products
 from kithstream.index.config import IndexConfig
 from kithstream.index.exact import ExactIndex
 from kithstream.index.graph import appended
@@ -82,6 +83,7 @@ def measure(given: argparse.Namespace) -> list[Distance]:
     """Return scans, queries, building and upserts beside their limits."""
     rng = np.random.default_rng(given.seed)
     found = [_scan(rng, rows, given.runs) for rows in given.rows]
+    found += [_coded(rng, rows, given.runs) for rows in given.coded_rows]
     return [*found, *_graph(rng, min(given.graph_rows, max(given.rows)), given)]
 
 
@@ -116,6 +118,45 @@ def _scan(rng: np.random.Generator, rows: int, runs: int) -> Distance:
             "gflop_per_second": round(2 * rows * DIM / seconds / 1e9, 1),
             "gb_per_second": round(4 * rows * DIM / seconds / 1e9, 1),
         },
+    )
+
+
+def _coded(rng: np.random.Generator, rows: int, runs: int) -> Distance:
+    """A query of the live index as it is planned, beside the one product of codes and query of its scan."""
+    sample = corpus(rng, rows, DIM)
+    live = LiveIndex(IndexConfig(dim=DIM, capacity=rows, rebuild_process=False))
+    for start in range(0, rows, 10_000):
+        names = [f"account-{number}" for number in range(start, min(start + 10_000, rows))]
+        live.upsert(names, sample(len(names)))
+    queries = cycle(sample(64))
+    codes = rng.integers(-127, 127, (rows, DIM), np.int8, endpoint=True)
+    code, out = codes[0].copy(), np.zeros(rows, np.int32)
+    plans: set[str] = set()
+
+    def query() -> None:
+        plans.add(live.query(next(queries), K).plan)
+
+    times = min(max(20, 20_000_000 // rows), 200)
+    ours, limit = pairs(
+        lambda _: microseconds(query, times),
+        lambda _: microseconds(lambda: products(codes, code, out), times),
+        runs,
+    )
+    seconds = float(np.median(limit)) / 1e6
+    return Distance(
+        "index",
+        "retrieval",
+        f"query of the live index by scan, k = {K}",
+        f"torch {version('torch')}",
+        "the product of codes and query alone, 8 bits a dimension",
+        "p50_us",
+        "cost",
+        ours,
+        limit,
+        {"rows": rows, "dim": DIM},
+        limit_beside={"gb_per_second": round(rows * DIM / seconds / 1e9, 1)},
+        bar={100_000: "core_idle", 1_000_000: "core_million"}.get(rows, ""),
+        note=f"plans: {', '.join(sorted(plans))}",
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 STARTING = 120.0  # seconds
 
@@ -64,6 +65,13 @@ class Served:
     def pid(self) -> int:
         """Of the server."""
         return self._process.pid
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port = urlsplit(self.url).port
+        assert port is not None
+        return port
 
     def ask(
         self, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None

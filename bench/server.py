@@ -194,6 +194,19 @@ async def load(port: int, load: Load) -> dict[str, object]:
     }
 
 
+def loaded(port: int, load: Load, core: int | None = None) -> dict[str, Any]:
+    """Load a server from another process, on a core of its own if one is named; return what that measured."""
+    words = [sys.executable, __file__, "--port", str(port), "--load", msgspec.json.encode(load).decode()]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as child:
+        if core is not None:
+            os.sched_setaffinity(child.pid, {core})
+        output, _ = child.communicate()
+    if child.returncode:
+        raise RuntimeError(f"the load ended with {child.returncode}")
+    found: dict[str, Any] = msgspec.json.decode(output)
+    return found
+
+
 def machine() -> str:
     """Name processor, cores and system."""
     name = platform.processor() or platform.machine()

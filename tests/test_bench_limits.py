@@ -12,7 +12,9 @@ from bench.distance import Distance
 from kithstream.models.model import Model
 from kithstream.streams.state.protocol import Column
 
-SMALL = argparse.Namespace(seed=0, runs=1, rows=[600], graph_rows=600, build_rows=300, accounts=300)
+SMALL = argparse.Namespace(
+    seed=0, runs=1, rows=[600], coded_rows=[600], graph_rows=600, build_rows=300, accounts=300
+)
 
 
 def made(sense: distance.Sense = "cost", **others: object) -> Distance:
@@ -111,6 +113,8 @@ def test_the_index_and_hnswlib_answer_the_same_question() -> None:
     assert query.beside["recall_at_200"] > 0.98
     assert query.limit_beside["recall_at_200"] >= limits_index.ENOUGH
     assert query.note == "plans: graph"
+    scanned = next(one for what, one in found.items() if what.startswith("query of the live index by scan"))
+    assert scanned.note == "plans: exact"
     assert all(min(*one.ours, *one.limits) > 0 for one in found.values())
 
 
@@ -125,5 +129,6 @@ def test_the_tower_is_held_against_its_own_products() -> None:
 def test_the_bare_server_answers_with_nothing() -> None:
     with limits_http.bare() as (pid, port):
         assert limits_http.requests(port, pid, "/", 600) > 0
+        assert limits_http.requests(port, pid, "/v1/candidates/u{}?k=20", 600) > 0
         with pytest.raises(RuntimeError, match=r"/other was answered with \[404\]"):
             limits_http.requests(port, pid, "/other", 100)

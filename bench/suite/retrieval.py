@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import numpy as np
 from bench import recall
 from bench.index import timed, writer
 from bench.served import Served
-from bench.server import Load
+from bench.server import Load, loaded
 from bench.suite.freshness import filled
 from bench.suite.given import MIX, Given, percentiles, windows
 from bench.suite.index import DIM, Filled
@@ -161,7 +160,7 @@ def http(given: Given) -> None:
         for what, load, k, excluded, rate in cases:
             rows, odd = [], 0
             for _ in range(given.size(RUNS, 1)):
-                told = loaded(served, load)["query"]
+                told = loaded(served.port, load)["query"]
                 odd += told.pop("odd")
                 rows.append(told)
             given.record(
@@ -184,7 +183,7 @@ def http_most(given: Given) -> None:
             load = Load(closed=8, seconds=given.size(10, 2), accounts=accounts, k=k, seed=given.seed)
             rows, odd = [], 0
             for _ in range(given.size(RUNS, 1)):
-                told = loaded(served, load, core=cores[1])
+                told = loaded(served.port, load, core=cores[1])
                 odd += told.pop("odd")
                 rows.append(told)
             given.record(
@@ -279,18 +278,3 @@ def _served(given: Given) -> Iterator[tuple[Served, int, dict[int, str]]]:
         subprocess.run([sys.executable, "-m", "bench.suite.world", *map(str, words)], check=True)
         with Served(path=Path(folder) / "town") as served:
             yield served, accounts, {degree: f"hub{degree}" for degree in degrees}
-
-
-def loaded(served: Served, load: Load, core: int | None = None) -> dict[str, Any]:
-    """Load a server from another process; return what that measured."""
-    port = served.url.rsplit(":", 1)[1].strip("/")
-    script = Path(__file__).parents[1] / "server.py"
-    words = [sys.executable, str(script), "--port", port, "--load", msgspec.json.encode(load).decode()]
-    with subprocess.Popen(words, stdout=subprocess.PIPE) as child:
-        if core is not None:
-            os.sched_setaffinity(child.pid, {core})
-        output, _ = child.communicate()
-    if child.returncode:
-        raise RuntimeError(f"the load ended with {child.returncode}")
-    found: dict[str, Any] = json.loads(output)
-    return found
