@@ -22,7 +22,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: one thread, 
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from bench.distance import Distance, record, table
 from bench.machine import machine
 
 PARTS = ("fold", "index", "tower", "http", "kafka")
-Measure = Callable[[argparse.Namespace], list[Distance]]
+Measure = Callable[[argparse.Namespace], Iterable[Distance]]
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,8 @@ from kafka.admin import NewTopic
 
 from bench import clients
 from bench.distance import Distance, pairs
+from bench.kafka import simulated, throughput
+from bench.kafka_latency import latency
 from kithstream.streams.config import KafkaConfig
 from kithstream.streams.kafka.feed import HELD_BACK
 from kithstream.streams.kafka.local import LocalKafka
@@ -35,14 +38,16 @@ ASKS = 100  # questions a second
 MIX = "full mix of a simulated world"
 
 
-def measure(given: argparse.Namespace) -> list[Distance]:
-    """Return publishing, the whole way and request-reply beside the clients alone."""
+def measure(given: argparse.Namespace) -> Iterator[Distance]:
+    """Yield publishing, the whole way and request-reply beside the clients alone, each when it is measured."""
     with tempfile.TemporaryDirectory(prefix="kithstream-bench-") as folder:
         with LocalKafka(Path(folder) / "kafka") as broker:
             config = KafkaConfig(servers=broker.servers)
             clients._create(config)
-            found = [_publish(config, given)]
-        return [*found, _whole(Path(folder), given), _ask(Path(folder), given)]
+            published = _publish(config, given)
+        yield published
+        yield _whole(Path(folder), given)
+        yield _ask(Path(folder), given)
 
 
 def _publish(config: KafkaConfig, given: argparse.Namespace) -> Distance:
@@ -68,8 +73,6 @@ def _publish(config: KafkaConfig, given: argparse.Namespace) -> Distance:
 
 def _whole(folder: Path, given: argparse.Namespace) -> Distance:
     """Published by kafka-python, taken by one process; ours folds them and shows their vectors besides."""
-    from bench.kafka import simulated, throughput
-
     records = [msgspec.json.encode(event) for event in islice(simulated(given.seed), given.kafka_events)]
 
     def piped(number: int) -> float:
@@ -94,8 +97,6 @@ def _whole(folder: Path, given: argparse.Namespace) -> Distance:
 
 
 def _ask(folder: Path, given: argparse.Namespace) -> Distance:
-    from bench.kafka import latency
-
     p50: dict[str, list[float]] = {"ours": [], "limit": []}
 
     def asked(_: int) -> float:

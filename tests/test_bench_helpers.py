@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import importlib
+import importlib.util
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -31,6 +35,51 @@ def test_every_benchmark_is_named() -> None:
     runnable = {file.stem for file in folder.glob("*.py") if '__name__ == "__main__"' in file.read_text()}
     runnable |= {file.parent.name for file in folder.glob("*/__main__.py")}
     assert set(NAMES) == runnable - {"__main__"}
+
+
+def test_every_name_that_a_benchmark_imports_is_there() -> None:
+    """Some are imported within functions, where else a run of minutes finds that one has moved."""
+    root = Path(memory.__file__).parents[1]
+    missing = []
+    for file in sorted(root.glob("bench/**/*.py")):
+        for module, name in _imported(file):
+            if module.startswith("kithstream"):
+                here = importlib.import_module(module)
+                submodule = hasattr(here, "__path__") and importlib.util.find_spec(f"{module}.{name}")
+                found = hasattr(here, name) or bool(submodule)
+            else:  # as text: some need what is not installed
+                where = root.joinpath(*module.split("."))
+                source = where / "__init__.py" if where.is_dir() else where.with_suffix(".py")
+                found = name in _bound(source) or (where / f"{name}.py").exists()
+            if not found:
+                missing.append(f"{file.name}: {module} has no {name}")
+    assert not missing
+
+
+def _imported(file: Path) -> Iterator[tuple[str, str]]:
+    """The modules of the repository that a file imports names from, with the names."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("bench", "kithstream"):
+            assert node.module is not None
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def _bound(file: Path) -> set[str]:
+    """The names of a module."""
+    bound: set[str] = set()
+    for node in ast.parse(file.read_text()).body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                bound.add(name)
+            case ast.Assign(targets=targets):
+                bound |= {
+                    one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)
+                }
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                bound.add(name)
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                bound |= {alias.asname or alias.name for alias in names}
+    return bound
 
 
 # -- cold start ----------------------------------------------------------------------------------------------
