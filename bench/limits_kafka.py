@@ -28,9 +28,9 @@ from bench.distance import Distance, pairs
 from bench.kafka import simulated, throughput
 from bench.kafka_latency import latency
 from kithstream.streams.config import KafkaConfig
-from kithstream.streams.kafka.feed import HELD_BACK
 from kithstream.streams.kafka.local import LocalKafka
 from kithstream.streams.kafka.producer import Producer
+from kithstream.streams.kafka.transport import HELD_BACK, hold_back
 
 PARTITIONS = 4
 SMALL = 19  # bytes of a frame that only tells how far its sender has come
@@ -181,6 +181,7 @@ async def reading(servers: str, topic: str, partitions: int) -> AIOKafkaConsumer
     )
     consumer.assign([TopicPartition(topic, number) for number in range(partitions)])
     await consumer.start()
+    hold_back(consumer)
     return consumer
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,19 +16,19 @@ from kithstream.models.tower import ConsumerBatch, ProducerBatch, Tower
 
 def encode_producers(tower: Tower, ids: IdTables, features: ProducerFeatures) -> NDArray[np.float32]:
     """(n, dim) producer vectors; a row's bits are a function of its own features, weights and ids."""
-    n = len(features.rows)
-    padded = [_pad(a) for a in features]
-    vectors = np.empty((len(padded[0]), tower.config.dim), np.float32)
-    out = torch.from_numpy(vectors)
-    with one_thread(), torch.inference_mode():
-        for start in range(0, n, BLOCK):
-            stop = start + BLOCK
-            out[start:stop] = tower.producers(ProducerBatch(*(a[start:stop] for a in padded)), ids)
-    return vectors[:n]
+    return _encoded(tower, features, lambda block: tower.producers(ProducerBatch(*block), ids))
 
 
 def encode_consumers(tower: Tower, ids: IdTables, features: ConsumerFeatures) -> NDArray[np.float32]:
     """(n, dim) consumer vectors; a row's bits are a function of its own features, weights and ids."""
+    return _encoded(tower, features, lambda block: tower.consumers(ConsumerBatch(*block), ids))
+
+
+def _encoded(
+    tower: Tower,
+    features: ProducerFeatures | ConsumerFeatures,
+    encode: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+) -> NDArray[np.float32]:
     n = len(features.rows)
     padded = [_pad(a) for a in features]
     vectors = np.empty((len(padded[0]), tower.config.dim), np.float32)
@@ -36,7 +36,9 @@ def encode_consumers(tower: Tower, ids: IdTables, features: ConsumerFeatures) ->
     with one_thread(), torch.inference_mode():
         for start in range(0, n, BLOCK):
             stop = start + BLOCK
-            out[start:stop] = tower.consumers(ConsumerBatch(*(a[start:stop] for a in padded)), ids)
+            # Slices cost nearly what the padding does.
+            block = padded if len(vectors) == BLOCK else [a[start:stop] for a in padded]
+            out[start:stop] = encode(block)
     return vectors[:n]
 
 

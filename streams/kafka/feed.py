@@ -22,12 +22,12 @@ from kithstream.streams.kafka.security import reach
 from kithstream.streams.kafka.starting import start
 from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.kafka.tail import Fed, Tail
+from kithstream.streams.kafka.transport import HELD_BACK, hold_back
 from kithstream.streams.serve.facts import Facts
 from kithstream.streams.serve.vectors import live_index
 
 _log = logging.getLogger(__name__)
 
-HELD_BACK: Final = 20  # milliseconds for which the brokers may hold back a request; see `transport`
 FILLING: Final = 600.0  # seconds for which a lineage may be filled without a graph: until then all is scanned
 FETCHED: Final = 5000  # vectors of one batch at most
 Record = tuple[int, bytes | None, bytes | None]  # partition, key, value
@@ -112,6 +112,7 @@ class Feed:
         )
         consumer.assign(tps)
         await start(consumer, config.kafka)
+        hold_back(consumer)
         for tp in tps:
             if tp.partition in self.began:
                 consumer.seek(tp, self.began[tp.partition])

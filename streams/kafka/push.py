@@ -1,4 +1,7 @@
-"""Whom a fresh list is pushed to next: at most one in so many seconds each, under a rate for all, urgent ones first."""
+"""Whom a fresh list is pushed to next: at most one in so many seconds each, under a rate for all, urgent ones first.
+
+Those that are not urgent give way to questions, which somebody waits for.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from heapq import heappop, heappush
 from typing import Final
 
 WAITING: Final = 100_000  # accounts that wait at most; beyond it those that are not urgent are passed over
+GIVING_WAY: Final = 1.0  # seconds
 REMEMBERED: Final = 1_000_000  # accounts whose last push is remembered
 
 
@@ -26,6 +30,7 @@ class Pushes:
         self._pushed: OrderedDict[str, float] = OrderedDict()
         self._room = 1.0  # pushes that may be made now
         self._filled: float | None = None
+        self._given = float("-inf")  # when one that is not urgent was taken last
 
     def __len__(self) -> int:
         return len(self._urgent)
@@ -44,25 +49,39 @@ class Pushes:
             else:
                 self._add(account, False, now)
 
-    def take(self, now: float, most: int) -> list[str]:
-        """Return up to `most` accounts to push to now; they count as pushed."""
+    def take(self, now: float, most: int, *, busy: bool = False) -> list[str]:
+        """Return up to `most` accounts to push to now; they count as pushed.
+
+        While questions are answered, who is `busy` so takes the urgent ones alone, and one of the others in
+        `GIVING_WAY` seconds.
+        """
         since = 0.0 if self._filled is None else now - self._filled
         self._filled = now
         self._room = min(self._room + since * self._rate, max(self._rate, 1.0))
         while self._held and self._held[0][0] <= now:
             account = heappop(self._held)[1]
             self._queues[not self._urgent[account]][account] = None
+        urgent = self._taken(now, 0, most)
+        if busy:
+            most = min(most, len(urgent) + (now - self._given >= GIVING_WAY))
+        others = self._taken(now, 1, most - len(urgent))
+        if others:
+            self._given = now
+        return urgent + others
+
+    def _taken(self, now: float, which: int, most: int) -> list[str]:
+        """Take from a queue what there is room for."""
+        queue = self._queues[which]
         taken: list[str] = []
-        for queue in self._queues:
-            while queue and len(taken) < most and self._room >= 1.0:
-                account, _ = queue.popitem(last=False)
-                del self._urgent[account]
-                self._room -= 1.0
-                self._pushed[account] = now
-                self._pushed.move_to_end(account)
-                if len(self._pushed) > REMEMBERED:
-                    self._pushed.popitem(last=False)
-                taken.append(account)
+        while queue and len(taken) < most and self._room >= 1.0:
+            account, _ = queue.popitem(last=False)
+            del self._urgent[account]
+            self._room -= 1.0
+            self._pushed[account] = now
+            self._pushed.move_to_end(account)
+            if len(self._pushed) > REMEMBERED:
+                self._pushed.popitem(last=False)
+            taken.append(account)
         return taken
 
     def _add(self, account: str, urgent: bool, now: float) -> None:

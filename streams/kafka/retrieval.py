@@ -444,13 +444,16 @@ class Retrieval:
     # -- pushes ----------------------------------------------------------------------------------------------
 
     async def push(self) -> None:
-        """Push fresh lists for ever, as they become due."""
+        """Push fresh lists for ever, as they become due and questions leave room for them."""
         while True:
             await asyncio.sleep(PUSHING)
-            if self.readiness().ready:
-                most = max(PUSHED_AT_ONCE, math.ceil(self.config.worker.push_rate * PUSHING))
-                for account in self.pushes.take(time.monotonic(), most):
+            left = max(PUSHED_AT_ONCE, math.ceil(self.config.worker.push_rate * PUSHING))
+            while left and self.readiness().ready:
+                busy = self._answering.borrowed_tokens > 0
+                taken = self.pushes.take(time.monotonic(), 1, busy=busy)
+                for account in taken:
                     await self._push(account)
+                left = left - 1 if taken else 0
 
     async def _push(self, account: str) -> None:
         section, number = self.config.worker, self.route[account]

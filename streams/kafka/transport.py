@@ -25,7 +25,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 SCHEME: Final = "kithstream"  # of the brokers' URL
-HELD_BACK: Final = 20  # milliseconds for which the brokers may hold back a request for records
+HELD_BACK: Final = 20  # milliseconds for which a broker may hold back a request that leaves out partitions
+QUIET: Final = 100  # and one that asks for all of a consumer's: then the next record of any ends the wait
 RAW: Final = "kithstream-raw"  # the codec that leaves a value as it is
 
 
@@ -91,10 +92,13 @@ class _Thread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        # aiokafka leaves out of a request the partitions whose last records are not taken yet, and sends no other
-        # while the brokers hold that one back: on a quiet cluster a record would wait for Faust's 1.5 s.
-        consumer._fetch_max_wait_ms = HELD_BACK
+        consumer._fetch_max_wait_ms = HELD_BACK  # until it has started
         return consumer
+
+    async def on_start(self) -> None:
+        """Connect, and ask for records as `hold_back` says."""
+        await super().on_start()
+        hold_back(self._ensure_consumer())
 
     async def _fetch_records(
         self,
@@ -121,6 +125,24 @@ class _Thread(driver.AIOKafkaConsumerThread):
     async def seek_within(self, tp: TP, position: int) -> None:
         """Seek in this thread: aiokafka's consumer is not safe for two."""
         self._ensure_consumer().seek(tp, position)
+
+
+def hold_back(consumer: Any) -> None:
+    """Have a started consumer of aiokafka tell the brokers how long they may hold back each of its requests.
+
+    It leaves out of a request the partitions whose last records are not taken yet, and sends a broker no other while
+    that one is held back: their next records would wait as long. A request that leaves out nothing is answered by any
+    record at once, so it may be held back for longer, and a quiet cluster has fewer to answer.
+    """
+    fetcher = consumer._fetcher
+    planned = fetcher._get_actions_per_node
+
+    def plan(assignment: Any) -> Any:
+        out = fetcher._records or any(assignment.state_value(tp).paused for tp in assignment.tps)
+        fetcher._fetch_max_wait_ms = HELD_BACK if out else QUIET
+        return planned(assignment)
+
+    fetcher._get_actions_per_node = plan
 
 
 async def fetched(consumer: Any, partitions: set[TP], seconds: float, most: int | None) -> dict[TP, Fetch]:

@@ -37,6 +37,18 @@ def test_the_rate_bounds_all_together_and_nothing_is_forgotten() -> None:
     assert len(pushes) == 5
 
 
+def test_while_questions_are_answered_urgent_ones_alone_are_taken_and_one_other_a_second() -> None:
+    pushes = Pushes(0.0, 100.0)
+    pushes.take(0.0, 0)
+    pushes.changed(["a", "b", "c", "d"], ["x"], 1.0)
+    assert pushes.take(2.0, 10, busy=True) == ["x", "a"]
+    assert pushes.take(2.9, 10, busy=True) == []
+    pushes.changed([], ["y"], 2.9)
+    assert pushes.take(2.9, 10, busy=True) == ["y"]
+    assert pushes.take(3.0, 10, busy=True) == ["b"]
+    assert pushes.take(3.1, 10) == ["c", "d"]
+
+
 def test_no_rate_pushes_nothing() -> None:
     pushes = Pushes(1.0, 0.0)
     pushes.changed(["a"], ["b"], 0.0)
