@@ -94,8 +94,7 @@ def ask(config: KafkaConfig, rate: float, seconds: float) -> dict[str, object]:
         started = time.perf_counter()
         for n in range(int(rate * seconds)):
             due = started + n / rate
-            while (ahead := due - time.perf_counter()) > 0:
-                time.sleep(ahead)
+            wait_until(due)
 
             def answered(_: Future[Answer], due: float = due) -> None:
                 spent.append((time.perf_counter() - due) * 1000)
@@ -106,6 +105,12 @@ def ask(config: KafkaConfig, rate: float, seconds: float) -> dict[str, object]:
         failed = sum(future.exception() is not None for future in futures)
         echo.terminate()
     return {"asked": len(futures), "failed": failed, **_spread("answer", spent)}
+
+
+def wait_until(due: float) -> None:
+    """Return at a time of `time.perf_counter`, at once if it is over."""
+    while (ahead := due - time.perf_counter()) > 0:
+        time.sleep(ahead)
 
 
 def respond(config: KafkaConfig) -> None:

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from bench.clients import wait_until
 from bench.kafka import PATIENT, busy, cluster, mean, percentiles, settle, simulated, started
 from kithstream.streams.clients import EventPublisher, RetrievalClient
 from kithstream.streams.serve.answers import Answer, Question
@@ -57,8 +58,7 @@ def latency(
                 begin = time.perf_counter()
                 for turn in range(int(seconds * 100)):
                     due = begin + turn / 100
-                    while (left := due - time.perf_counter()) > 0:
-                        time.sleep(left)
+                    wait_until(due)
                     late[0] = max(late[0], time.perf_counter() - due)
                     publisher.send(list(islice(events, int(rate / 100))))
                 stop.set()
@@ -80,8 +80,7 @@ def latency(
                 with ThreadPoolExecutor(ASKING) as pool:
                     while not stop.is_set():
                         due = begin + turn * each
-                        while (left := due - time.perf_counter()) > 0:
-                            time.sleep(left)
+                        wait_until(due)
                         pool.submit(one, turn, due)
                         turn += 1
 

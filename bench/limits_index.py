@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from itertools import cycle
 from typing import Any
 
 import hnswlib
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.distance import Distance, pairs
 from bench.index import K, corpus
@@ -92,32 +94,17 @@ def _scan(rng: np.random.Generator, rows: int, runs: int) -> Distance:
     sample = corpus(rng, rows, DIM)
     vectors = sample(rows)
     exact = ExactIndex(DIM, rows)
-    for start in range(0, rows, 10_000):
-        part = vectors[start : start + 10_000]
-        exact.upsert([f"account-{start + at}" for at in range(len(part))], part)
+    fill(exact, (vectors[start : start + 10_000] for start in range(0, rows, 10_000)))
     queries = cycle(sample(64))
-    times = min(max(20, 2_000_000 // rows), 200)
-    ours, limit = pairs(
-        lambda _: microseconds(lambda: exact.query(next(queries), K), times),
-        lambda _: microseconds(lambda: vectors @ next(queries), times),
-        runs,
-    )
-    seconds = float(np.median(limit)) / 1e6
-    return Distance(
-        "index",
-        "retrieval",
+    return _beside_product(
         f"exact scan, k = {K}",
+        lambda: exact.query(next(queries), K),
+        lambda: vectors @ next(queries),
         f"numpy {np.__version__}",
         "the product of matrix and query alone",
-        "p50_us",
-        "cost",
-        ours,
-        limit,
-        {"rows": rows, "dim": DIM},
-        limit_beside={
-            "gflop_per_second": round(2 * rows * DIM / seconds / 1e9, 1),
-            "gb_per_second": round(4 * rows * DIM / seconds / 1e9, 1),
-        },
+        vectors,
+        min(max(20, 2_000_000 // rows), 200),
+        runs,
     )
 
 
@@ -125,38 +112,61 @@ def _coded(rng: np.random.Generator, rows: int, runs: int) -> Distance:
     """A query of the live index as it is planned, beside the one product of codes and query of its scan."""
     sample = corpus(rng, rows, DIM)
     live = LiveIndex(IndexConfig(dim=DIM, capacity=rows, rebuild_process=False))
-    for start in range(0, rows, 10_000):
-        names = [f"account-{number}" for number in range(start, min(start + 10_000, rows))]
-        live.upsert(names, sample(len(names)))
+    fill(live, (sample(min(10_000, rows - start)) for start in range(0, rows, 10_000)))
     queries = cycle(sample(64))
     codes = rng.integers(-127, 127, (rows, DIM), np.int8, endpoint=True)
     code, out = codes[0].copy(), np.zeros(rows, np.int32)
     plans: set[str] = set()
-
-    def query() -> None:
-        plans.add(live.query(next(queries), K).plan)
-
-    times = min(max(20, 20_000_000 // rows), 200)
-    ours, limit = pairs(
-        lambda _: microseconds(query, times),
-        lambda _: microseconds(lambda: products(codes, code, out), times),
+    found = _beside_product(
+        f"query of the live index by scan, k = {K}",
+        lambda: plans.add(live.query(next(queries), K).plan),
+        lambda: products(codes, code, out),
+        f"torch {version('torch')}",
+        "the product of codes and query alone, 8 bits a dimension",
+        codes,
+        min(max(20, 20_000_000 // rows), 200),
         runs,
     )
-    seconds = float(np.median(limit)) / 1e6
+    bar = {100_000: "core_idle", 1_000_000: "core_million"}.get(rows, "")
+    return msgspec.structs.replace(found, bar=bar, note=f"plans: {', '.join(sorted(plans))}")
+
+
+def fill(index: LiveIndex | ExactIndex, parts: Iterable[Floats]) -> None:
+    """Upsert account-0, account-1 and so on."""
+    held = 0
+    for part in parts:
+        index.upsert([f"account-{held + at}" for at in range(len(part))], part)
+        held += len(part)
+
+
+def _beside_product(
+    what: str,
+    query: Callable[[], object],
+    product: Callable[[], object],
+    by: str,
+    limit: str,
+    matrix: NDArray[Any],
+    times: int,
+    runs: int,
+) -> Distance:
+    """A scan beside the product of the matrix that it reads, by `microseconds`."""
+    ours, limits = pairs(lambda _: microseconds(query, times), lambda _: microseconds(product, times), runs)
+    nanoseconds = 1000 * float(np.median(limits))
     return Distance(
         "index",
         "retrieval",
-        f"query of the live index by scan, k = {K}",
-        f"torch {version('torch')}",
-        "the product of codes and query alone, 8 bits a dimension",
+        what,
+        by,
+        limit,
         "p50_us",
         "cost",
         ours,
-        limit,
-        {"rows": rows, "dim": DIM},
-        limit_beside={"gb_per_second": round(rows * DIM / seconds / 1e9, 1)},
-        bar={100_000: "core_idle", 1_000_000: "core_million"}.get(rows, ""),
-        note=f"plans: {', '.join(sorted(plans))}",
+        limits,
+        {"rows": len(matrix), "dim": DIM},
+        limit_beside={
+            "gflop_per_second": round(2 * matrix.size / nanoseconds, 1),
+            "gb_per_second": round(matrix.nbytes / nanoseconds, 1),
+        },
     )
 
 
@@ -175,8 +185,7 @@ def _graph(rng: np.random.Generator, rows: int, given: argparse.Namespace) -> li
     names = [f"account-{number}" for number in range(rows)]
     by, sizes = f"hnswlib {version('hnswlib')}", {"rows": rows, "dim": DIM}
     live, plain, exact = LiveIndex(config), Plain(vectors, config), ExactIndex(DIM, rows)
-    for start in range(0, rows, 1000):
-        live.upsert(names[start : start + 1000], vectors[start : start + 1000])
+    fill(live, (vectors[start : start + 1000] for start in range(0, rows, 1000)))
     exact.upsert(names, vectors)
     live.merge()
     for start in range(0, rows, 256):
@@ -267,13 +276,11 @@ def _build(sample: Callable[[int], Floats], given: argparse.Namespace) -> Distan
     config = IndexConfig(
         dim=DIM, capacity=rows, exact_rows=100, recall_wanted=0.0, bands=1, cool_to=0.0, rebuild_process=False
     )
-    names = [f"account-{number}" for number in range(rows)]
     vectors = sample(rows)
 
     def ours(_: int) -> float:
         index = LiveIndex(config)
-        for start in range(0, rows, 1000):
-            index.upsert(names[start : start + 1000], vectors[start : start + 1000])
+        fill(index, (vectors[start : start + 1000] for start in range(0, rows, 1000)))
         began = time.process_time()
         index.merge()
         spent = time.process_time() - began

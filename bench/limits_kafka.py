@@ -30,7 +30,7 @@ from bench.kafka_latency import latency
 from kithstream.streams.config import KafkaConfig
 from kithstream.streams.kafka.local import LocalKafka
 from kithstream.streams.kafka.producer import Producer
-from kithstream.streams.kafka.transport import HELD_BACK, hold_back
+from kithstream.streams.kafka.transport import hold_back
 
 PARTITIONS = 4
 SMALL = 19  # bytes of a frame that only tells how far its sender has come
@@ -177,11 +177,10 @@ async def reading(servers: str, topic: str, partitions: int) -> AIOKafkaConsumer
         bootstrap_servers=servers,
         auto_offset_reset="earliest",
         enable_auto_commit=False,
-        fetch_max_wait_ms=HELD_BACK,
     )
-    consumer.assign([TopicPartition(topic, number) for number in range(partitions)])
     await consumer.start()
     hold_back(consumer)
+    consumer.assign([TopicPartition(topic, number) for number in range(partitions)])
     return consumer
 
 

@@ -240,17 +240,14 @@ def serve(settings: Load, partitions: int) -> dict[str, Any]:
         live.on_pumped = metrics.pumped
         server = make_server(InProcess(live, config.serve, metrics), config.serve, metrics)
 
-        async def run() -> bytes:
+        async def run() -> dict[str, Any]:
             serving = asyncio.create_task(server.serve(sockets=[listening]))
-            command = [sys.executable, __file__, "--port", str(listening.getsockname()[1])]
-            command += ["--load", msgspec.json.encode(settings).decode()]
-            client = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
-            output, _ = await client.communicate()
+            measured = await asyncio.to_thread(loaded, listening.getsockname()[1], settings)
             server.should_exit = True
             await serving
-            return output
+            return measured
 
-        measured = msgspec.json.decode(asyncio.run(run()))
+        measured = asyncio.run(run())
         if live.failed:
             live.publish([])  # raises the cause
         rounds = registry.get_sample_value("kithstream_fold_seconds_count") or 1.0

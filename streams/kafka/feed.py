@@ -22,7 +22,7 @@ from kithstream.streams.kafka.security import reach
 from kithstream.streams.kafka.starting import start
 from kithstream.streams.kafka.steps import Follower
 from kithstream.streams.kafka.tail import Fed, Tail
-from kithstream.streams.kafka.transport import HELD_BACK, hold_back
+from kithstream.streams.kafka.transport import hold_back
 from kithstream.streams.serve.facts import Facts
 from kithstream.streams.serve.vectors import live_index
 
@@ -108,11 +108,10 @@ class Feed:
             auto_offset_reset="earliest",
             enable_auto_commit=False,
             max_partition_fetch_bytes=4 << 20,
-            fetch_max_wait_ms=HELD_BACK,
         )
-        consumer.assign(tps)
         await start(consumer, config.kafka)
         hold_back(consumer)
+        consumer.assign(tps)
         for tp in tps:
             if tp.partition in self.began:
                 consumer.seek(tp, self.began[tp.partition])

@@ -11,7 +11,7 @@ from heapq import heappop, heappush
 from typing import Final
 
 WAITING: Final = 100_000  # accounts that wait at most; beyond it those that are not urgent are passed over
-GIVING_WAY: Final = 1.0  # seconds
+GIVING_WAY: Final = 1.0  # seconds, in which one that is not urgent is taken however many questions there are
 REMEMBERED: Final = 1_000_000  # accounts whose last push is remembered
 
 

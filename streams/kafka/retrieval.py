@@ -447,13 +447,14 @@ class Retrieval:
         """Push fresh lists for ever, as they become due and questions leave room for them."""
         while True:
             await asyncio.sleep(PUSHING)
-            left = max(PUSHED_AT_ONCE, math.ceil(self.config.worker.push_rate * PUSHING))
-            while left and self.readiness().ready:
-                busy = self._answering.borrowed_tokens > 0
+            if not self.readiness().ready:
+                continue
+            for _ in range(max(PUSHED_AT_ONCE, math.ceil(self.config.worker.push_rate * PUSHING))):
+                busy = self._answering.borrowed_tokens > 0  # may change with each
                 taken = self.pushes.take(time.monotonic(), 1, busy=busy)
-                for account in taken:
-                    await self._push(account)
-                left = left - 1 if taken else 0
+                if not taken:
+                    break
+                await self._push(taken[0])
 
     async def _push(self, account: str) -> None:
         section, number = self.config.worker, self.route[account]

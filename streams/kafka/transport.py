@@ -90,11 +90,6 @@ class _Thread(driver.AIOKafkaConsumerThread):
         super().__post_init__()
         self._polled = 0.0
 
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = HELD_BACK  # until it has started
-        return consumer
-
     async def on_start(self) -> None:
         """Connect, and ask for records as `hold_back` says."""
         await super().on_start()
@@ -128,7 +123,7 @@ class _Thread(driver.AIOKafkaConsumerThread):
 
 
 def hold_back(consumer: Any) -> None:
-    """Have a started consumer of aiokafka tell the brokers how long they may hold back each of its requests.
+    """Have a started consumer of aiokafka, assigned to nothing yet, tell brokers how long they may hold back requests.
 
     It leaves out of a request the partitions whose last records are not taken yet, and sends a broker no other while
     that one is held back: their next records would wait as long. A request that leaves out nothing is answered by any
